@@ -42,7 +42,9 @@ def data_dir() -> Path | None:
     """
     folder = _setting("HORKD_DATA")
     if folder is not None and not folder.is_dir():
-        raise HorkdError(f"HORKD_DATA is {folder}, which is not a folder: point it at your data sets")
+        raise HorkdError(
+            f"HORKD_DATA is {folder}, which is not a folder: point it at your data sets"
+        )
     return folder
 
 

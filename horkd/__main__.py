@@ -1,0 +1,5 @@
+"""`python -m horkd`."""
+
+from horkd.cli import main
+
+main()

@@ -1,0 +1,437 @@
+"""A configuration gives a key; a run of it leaves a record and a checkpoint under that key.
+
+    runs/<name>-<key>/record.json            what was done and what came out
+                      model.safetensors      the network (the export of a student)
+                      objective.safetensors  projector and class centres, if it had any
+                      state.safetensors      while unfinished: everything needed to go on
+
+The same configuration again is read, not recomputed. A run interrupted anywhere goes on from the
+last saved epoch and ends with the record of an uninterrupted one. Files are written atomically and
+carry a digest; a damaged one is set aside with a warning and never reused.
+"""
+
+import dataclasses
+import fcntl
+import functools
+import hashlib
+import importlib.metadata
+import json
+import subprocess
+import sys
+import time
+import types
+import typing
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from horkd import evaluate, paths, storage
+from horkd.data import Dataset, ImageSet, load_dataset
+from horkd.errors import HorkdError
+from horkd.losses import HybridOrderLoss, class_centers
+from horkd.models import ModelSpec, Network, load_network, macs, parameters, save_network
+from horkd.objectives import Frozen, Objective
+from horkd.resolution import Degradation
+from horkd.train import Recipe, Settings, State, describe_machine, fit, new_state
+
+#: Part of every key: raise it when the meaning of a configuration changes.
+FORMAT = 1
+#: An epoch shorter than this is not worth a checkpoint of its own.
+SAVE_EVERY_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides what a run produces. Equal configurations are the same run.
+
+    Attributes:
+        model: name of the network, as in `horkd.models`.
+        degradation: what the learner sees of the full-resolution images.
+        frozen: the run whose network is distilled from, or None. It sees its own degradation.
+        orders: (order, weight) pairs for `HybridOrderLoss`; empty for no distillation.
+        reduction: of the relational losses: "mean", "sum" or "rkd".
+        cross_entropy: weight of the cross-entropy on the labels.
+        start: "scratch", or "frozen" to start from the frozen network's weights (same model).
+        data: name of the data set.
+        per_class: training images per class, None for all.
+        validation: hold out the validation split and find the best epoch on it; False trains on
+            training and validation images together, and has no best epoch.
+        recipe: optimisation.
+        seed: of initial weights, order of images and augmentation.
+    """
+
+    model: str
+    degradation: Degradation
+    frozen: "RunConfig | None" = None
+    orders: tuple[tuple[str, float], ...] = ()
+    reduction: str = "mean"
+    cross_entropy: float = 1.0
+    start: str = "scratch"
+    data: str = "glyphs"
+    per_class: int | None = None
+    validation: bool = True
+    recipe: Recipe = field(default_factory=Recipe)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        ModelSpec(self.model, 1).parse()
+        if self.orders and self.frozen is None:
+            raise HorkdError(
+                "distillation needs a frozen model: set frozen=, or leave orders empty"
+            )
+        if self.start not in ("scratch", "frozen"):
+            raise HorkdError(f"unknown start {self.start!r}: choose from scratch, frozen")
+        if self.start == "frozen" and (self.frozen is None or self.frozen.model != self.model):
+            raise HorkdError("start='frozen' needs a frozen run of the same model")
+        if self.frozen is not None and (self.frozen.data, self.frozen.per_class) != (
+            self.data,
+            self.per_class,
+        ):
+            raise HorkdError("a learner and its frozen model must be trained on the same data")
+        if not self.orders and not self.cross_entropy:
+            raise HorkdError("nothing to minimise: give cross_entropy or an order a weight")
+
+    @property
+    def key(self) -> str:
+        """Twelve hexadecimal digits, the same for equal configurations.
+
+        Fields at their default don't count: a field added later leaves older keys as they are.
+        """
+        text = json.dumps({"format": FORMAT, **_set_fields(self)}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def name(self) -> str:
+        """A readable folder name, made unique by the key."""
+        role = "-".join(["".join(order for order, _ in self.orders)] if self.orders else ["ce"])
+        size = self.degradation.size
+        return f"{self.data}-{self.model}-{size}px-{role}-seed{self.seed}-{self.key}"
+
+    @property
+    def teacher(self) -> "RunConfig | None":
+        """The first model of the chain of frozen ones; None for a run that has none."""
+        return None if self.frozen is None else (self.frozen.teacher or self.frozen)
+
+
+def _set_fields(config: object) -> dict[str, object]:
+    """The fields of a configuration that differ from their defaults, nested ones likewise."""
+    content = {}
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
+        if value != default:
+            content[f.name] = _set_fields(value) if dataclasses.is_dataclass(value) else value
+    return content
+
+
+def config_from_dict(content: dict, kind: type = RunConfig, path: str = "") -> object:
+    """A configuration from plain JSON values.
+
+    Raises:
+        HorkdError: on an unknown or missing field, by its name.
+    """
+    hints = typing.get_type_hints(kind)
+    known = {f.name: f for f in dataclasses.fields(kind)}
+    for name in content:
+        if name not in known:
+            raise HorkdError(f"unknown field {path}{name}: choose from {', '.join(known)}")
+    values = {}
+    for name, value in content.items():
+        hint = hints[name]
+        if typing.get_origin(hint) in (typing.Union, types.UnionType):
+            hint = next(h for h in typing.get_args(hint) if h is not types.NoneType)
+        if dataclasses.is_dataclass(hint) and isinstance(value, dict):
+            value = config_from_dict(value, hint, f"{path}{name}.")
+        elif isinstance(value, list):
+            value = tuple(tuple(v) if isinstance(v, list) else v for v in value)
+        values[name] = value
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise HorkdError(f"bad configuration: {error}") from None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run."""
+
+    config: RunConfig
+    folder: Path
+    record: dict
+
+    def network(self) -> Network:
+        """The trained network (last epoch), in eval mode, on the CPU."""
+        return load_network(self.folder / "model.safetensors")
+
+    def centers(self) -> Tensor | None:
+        """The frozen model's class centres (C, D) that this run was trained with, or None."""
+        path = self.folder / "objective.safetensors"
+        tensors = storage.load_tensors(path)[0] if path.is_file() else {}
+        return tensors.get("relational.centers")
+
+
+def run(config: RunConfig, settings: Settings | None = None, runs: Path | None = None) -> Run:
+    """The finished run of a configuration: read if it is there, else trained, teachers first.
+
+    Args:
+        config: what to run.
+        settings: how the machine should do it.
+        runs: folder of all runs; `horkd.paths.runs_dir()` if None.
+
+    Raises:
+        HorkdError: if data are missing, the disk refuses, the loss diverges, and so on.
+    """
+    runs = runs or paths.runs_dir()
+    folder = runs / config.name
+    with _locked(runs / ".locks" / f"{config.key}.lock"):
+        return _finished(config, folder) or _train(config, settings or Settings(), runs, folder)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One process at a time trains a configuration; others wait and then read."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    except OSError as error:
+        raise HorkdError(f"cannot write to {path.parent.parent}: {error.strerror}") from None
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _finished(config: RunConfig, folder: Path) -> Run | None:
+    """The run in `folder` if it is whole; damaged files are set aside."""
+    path = folder / "record.json"
+    if not path.is_file():
+        return None
+    try:
+        record = storage.load_json(path)
+        if record.get("key") != config.key:
+            raise storage.DamagedFile(f"{path} is the record of another configuration")
+        for name in record["files"]:
+            tensors, _ = storage.load_tensors(folder / name)
+            if storage.tensor_digest(tensors) != record["files"][name]:
+                raise storage.DamagedFile(f"{folder / name} is not the file of its record")
+    except storage.DamagedFile as error:
+        storage.set_aside(folder, str(error))
+        return None
+    except HorkdError as error:  # a checkpoint is gone: train again
+        storage.set_aside(folder, str(error))
+        return None
+    return Run(config, folder, record)
+
+
+def _train(config: RunConfig, settings: Settings, runs: Path, folder: Path) -> Run:
+    commit()  # of the code that runs, not of whatever is checked out when it ends
+    frozen_run = run(config.frozen, settings, runs) if config.frozen else None
+    data = load_dataset(config.data, config.per_class)
+    if config.degradation.size > data.size:
+        raise HorkdError(
+            f"resolution {config.degradation.size} is above the {data.size} pixels of {data.name}"
+        )
+    spec = ModelSpec(config.model, data.num_classes)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        network = Network(spec)
+        settings = settings.resolve(network, _input_size(config, data))
+        frozen = Frozen(settings.place(frozen_run.network())) if frozen_run else None
+        if config.start == "frozen":
+            network.load_state_dict(frozen.network.state_dict())
+        train = _training_images(config, data).to(settings.device)
+        objective = _objective(config, network, frozen, train, data).to(settings.device)
+    state = new_state(settings.place(network), objective, config.recipe)
+    _resume(state, folder / "state.safetensors")
+    if settings.compile == "on":
+        network.backbone.compile()
+        if frozen is not None:
+            frozen.network.backbone.compile()
+    saver = _Saver(folder / "state.safetensors", config)
+    fit(
+        state,
+        (frozen, config.frozen.degradation) if frozen else None,
+        data,
+        train,
+        config.degradation,
+        config.recipe,
+        settings,
+        config.seed,
+        data.validation.to(settings.device) if config.validation else None,
+        label=config.name.rsplit("-", 1)[0],
+        after_epoch=saver,
+    )
+    return _finish(config, folder, state, frozen, data, settings)
+
+
+def _input_size(config: RunConfig, data: Dataset) -> int:
+    return data.size if config.degradation.upsample else config.degradation.size
+
+
+def _training_images(config: RunConfig, data: Dataset) -> ImageSet:
+    if config.validation:
+        return data.train
+    both = (data.train, data.validation)
+    return ImageSet(
+        torch.cat([s.images for s in both]), torch.cat([s.labels for s in both]), data.train.classes
+    )
+
+
+def _objective(
+    config: RunConfig, network: Network, frozen: Frozen | None, train: ImageSet, data: Dataset
+) -> Objective:
+    """Cross-entropy and, with a frozen model, the hybrid-order loss with its centres."""
+    weights = dict(config.orders)
+    if not weights:
+        return Objective(config.cross_entropy)
+    wide = frozen.network.width
+    centers = projector = None
+    if weights.get("C"):
+        view = config.frozen.degradation
+        features = evaluate.predict(frozen.network, train.images, data, view).features
+        centers = class_centers(features, train.labels, data.num_classes)
+    if {"1", "C"} & weights.keys() and network.width != wide:
+        projector = nn.Linear(network.width, wide)
+    relational = HybridOrderLoss(weights, centers, projector, config.reduction)
+    return Objective(config.cross_entropy, relational)
+
+
+class _Saver:
+    """Writes the state after an epoch, unless the last write was moments ago."""
+
+    def __init__(self, path: Path, config: RunConfig) -> None:
+        self.path, self.config, self.last = path, config, time.monotonic()
+
+    def __call__(self, state: State) -> None:
+        done = state.epoch == self.config.recipe.epochs
+        if done or time.monotonic() - self.last < SAVE_EVERY_SECONDS:
+            return
+        tensors = {f"network.{n}": t for n, t in state.network.state_dict().items()}
+        tensors |= {f"objective.{n}": t for n, t in state.objective.state_dict().items()}
+        tensors |= {f"best.{n}": t for n, t in (state.best or {}).items()}
+        for index, slot in state.optimizer.state_dict()["state"].items():
+            if slot.get("momentum_buffer") is not None:
+                tensors[f"momentum.{index}"] = slot["momentum_buffer"]
+        metadata = {
+            "epoch": state.epoch,
+            "history": state.history,
+            "seconds": state.seconds,
+            "best_epoch": state.best_epoch,
+            "config": asdict(self.config),
+        }
+        storage.save_tensors(self.path, tensors, metadata)
+        self.last = time.monotonic()
+
+
+def _resume(state: State, path: Path) -> None:
+    """Put a saved state into `state`; a damaged file is set aside and the run starts anew."""
+    if not path.is_file():
+        return
+    try:
+        tensors, metadata = storage.load_tensors(path)
+    except storage.DamagedFile as error:
+        storage.set_aside(path, str(error))
+        return
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
+    device = next(state.network.parameters()).device
+    state.network.load_state_dict(part("network."))
+    state.objective.load_state_dict(part("objective."))
+    state.best = {n: t.to(device) for n, t in part("best.").items()} or None
+    saved = state.optimizer.state_dict()
+    saved["state"] = {int(i): {"momentum_buffer": t} for i, t in part("momentum.").items()}
+    state.optimizer.load_state_dict(saved)
+    state.epoch, state.best_epoch = metadata["epoch"], metadata["best_epoch"]
+    state.history, state.seconds = metadata["history"], metadata["seconds"]
+
+
+def _finish(
+    config: RunConfig,
+    folder: Path,
+    state: State,
+    frozen: Frozen | None,
+    data: Dataset,
+    settings: Settings,
+) -> Run:
+    """Look at the test set, once; write checkpoint and record."""
+    network, size = state.network, _input_size(config, data)
+    test = data.test.to(settings.device)
+    last = evaluate.predict(network, test.images, data, config.degradation).logits
+    results: dict[str, object] = {"test": evaluate.accuracy(last, test.labels)}
+    if frozen is not None:
+        view = config.frozen.degradation
+        target = evaluate.predict(frozen.network, test.images, data, view).logits
+        results["agreement"] = evaluate.agreement(last, target)
+    files = {}
+    # what `compile` changes is not in the state dict, so that this is the plain network
+    save_network(folder / "model.safetensors", network, key=config.key)
+    files["model.safetensors"] = storage.tensor_digest(network.state_dict())
+    extras = state.objective.state_dict()
+    if extras:
+        path = folder / "objective.safetensors"
+        files[path.name] = storage.save_tensors(path, extras, {"key": config.key})
+    cost = {
+        "parameters": parameters(network),
+        "macs": macs(network, size),
+        "latency_ms": round(evaluate.latency(network, size), 3),
+    }
+    if state.best is not None:
+        network.load_state_dict(state.best)
+        results["best"] = {
+            "epoch": state.best_epoch,
+            "validation": state.history[state.best_epoch - 1]["validation"],
+            "test": evaluate.score(network, test, data, config.degradation),
+        }
+    record = {
+        "format": FORMAT,
+        "key": config.key,
+        "name": config.name,
+        "config": asdict(config),
+        "results": results,
+        "history": state.history,
+        "cost": cost,
+        "training_images": len(_training_images(config, data)),
+        "seconds": {"total": sum(state.seconds), "epochs": state.seconds},
+        "settings": {k: v for k, v in asdict(settings).items() if k != "progress"},
+        "machine": describe_machine(settings.device),
+        "versions": versions(),
+        "commit": commit(),
+        "files": files,
+    }
+    record = json.loads(json.dumps(record))  # as it will be read: tuples become lists
+    storage.save_json(folder / "record.json", record)
+    (folder / "state.safetensors").unlink(missing_ok=True)
+    return Run(config, folder, record)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    names = ("horkd", "torch", "torchvision", "numpy", "pillow")
+    found = {}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "from a checkout"
+    return {"python": ".".join(map(str, sys.version_info[:3])), **found}
+
+
+@functools.lru_cache(maxsize=1)
+def commit() -> str:
+    """The checkout's commit, with `+` if its tracked files are changed; empty outside a checkout."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(paths.root()), *arguments], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", "horkd")
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return ""

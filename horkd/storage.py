@@ -1,0 +1,145 @@
+"""Files that are whole or absent: atomic writes, digests, and a place for damaged ones."""
+
+import errno
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from horkd.errors import HorkdError
+
+
+class DamagedFile(HorkdError):
+    """A file of ours that cannot be trusted: truncated, altered or of another kind."""
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`, moved onto it when the block succeeds, else removed.
+
+    Raises:
+        HorkdError: if the disk is full, read-only or otherwise refuses.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        reason = {
+            errno.ENOSPC: "the disk is full",
+            errno.EDQUOT: "the disk quota is used up",
+            errno.EFBIG: "the file size limit is reached",
+        }.get(error.errno, error.strerror or str(error))
+        raise HorkdError(f"could not write {path}: {reason}; nothing was changed") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def set_aside(path: Path, reason: str) -> Path:
+    """Rename a damaged file to `NAME.damaged` (or `.damaged-2`, …) and say so in one warning."""
+    number = 1
+    while True:
+        target = path.with_name(f"{path.name}.damaged" + (f"-{number}" if number > 1 else ""))
+        if not target.exists():
+            break
+        number += 1
+    os.replace(path, target)
+    warnings.warn(f"{reason}; set aside as {target.name} and done again", stacklevel=2)
+    return target
+
+
+def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes, in the order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        t = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {t.dtype} {tuple(t.shape)}\n".encode())
+        digest.update(t.flatten().view(torch.uint8).numpy() if t.numel() else b"")
+    return digest.hexdigest()
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, object]) -> str:
+    """Write a safetensors file atomically, with JSON metadata and a digest in its header.
+
+    Returns:
+        The digest.
+
+    Raises:
+        HorkdError: if it cannot be written.
+    """
+    plain = {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}
+    digest = tensor_digest(plain)
+    header = {"digest": digest, "horkd": json.dumps(metadata, sort_keys=True)}
+    with replacing(path) as temporary:
+        try:
+            save_file(plain, temporary, metadata=header)
+        except SafetensorError as error:  # wraps the operating system's error as text
+            number = errno.ENOSPC if "No space left" in str(error) else errno.EIO
+            if "File too large" in str(error):
+                number = errno.EFBIG
+            raise OSError(number, str(error)) from error
+    return digest
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
+    """Tensors and metadata of a file written by `save_tensors`, checked against its digest.
+
+    Raises:
+        HorkdError: if there is no such file.
+        DamagedFile: if it is truncated, altered or not ours.
+    """
+    if not path.is_file():
+        raise HorkdError(f"there is no file {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        metadata = json.loads(header["horkd"])
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise DamagedFile(f"{path} is damaged or not a file of horkd's ({error})") from None
+    if tensor_digest(tensors) != header.get("digest"):
+        raise DamagedFile(f"{path} is damaged: its content does not match its digest")
+    return tensors, metadata
+
+
+def save_json(path: Path, content: Mapping[str, object]) -> None:
+    """Write a JSON file atomically, with a digest of its content."""
+    text = json.dumps(content, indent=1, sort_keys=True, allow_nan=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    body = json.dumps({**content, "digest": digest}, indent=1, sort_keys=True)
+    write_text(path, body + "\n")
+
+
+def load_json(path: Path) -> dict:
+    """The content written by `save_json`, checked against its digest.
+
+    Raises:
+        HorkdError: if there is no such file.
+        DamagedFile: if it is truncated or altered.
+    """
+    if not path.is_file():
+        raise HorkdError(f"there is no file {path}")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        digest = content.pop("digest")
+    except (OSError, ValueError, KeyError, AttributeError, UnicodeDecodeError) as error:
+        raise DamagedFile(f"{path} is damaged ({type(error).__name__})") from None
+    text = json.dumps(content, indent=1, sort_keys=True)
+    if hashlib.sha256(text.encode()).hexdigest() != digest:
+        raise DamagedFile(f"{path} is damaged: its content does not match its digest")
+    return content

@@ -1,0 +1,347 @@
+"""One training loop. Teacher, assistant and student differ only in what they see and minimise."""
+
+import functools
+import math
+import platform
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from horkd.data import Batches, Dataset, ImageSet, normalise
+from horkd.errors import HorkdError
+from horkd.evaluate import score
+from horkd.models import ModelSpec, Network, Output
+from horkd.objectives import Frozen, Objective
+from horkd.resolution import Degradation
+
+#: The gradient shares are measured on one step of this many, and at least once an epoch.
+GRADIENT_EVERY = 25
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is optimised: SGD with Nesterov momentum and a schedule over steps.
+
+    Attributes:
+        epochs: passes over the training images.
+        batch_size: images per step, also the batch over which relations are taken.
+        learning_rate: the peak.
+        schedule: "step" multiplies by `decay` at the `milestones`; "cosine" falls to zero;
+            "one-cycle" climbs linearly for a quarter of the steps and falls linearly to zero.
+        milestones: epochs, for "step".
+        decay: factor, for "step".
+        momentum: Nesterov momentum.
+        weight_decay: L2 penalty on all parameters.
+        clip: largest norm of the gradient, or None for no clipping.
+        crop: padding for random crops, in pixels of the full resolution; 0 for none.
+    """
+
+    epochs: int = 10
+    batch_size: int = 128
+    learning_rate: float = 0.1
+    schedule: str = "one-cycle"
+    milestones: tuple[int, ...] = ()
+    decay: float = 0.2
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    clip: float | None = None
+    crop: int = 4
+
+    def __post_init__(self) -> None:
+        if self.schedule not in ("step", "cosine", "one-cycle"):
+            raise HorkdError(
+                f"unknown schedule {self.schedule!r}: choose from step, cosine, one-cycle"
+            )
+        if self.epochs < 1 or self.batch_size < 1 or not self.learning_rate > 0:
+            raise HorkdError("epochs, batch_size and learning_rate must be positive")
+
+    def rate(self, step: int, steps_per_epoch: int) -> float:
+        """Learning rate of a step, counted from 0 over the whole run."""
+        total = self.epochs * steps_per_epoch
+        if self.schedule == "step":
+            passed = sum(step >= m * steps_per_epoch for m in self.milestones)
+            return self.learning_rate * self.decay**passed
+        done = (step + 0.5) / total
+        if self.schedule == "cosine":
+            return self.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+        return self.learning_rate * min(done / 0.25, (1 - done) / 0.75)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the machine does it; meant not to change what comes out, beyond rounding.
+
+    "auto" asks the machine: see `resolve`.
+
+    Attributes:
+        device: "auto", "cpu", "cuda" or any torch device.
+        precision: "auto", "fp32" or "bf16" (autocast).
+        channels_last: memory format of images and weights.
+        compile: "auto" (on CUDA), "on" or "off".
+        progress: show progress bars.
+    """
+
+    device: str = "auto"
+    precision: str = "auto"
+    channels_last: bool = True
+    compile: str = "auto"
+    progress: bool = True
+
+    def resolve(self, network: Network, resolution: int) -> "Settings":
+        """Replace each "auto" by what this machine can do, tried on a few steps of this network.
+
+        Raises:
+            HorkdError: if the device or a setting does not exist.
+        """
+        device = self.device
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            torch.zeros(1, device=device)
+        except (RuntimeError, AssertionError) as error:
+            line = str(error).splitlines()[0]
+            raise HorkdError(f"cannot use device {device!r}: {line}") from None
+        precision = self.precision
+        if precision == "auto":
+            precision = _faster_precision(network.spec, resolution, device, self.channels_last)
+        if precision not in ("fp32", "bf16"):
+            raise HorkdError(f"unknown precision {precision!r}: choose from auto, fp32, bf16")
+        if self.compile not in ("auto", "on", "off"):
+            raise HorkdError(f"unknown compile setting {self.compile!r}: auto, on or off")
+        on = self.compile == "on" or (self.compile == "auto" and device.startswith("cuda"))
+        return Settings(device, precision, self.channels_last, "on" if on else "off", self.progress)
+
+    def autocast(self) -> torch.autocast:
+        """The autocast context of this precision."""
+        kind = torch.device(self.device).type
+        return torch.autocast(kind, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def place(self, network: nn.Module) -> nn.Module:
+        """Move a network to the device, in its memory format."""
+        network = network.to(self.device)
+        return network.to(memory_format=torch.channels_last) if self.channels_last else network
+
+
+@functools.lru_cache(maxsize=64)
+def _faster_precision(spec: ModelSpec, resolution: int, device: str, channels_last: bool) -> str:
+    """bf16 if its training step is at least a tenth faster here, else fp32."""
+    if device.startswith("cuda"):
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    # Timing alone is not safe: on a busy machine it would now and then prefer emulated bf16.
+    native = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    if not any(getattr(torch.cpu, name, bool)() for name in native):
+        return "fp32"
+    with torch.random.fork_rng(devices=[]):
+        seconds = {p: _time_step(spec, resolution, channels_last, p) for p in ("fp32", "bf16")}
+    return "bf16" if seconds["bf16"] < 0.9 * seconds["fp32"] else "fp32"
+
+
+def _time_step(spec: ModelSpec, resolution: int, channels_last: bool, precision: str) -> float:
+    settings = Settings("cpu", precision, channels_last, "off")
+    network = settings.place(Network(spec).train())
+    x = torch.randn(16, 3, resolution, resolution)
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        with settings.autocast():
+            loss = network(x).logits.float().square().mean()
+        loss.backward()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+@contextmanager
+def exact_matmul() -> Iterator[None]:
+    """Full float32 products: TF32 would blur distances and resampling weights."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@dataclass
+class State:
+    """Where a training run stands between two epochs: all that is needed to go on."""
+
+    network: Network
+    objective: Objective
+    optimizer: torch.optim.SGD
+    epoch: int = 0
+    history: list[dict] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    best: dict[str, Tensor] | None = None  # weights of the best epoch on the validation split
+    best_epoch: int = 0
+
+
+def new_state(network: Network, objective: Objective, recipe: Recipe) -> State:
+    """A run that has not begun; the projector, if any, is optimised with the network."""
+    trained = [*network.parameters(), *objective.parameters()]
+    optimizer = torch.optim.SGD(
+        trained,
+        lr=recipe.learning_rate,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        nesterov=recipe.momentum > 0,
+    )
+    return State(network, objective, optimizer)
+
+
+class View:
+    """What one model sees of a batch of crops: degraded, normalised, in the right memory format."""
+
+    def __init__(self, degradation: Degradation, data: Dataset, settings: Settings, seed: int):
+        self.degradation, self.data = degradation, data
+        self.format = torch.channels_last if settings.channels_last else torch.contiguous_format
+        self.generator = torch.Generator(settings.device).manual_seed(seed)
+
+    def __call__(self, crops: Tensor) -> Tensor:
+        x = normalise(self.degradation(crops, self.generator), self.data.mean, self.data.std)
+        return x.contiguous(memory_format=self.format)
+
+
+def fit(
+    state: State,
+    frozen: tuple[Frozen, Degradation] | None,
+    data: Dataset,
+    train: ImageSet,
+    degradation: Degradation,
+    recipe: Recipe,
+    settings: Settings,
+    seed: int,
+    validation: ImageSet | None = None,
+    label: str = "",
+    after_epoch: Callable[[State], None] = lambda state: None,
+) -> State:
+    """Train until `recipe.epochs` are done, from wherever `state` stands.
+
+    Everything random in an epoch is seeded by (seed, epoch), so a run that goes on from a saved
+    state ends as one that was never interrupted.
+
+    Args:
+        state: changed in place; its modules are on the device already.
+        frozen: the frozen model and what it sees, or None.
+        data: for the channel statistics and whether mirror images are allowed.
+        train: training images, on the device.
+        degradation: what the learner sees.
+        recipe, settings: settings already resolved.
+        seed: of the order of images, crops, flips and noise.
+        validation: scored after every epoch to find the best one; None scores nothing.
+        label: for the progress bar.
+        after_epoch: called with the state after every epoch.
+
+    Raises:
+        HorkdError: if the loss is no longer a finite number.
+    """
+    batches = Batches(train, recipe.batch_size, recipe.crop, data.flip)
+    total = recipe.epochs * len(batches)
+    with (
+        exact_matmul(),
+        tqdm(
+            total=total,
+            initial=state.epoch * len(batches),
+            desc=label,
+            unit="step",
+            disable=not settings.progress,
+            mininterval=1.0,
+            dynamic_ncols=True,
+        ) as bar,
+    ):
+        while state.epoch < recipe.epochs:
+            start = time.perf_counter()
+            entry = _epoch(state, frozen, data, batches, degradation, recipe, settings, seed, bar)
+            if validation is not None:
+                entry["validation"] = score(state.network, validation, data, degradation)
+                if state.best is None or entry["validation"]["top1"] > max(
+                    e["validation"]["top1"] for e in state.history
+                ):
+                    weights = state.network.state_dict()
+                    state.best = {name: t.detach().clone() for name, t in weights.items()}
+                    state.best_epoch = state.epoch + 1
+                bar.set_postfix_str(f"validation {entry['validation']['top1']:.1f} %")
+            state.history.append(entry)
+            state.epoch += 1
+            state.seconds.append(time.perf_counter() - start)
+            after_epoch(state)
+    return state
+
+
+def _epoch(
+    state: State,
+    frozen: tuple[Frozen, Degradation] | None,
+    data: Dataset,
+    batches: Batches,
+    degradation: Degradation,
+    recipe: Recipe,
+    settings: Settings,
+    seed: int,
+    bar: tqdm,
+) -> dict:
+    """One pass over the images. Sums stay on the device; nothing is read back before the end."""
+    epoch_seed = seed * 100_003 + state.epoch
+    learner_view = View(degradation, data, settings, epoch_seed)
+    frozen_view = View(frozen[1], data, settings, epoch_seed) if frozen else None
+    sums: dict[str, Tensor] = {}
+    norms: dict[str, Tensor] = {}
+    state.network.train()
+    for step, (crops, labels) in enumerate(batches.epoch(epoch_seed)):
+        rate = recipe.rate(state.epoch * len(batches) + step, len(batches))
+        for group in state.optimizer.param_groups:
+            group["lr"] = rate
+        with settings.autocast():
+            target: Output | None = frozen[0](frozen_view(crops)) if frozen else None
+            output = state.network(learner_view(crops))
+            terms = state.objective(output, labels, target)
+        if step % GRADIENT_EVERY == 0:
+            _accumulate(norms, state.objective.gradient_norms(terms, output.features))
+        state.optimizer.zero_grad(set_to_none=True)
+        terms["loss"].backward()
+        if recipe.clip is not None:
+            torch.nn.utils.clip_grad_norm_(state.network.parameters(), recipe.clip)
+        state.optimizer.step()
+        _accumulate(sums, terms)
+        bar.update()
+    means = {name: value.item() / len(batches) for name, value in sums.items()}
+    if not all(math.isfinite(v) for v in means.values()):
+        raise HorkdError(
+            f"the loss is not finite in epoch {state.epoch + 1} ({means}): lower the learning rate "
+            "or the weights of the loss"
+        )
+    measured = {name: value.item() for name, value in norms.items()}
+    whole = sum(measured.values()) or 1.0
+    return {
+        "epoch": state.epoch + 1,
+        "learning_rate": rate,
+        "terms": means,
+        "gradient_shares": {name: value / whole for name, value in measured.items()},
+    }
+
+
+def _accumulate(sums: dict[str, Tensor], values: dict[str, Tensor]) -> None:
+    for name, value in values.items():
+        value = value.detach().float()
+        sums[name] = sums[name] + value if name in sums else value
+
+
+def describe_machine(device: str) -> dict[str, object]:
+    """The hardware that a number was measured on."""
+    kind = torch.device(device).type
+    name = torch.cuda.get_device_name(device) if kind == "cuda" else _cpu_name()
+    return {"device": kind, "name": name, "threads": torch.get_num_threads()}
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
