@@ -197,13 +197,12 @@ def class_centers(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
             f"labels run from {int(labels.min())} to {int(labels.max())}; "
             f"with {num_classes} classes they must lie in 0 to {num_classes - 1}"
         )
+    labels = labels.long()
     count = torch.bincount(labels, minlength=num_classes)
     if (count == 0).any():
         empty = (count == 0).nonzero().flatten().tolist()
-        raise HorkdError(
-            f"no example of class {', '.join(map(str, empty[:5]))}{' …' if len(empty) > 5 else ''}: "
-            "a class without examples has no centre"
-        )
+        names = ", ".join(map(str, empty[:5])) + (" …" if len(empty) > 5 else "")
+        raise HorkdError(f"no example of class {names}: a class without examples has no centre")
     # float64: a class may have thousands of examples
     total = torch.zeros(num_classes, x.shape[1], dtype=torch.float64, device=x.device)
     total.index_add_(0, labels, x.double())
@@ -265,7 +264,8 @@ class HybridOrderLoss(nn.Module):
         """
         aligned = learner
         if self.projector is not None and {"1", "C"} & self.weights.keys():
-            aligned = self.projector(learner)
+            with torch.autocast(learner.device.type, enabled=False):
+                aligned = self.projector(as_features(learner, "learner features"))
         per_tuple = "mean" if self.reduction == "rkd" else self.reduction
         compute = {
             "1": lambda: order1(frozen, aligned, per_tuple),

@@ -1,13 +1,13 @@
 """Networks for small images. All return pooled features and logits.
 
-A name is an architecture and, after `x`, a width multiplier: `resnet50`, `resnet34x0.6`, `resnet8x2`.
+A name is an architecture and, after `x`, a width multiplier: `resnet50`, `resnet34x0.6`.
 
 | name | what | width 1 |
 |---|---|---|
 | resnet18, resnet34 | four stages of basic blocks, 3×3 stem, no max-pool | 64, 128, 256, 512 |
 | resnet50 | four stages of bottlenecks, 3×3 stem, no max-pool | 64, 128, 256, 512 (×4) |
 | vgg11 | eight 3×3 convolutions with BatchNorm; pools that no longer fit are dropped | 64 … 512 |
-| resnet8, 14, 20, 32 | the CIFAR networks of the ResNet paper: three stages of n blocks, 6n + 2 | 16, 32, 64 |
+| resnet8, 14, 20, 32 | the ResNet paper's CIFAR networks: three stages of n blocks | 16, 32, 64 |
 
 The paper's networks are resnet50, resnet18, vgg11 and, for faces, a "simplified" ResNet34 of 7.8 M
 parameters, which we take to be `resnet34x0.6` with a 512-d embedding: 7.83 M; an inference.
@@ -68,8 +68,8 @@ class ModelSpec:
         match = re.fullmatch(r"([a-z]+\d+)(?:x(\d+(?:\.\d+)?))?", self.name)
         if match is None or match[1] not in ARCHITECTURES or float(match[2] or 1) <= 0:
             raise HorkdError(
-                f"unknown model {self.name!r}: choose from {', '.join(ARCHITECTURES)}, with a width "
-                "multiplier if you like, as in resnet18x0.5"
+                f"unknown model {self.name!r}: choose from {', '.join(ARCHITECTURES)}, with a "
+                "width multiplier if you like, as in resnet18x0.5"
             )
         return match[1], float(match[2] or 1)
 
@@ -179,14 +179,14 @@ def macs(network: Network, resolution: int) -> int:
     return counter.get_total_flops() // 2
 
 
-def save_network(path: Path, network: Network, half: bool = False, **metadata: str) -> None:
+def save_network(path: Path, network: Network, half: bool = False, **metadata: object) -> None:
     """Write weights and specification to a safetensors file, atomically.
 
     Args:
         path: the file.
         network: any `Network`.
         half: store floating-point tensors as float16: half the size.
-        metadata: further strings to keep in the header.
+        metadata: more to keep in the header, plain JSON values.
     """
     tensors = {
         name: t.half() if half and t.is_floating_point() else t

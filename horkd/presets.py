@@ -12,14 +12,14 @@ configurations, its arms. Nothing else in the code knows about sizes.
 | paper | CIFAR-100 | ResNet50 → ResNet18 | the same with RKD's 200 epochs |
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from horkd.data import DATASETS
 from horkd.errors import HorkdError
 from horkd.resolution import Degradation
-from horkd.runs import RunConfig
-from horkd.train import Recipe
+from horkd.runs import Run, RunConfig, read, run
+from horkd.train import Recipe, Settings
 
 #: Weights of orders 2, 3 and C for reduction "mean": the paper's best subset (Fig. 4). 25 and 50
 #: are the ones usual for RKD in classification.
@@ -72,7 +72,9 @@ _SMOKE = Recipe(epochs=2, batch_size=50, learning_rate=0.1, crop=2)
 PRESETS = {
     preset.name: preset
     for preset in (
-        Preset("smoke", "glyphs", "resnet14x0.5", "resnet8x0.5", 16, _SMOKE, _SMOKE, 1, per_class=8),
+        Preset(
+            "smoke", "glyphs", "resnet14x0.5", "resnet8x0.5", 16, _SMOKE, _SMOKE, 1, per_class=8
+        ),
         Preset("quick", "glyphs", "resnet14", "resnet8", 16, _QUICK, _QUICK, 3),
         Preset("cpu", "cifar100", "resnet14x2", "resnet8x2", 16, _CPU_TEACHER, _CPU, 3),
         Preset(
@@ -161,3 +163,32 @@ def two_stage_queue(preset: Preset) -> list[tuple[str, RunConfig]]:
                 queue.setdefault(config.key, (arm, config))
     # a control that is trained once can wait until every student has its seeds
     return sorted(queue.values(), key=lambda item: item[0] == "assistant alone")
+
+
+def run_queue(
+    queue: Iterable[tuple[str, RunConfig]],
+    settings: Settings | None = None,
+    train_missing: bool = True,
+) -> dict[str, list[Run]]:
+    """Finish all runs of a queue: read those that are there, train the others.
+
+    Args:
+        queue: (arm, configuration), as from `two_stage_queue`.
+        settings: how the machine should do it.
+        train_missing: False leaves out what is not there, for a report on unfinished work.
+
+    Returns:
+        The runs by arm, in the order of `TWO_STAGE`, then of the queue.
+
+    Raises:
+        HorkdError: if nothing is there and nothing may be trained.
+    """
+    arms: dict[str, list[Run]] = {}
+    for arm, config in queue:
+        found = run(config, settings) if train_missing else read(config)
+        if found is not None:
+            arms.setdefault(arm, []).append(found)
+    if not arms:
+        raise HorkdError("no run of this study is finished: train them first (horkd train)")
+    order = list(TWO_STAGE)
+    return dict(sorted(arms.items(), key=lambda item: order.index(item[0])))

@@ -30,13 +30,13 @@ import torch
 from torch import Tensor, nn
 
 from horkd import evaluate, paths, storage
-from horkd.data import Dataset, ImageSet, load_dataset
+from horkd.data import DRAWN, Dataset, ImageSet, load_dataset
 from horkd.errors import HorkdError
 from horkd.losses import HybridOrderLoss, class_centers
 from horkd.models import ModelSpec, Network, load_network, macs, parameters, save_network
 from horkd.objectives import Frozen, Objective
 from horkd.resolution import Degradation
-from horkd.train import Recipe, Settings, State, describe_machine, fit, new_state
+from horkd.train import Recipe, Settings, State, Task, describe_machine, fit, new_state
 
 #: Part of every key: raise it when the meaning of a configuration changes.
 FORMAT = 1
@@ -101,7 +101,10 @@ class RunConfig:
 
         Fields at their default don't count: a field added later leaves older keys as they are.
         """
-        text = json.dumps({"format": FORMAT, **_set_fields(self)}, sort_keys=True)
+        content = {"format": FORMAT, **_set_fields(self)}
+        if self.data in DRAWN:  # redrawn images are other data
+            content["data_version"] = DRAWN[self.data]
+        text = json.dumps(content, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
@@ -191,6 +194,37 @@ def run(config: RunConfig, settings: Settings | None = None, runs: Path | None =
         return _finished(config, folder) or _train(config, settings or Settings(), runs, folder)
 
 
+def read(config: RunConfig, runs: Path | None = None) -> Run | None:
+    """The run of a configuration if it is finished, else None. Trains nothing."""
+    return _finished(config, (runs or paths.runs_dir()) / config.name)
+
+
+def export(finished: Run, path: Path) -> None:
+    """Write a run's network for others to use: float16, with all that a prediction needs.
+
+    The header holds the network's specification, class names, degradation, channel statistics, test
+    accuracy and the key of the record. `horkd.models.load_network` reads it back in float32.
+
+    Raises:
+        HorkdError: if the data set, for its class names, or the disk is not there.
+    """
+    config, record = finished.config, finished.record
+    data = load_dataset(config.data, config.per_class)
+    save_network(
+        path,
+        finished.network(),
+        half=True,
+        key=config.key,
+        data=config.data,
+        classes=list(data.train.classes),
+        size=data.size,
+        degradation=asdict(config.degradation),
+        mean=list(data.mean),
+        std=list(data.std),
+        test=record["results"]["test"],
+    )
+
+
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """One process at a time trains a configuration; others wait and then read."""
@@ -251,19 +285,18 @@ def _train(config: RunConfig, settings: Settings, runs: Path, folder: Path) -> R
         if frozen is not None:
             frozen.network.backbone.compile()
     saver = _Saver(folder / "state.safetensors", config)
-    fit(
-        state,
-        (frozen, config.frozen.degradation) if frozen else None,
+    task = Task(
         data,
         train,
         config.degradation,
         config.recipe,
         settings,
         config.seed,
+        frozen,
+        config.frozen.degradation if frozen else None,
         data.validation.to(settings.device) if config.validation else None,
-        label=config.name.rsplit("-", 1)[0],
-        after_epoch=saver,
     )
+    fit(state, task, label=config.name.rsplit("-", 1)[0], after_epoch=saver)
     return _finish(config, folder, state, frozen, data, settings)
 
 
@@ -423,7 +456,7 @@ def versions() -> dict[str, str]:
 
 @functools.lru_cache(maxsize=1)
 def commit() -> str:
-    """The checkout's commit, with `+` if its tracked files are changed; empty outside a checkout."""
+    """The checkout's commit, with `+` if horkd's files are changed; empty outside a checkout."""
 
     def git(*arguments: str) -> str:
         return subprocess.run(

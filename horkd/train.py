@@ -193,78 +193,87 @@ def new_state(network: Network, objective: Objective, recipe: Recipe) -> State:
     return State(network, objective, optimizer)
 
 
-class View:
-    """What one model sees of a batch of crops: degraded, normalised, in the right memory format."""
+@dataclass(frozen=True)
+class Task:
+    """What is learnt from what, and how. The teacher's task has no frozen model.
 
-    def __init__(self, degradation: Degradation, data: Dataset, settings: Settings, seed: int):
-        self.degradation, self.data = degradation, data
-        self.format = torch.channels_last if settings.channels_last else torch.contiguous_format
-        self.generator = torch.Generator(settings.device).manual_seed(seed)
+    Attributes:
+        data: for the channel statistics and whether mirror images are allowed.
+        train: training images, on the device.
+        degradation: what the learner sees of them.
+        recipe: optimisation.
+        settings: resolved settings of this machine.
+        seed: of the order of images, crops, flips and noise.
+        frozen: the model to distil from, or None.
+        frozen_degradation: what the frozen model sees of the same crops.
+        validation: scored after every epoch to find the best one; None scores nothing.
+    """
 
-    def __call__(self, crops: Tensor) -> Tensor:
-        x = normalise(self.degradation(crops, self.generator), self.data.mean, self.data.std)
-        return x.contiguous(memory_format=self.format)
+    data: Dataset
+    train: ImageSet
+    degradation: Degradation
+    recipe: Recipe
+    settings: Settings
+    seed: int
+    frozen: Frozen | None = None
+    frozen_degradation: Degradation | None = None
+    validation: ImageSet | None = None
+
+    def view(self, degradation: Degradation, seed: int) -> Callable[[Tensor], Tensor]:
+        """What a model sees of a batch of crops: degraded, normalised, in its memory format."""
+        channels_last = self.settings.channels_last
+        memory = torch.channels_last if channels_last else torch.contiguous_format
+        generator = torch.Generator(self.settings.device).manual_seed(seed)
+
+        def see(crops: Tensor) -> Tensor:
+            x = normalise(degradation(crops, generator), self.data.mean, self.data.std)
+            return x.contiguous(memory_format=memory)
+
+        return see
 
 
 def fit(
     state: State,
-    frozen: tuple[Frozen, Degradation] | None,
-    data: Dataset,
-    train: ImageSet,
-    degradation: Degradation,
-    recipe: Recipe,
-    settings: Settings,
-    seed: int,
-    validation: ImageSet | None = None,
+    task: Task,
     label: str = "",
     after_epoch: Callable[[State], None] = lambda state: None,
 ) -> State:
-    """Train until `recipe.epochs` are done, from wherever `state` stands.
+    """Train until the recipe's epochs are done, from wherever `state` stands.
 
     Everything random in an epoch is seeded by (seed, epoch), so a run that goes on from a saved
     state ends as one that was never interrupted.
 
     Args:
         state: changed in place; its modules are on the device already.
-        frozen: the frozen model and what it sees, or None.
-        data: for the channel statistics and whether mirror images are allowed.
-        train: training images, on the device.
-        degradation: what the learner sees.
-        recipe, settings: settings already resolved.
-        seed: of the order of images, crops, flips and noise.
-        validation: scored after every epoch to find the best one; None scores nothing.
+        task: what to learn.
         label: for the progress bar.
         after_epoch: called with the state after every epoch.
 
     Raises:
         HorkdError: if the loss is no longer a finite number.
     """
-    batches = Batches(train, recipe.batch_size, recipe.crop, data.flip)
-    total = recipe.epochs * len(batches)
+    recipe = task.recipe
+    batches = Batches(task.train, recipe.batch_size, recipe.crop, task.data.flip)
     with (
         exact_matmul(),
         tqdm(
-            total=total,
+            total=recipe.epochs * len(batches),
             initial=state.epoch * len(batches),
             desc=label,
             unit="step",
-            disable=not settings.progress,
+            disable=not task.settings.progress,
             mininterval=1.0,
             dynamic_ncols=True,
         ) as bar,
     ):
         while state.epoch < recipe.epochs:
             start = time.perf_counter()
-            entry = _epoch(state, frozen, data, batches, degradation, recipe, settings, seed, bar)
-            if validation is not None:
-                entry["validation"] = score(state.network, validation, data, degradation)
-                if state.best is None or entry["validation"]["top1"] > max(
-                    e["validation"]["top1"] for e in state.history
-                ):
-                    weights = state.network.state_dict()
-                    state.best = {name: t.detach().clone() for name, t in weights.items()}
-                    state.best_epoch = state.epoch + 1
-                bar.set_postfix_str(f"validation {entry['validation']['top1']:.1f} %")
+            entry = _epoch(state, task, batches, bar)
+            if task.validation is not None:
+                result = score(state.network, task.validation, task.data, task.degradation)
+                _keep_best(state, result["top1"])
+                entry["validation"] = result
+                bar.set_postfix_str(f"validation {result['top1']:.1f} %")
             state.history.append(entry)
             state.epoch += 1
             state.seconds.append(time.perf_counter() - start)
@@ -272,38 +281,35 @@ def fit(
     return state
 
 
-def _epoch(
-    state: State,
-    frozen: tuple[Frozen, Degradation] | None,
-    data: Dataset,
-    batches: Batches,
-    degradation: Degradation,
-    recipe: Recipe,
-    settings: Settings,
-    seed: int,
-    bar: tqdm,
-) -> dict:
+def _keep_best(state: State, top1: float) -> None:
+    """Copy the weights if no earlier epoch was as good on the validation split."""
+    if state.best is None or top1 > max(e["validation"]["top1"] for e in state.history):
+        state.best = {n: t.detach().clone() for n, t in state.network.state_dict().items()}
+        state.best_epoch = state.epoch + 1
+
+
+def _epoch(state: State, task: Task, batches: Batches, bar: tqdm) -> dict:
     """One pass over the images. Sums stay on the device; nothing is read back before the end."""
-    epoch_seed = seed * 100_003 + state.epoch
-    learner_view = View(degradation, data, settings, epoch_seed)
-    frozen_view = View(frozen[1], data, settings, epoch_seed) if frozen else None
+    seed = task.seed * 100_003 + state.epoch
+    learner_sees = task.view(task.degradation, seed)
+    frozen_sees = task.view(task.frozen_degradation, seed) if task.frozen else None
     sums: dict[str, Tensor] = {}
     norms: dict[str, Tensor] = {}
     state.network.train()
-    for step, (crops, labels) in enumerate(batches.epoch(epoch_seed)):
-        rate = recipe.rate(state.epoch * len(batches) + step, len(batches))
+    for step, (crops, labels) in enumerate(batches.epoch(seed)):
+        rate = task.recipe.rate(state.epoch * len(batches) + step, len(batches))
         for group in state.optimizer.param_groups:
             group["lr"] = rate
-        with settings.autocast():
-            target: Output | None = frozen[0](frozen_view(crops)) if frozen else None
-            output = state.network(learner_view(crops))
+        with task.settings.autocast():
+            target: Output | None = task.frozen(frozen_sees(crops)) if task.frozen else None
+            output = state.network(learner_sees(crops))
             terms = state.objective(output, labels, target)
         if step % GRADIENT_EVERY == 0:
             _accumulate(norms, state.objective.gradient_norms(terms, output.features))
         state.optimizer.zero_grad(set_to_none=True)
         terms["loss"].backward()
-        if recipe.clip is not None:
-            torch.nn.utils.clip_grad_norm_(state.network.parameters(), recipe.clip)
+        if task.recipe.clip is not None:
+            torch.nn.utils.clip_grad_norm_(state.network.parameters(), task.recipe.clip)
         state.optimizer.step()
         _accumulate(sums, terms)
         bar.update()

@@ -4,13 +4,16 @@ import functools
 
 from horkd.data.batches import Batches, normalise
 from horkd.data.cifar import load_cifar100
+from horkd.data.glyphs import VERSION as GLYPHS_VERSION
 from horkd.data.glyphs import load_glyphs
 from horkd.data.images import Dataset, ImageSet
 from horkd.errors import HorkdError
 
-__all__ = ["DATASETS", "Batches", "Dataset", "ImageSet", "load_dataset", "normalise"]
+__all__ = ["DATASETS", "DRAWN", "Batches", "Dataset", "ImageSet", "load_dataset", "normalise"]
 
 DATASETS = ("glyphs", "cifar100")
+#: Data sets that are drawn here, with the version of the drawing.
+DRAWN = {"glyphs": GLYPHS_VERSION}
 
 
 @functools.lru_cache(maxsize=4)

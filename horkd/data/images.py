@@ -29,7 +29,7 @@ class ImageSet:
             raise HorkdError(f"images must be uint8, got {images.dtype}")
         if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
             raise HorkdError(
-                f"labels must be int64 ({images.shape[0]},), got {labels.dtype} {tuple(labels.shape)}"
+                f"labels must be int64 ({len(images)},), got {labels.dtype} {tuple(labels.shape)}"
             )
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(self.classes):
             raise HorkdError(

@@ -1,0 +1,43 @@
+"""The published numbers, as data: *Look One and More* (AAAI 2020, arXiv 2409.05384).
+
+Never mixed with ours: a report shows them in a column of their own, with the networks they are of.
+"""
+
+from dataclasses import dataclass
+
+TITLE = (
+    "Look One and More: Distilling Hybrid Order Relational Knowledge for Cross-Resolution Image "
+    "Recognition (AAAI 2020, arXiv 2409.05384)"
+)
+
+
+@dataclass(frozen=True)
+class Classification:
+    """A row of Table 1: CIFAR-100 top-1 accuracy in percent."""
+
+    model: str
+    resolution: int
+    top1: float
+
+
+TABLE_1 = (
+    Classification("Teacher ResNet50", 32, 77.76),
+    Classification("FitNet", 32, 70.08),
+    Classification("Attention (AT)", 32, 72.68),
+    Classification("RKD", 32, 72.97),
+    Classification("KD", 32, 74.26),
+    Classification("OUR-32-V", 32, 73.54),
+    Classification("OUR-16-V", 16, 69.87),
+    Classification("OUR-32-R", 32, 76.68),
+    Classification("OUR-16-R", 16, 74.65),
+)
+
+#: The row of Table 1 that an arm of `horkd.presets.two_stage` corresponds to. The paper has no
+#: undistilled student and no student without assistant on CIFAR-100.
+TABLE_1_ARM = {"teacher": "Teacher ResNet50", "assistant": "OUR-32-R", "student": "OUR-16-R"}
+
+
+def table_1(arm: str) -> float | None:
+    """Top-1 (%) that the paper reports for an arm, or None where it reports nothing."""
+    model = TABLE_1_ARM.get(arm)
+    return next((row.top1 for row in TABLE_1 if row.model == model), None)

@@ -1,0 +1,131 @@
+"""Reference formulas for the relational losses, written to be obviously right rather than fast.
+
+The first half works in NumPy float64 with one explicit loop per index, straight from the paper's
+equations. The second half restates the formula of the published RKD code in torch, so that
+gradients can be compared too.
+"""
+
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+#: Differences shorter than this share of the mean distance are softened in `cosines`.
+SOFTENING = 0.05
+
+
+def distances(x: np.ndarray) -> np.ndarray:
+    """Plain Euclidean distances between the rows of `x`, (N, N)."""
+    n = len(x)
+    d = np.zeros((n, n))
+    for i in range(n):
+        for j in range(n):
+            d[i, j] = np.sqrt(np.sum((x[i] - x[j]) ** 2))
+    return d
+
+
+def mean_distance(x: np.ndarray) -> float:
+    """Mean of the distances over i != j (the paper's mu)."""
+    d = distances(x)
+    return float(np.mean([d[i, j] for i, j in pairs(len(x))]))
+
+
+def normalised_distances(x: np.ndarray) -> np.ndarray:
+    return distances(x) / mean_distance(x)
+
+
+def cosines(x: np.ndarray) -> np.ndarray:
+    """Cosine at vertex j between the directions to i and to k, softened for near duplicates."""
+    n, floor = len(x), SOFTENING * mean_distance(x)
+    c = np.zeros((n, n, n))
+    for i, j, k in itertools.product(range(n), repeat=3):
+        if i != j and k != j:
+            to_i, to_k = x[i] - x[j], x[k] - x[j]
+            unit_i = to_i / max(np.linalg.norm(to_i), floor)
+            unit_k = to_k / max(np.linalg.norm(to_k), floor)
+            c[i, j, k] = unit_i @ unit_k
+    return c
+
+
+def centre_distances(x: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    d = np.zeros((len(x), len(centres)))
+    for i in range(len(x)):
+        for c in range(len(centres)):
+            d[i, c] = np.sqrt(np.sum((x[i] - centres[c]) ** 2))
+    return d
+
+
+def pairs(n: int) -> Iterator[tuple[int, int]]:
+    return itertools.permutations(range(n), 2)
+
+
+def triples(n: int) -> Iterator[tuple[int, int, int]]:
+    return itertools.permutations(range(n), 3)
+
+
+def huber(delta: float) -> float:
+    return 0.5 * delta**2 if abs(delta) <= 1 else abs(delta) - 0.5
+
+
+def order1(f: np.ndarray, g: np.ndarray, reduction: str) -> float:
+    terms = [abs(a - b) for row_f, row_g in zip(f, g, strict=True) for a, b in zip(row_f, row_g)]  # noqa: B905
+    return _reduce(terms, reduction)
+
+
+def order2(f: np.ndarray, g: np.ndarray, reduction: str) -> float:
+    n, df, dg = len(f), normalised_distances(f), normalised_distances(g)
+    if reduction == "rkd":
+        everything = itertools.product(range(n), repeat=2)
+        return float(np.mean([huber(df[t] - dg[t]) for t in everything]))
+    return _reduce([(df[t] - dg[t]) ** 2 for t in pairs(n)], reduction)
+
+
+def order3(f: np.ndarray, g: np.ndarray, reduction: str) -> float:
+    n, cf, cg = len(f), cosines(f), cosines(g)
+    if reduction == "rkd":
+        everything = itertools.product(range(n), repeat=3)
+        return float(np.mean([huber(cf[t] - cg[t]) for t in everything]))
+    return _reduce([huber(cf[t] - cg[t]) for t in triples(n)], reduction)
+
+
+def order_c(
+    f: np.ndarray, g: np.ndarray, centres: np.ndarray, reduction: str, normalize: bool = False
+) -> float:
+    df, dg = centre_distances(f, centres), centre_distances(g, centres)
+    scale = np.mean(df) if normalize else 1.0
+    terms = [((a - b) / scale) ** 2 for a, b in zip(df.flat, dg.flat, strict=True)]
+    return _reduce(terms, reduction)
+
+
+def _reduce(terms: list[float], reduction: str) -> float:
+    return float({"mean": np.mean, "sum": np.sum}[reduction](terms))
+
+
+def rkd_distance(frozen: torch.Tensor, learner: torch.Tensor) -> torch.Tensor:
+    """RKD-D as in the published code: smooth-L1, mean over all N² entries."""
+    with torch.no_grad():
+        target = _rkd_distances(frozen)
+    return F.smooth_l1_loss(_rkd_distances(learner), target)
+
+
+def rkd_angle(frozen: torch.Tensor, learner: torch.Tensor) -> torch.Tensor:
+    """RKD-A as in the published code: smooth-L1, mean over all N³ entries."""
+    with torch.no_grad():
+        target = _rkd_angles(frozen)
+    return F.smooth_l1_loss(_rkd_angles(learner), target)
+
+
+def _rkd_distances(e: torch.Tensor) -> torch.Tensor:
+    squared_norms = (e * e).sum(dim=1)
+    q = squared_norms[:, None] + squared_norms[None, :] - 2 * e @ e.T
+    off_diagonal = 1 - torch.eye(len(e), dtype=e.dtype)
+    d = q.clamp(min=1e-12).sqrt() * off_diagonal
+    return d / d[d > 0].mean()
+
+
+def _rkd_angles(e: torch.Tensor) -> torch.Tensor:
+    differences = e[None, :, :] - e[:, None, :]  # (vertex, other end, D)
+    unit = F.normalize(differences, p=2, dim=2)
+    return torch.bmm(unit, unit.transpose(1, 2))  # (vertex, i, k)

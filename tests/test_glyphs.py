@@ -1,0 +1,373 @@
+import subprocess
+import sys
+import threading
+import warnings
+from collections import Counter
+
+import pytest
+import torch
+import torch.nn.functional as F
+from matplotlib import get_data_path
+from matplotlib.ft2font import FT2Font
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+from torchvision.transforms.functional import pil_to_tensor
+
+from horkd.data import glyphs
+from horkd.data.glyphs import CHARACTERS, FACES, SIZE, UNSEEN_CHARACTERS, load_glyphs, render
+from horkd.errors import HorkdError
+
+LOOK_ALIKE = 0.97  # correlation of two masks; the closest accepted pair is H and Π with 0.961
+SPLITS = ("train", "validation", "test", "unseen")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    return load_glyphs(per_class=2, seed=0, cache=tmp_path_factory.mktemp("glyphs"))
+
+
+@pytest.fixture
+def drawings(small, monkeypatch):
+    """Counts the drawings, and makes them cheap: the cache does not care what is drawn."""
+    made = []
+
+    def draw(per_class, seed):
+        made.append((per_class, seed))
+        return {split: getattr(small, split).images.clone() for split in SPLITS}
+
+    monkeypatch.setattr(glyphs, "_draw_splits", draw)
+    return made
+
+
+def assert_same(a, b):
+    for split in SPLITS:
+        assert torch.equal(getattr(a, split).images, getattr(b, split).images)
+        assert torch.equal(getattr(a, split).labels, getattr(b, split).labels)
+    assert (a.mean, a.std) == (b.mean, b.std)
+
+
+def as_rows(image_set):
+    return {image.numpy().tobytes() for image in image_set.images}
+
+
+# The characters
+
+
+def test_characters_are_distinct():
+    assert (len(CHARACTERS), len(UNSEEN_CHARACTERS)) == (100, 40)
+    assert len(set(CHARACTERS + UNSEEN_CHARACTERS)) == 140
+
+
+def test_every_face_has_every_character():
+    for face in FACES:
+        charmap = FT2Font(f"{get_data_path()}/fonts/ttf/{face}").get_charmap()
+        missing = [c for c in CHARACTERS + UNSEEN_CHARACTERS if not charmap.get(ord(c))]
+        assert not missing, face
+
+
+def test_masks_are_filled_and_not_clipped():
+    masks = glyphs.glyph_masks()
+    assert masks.shape == (12, 140, 64, 64)
+    inside = (masks > 127).float().mean(dim=(2, 3))
+    assert 0.01 < inside.min() < inside.max() < 0.5
+    edge = torch.cat([masks[..., (0, -1), :], masks[..., (0, -1)].transpose(2, 3)], dim=2)
+    assert edge.max() == 0
+
+
+def test_no_two_characters_look_alike_in_any_face():
+    masks = F.avg_pool2d(glyphs.glyph_masks().float(), 2).flatten(2)  # as drawn: 24 pixels
+    masks = F.normalize(masks - masks.mean(dim=2, keepdim=True), dim=2)
+    for face, similarity in zip(FACES, masks @ masks.mT, strict=True):
+        similarity.fill_diagonal_(0)
+        first, second = divmod(int(similarity.argmax()), 140)
+        known = CHARACTERS + UNSEEN_CHARACTERS
+        assert similarity.max() < LOOK_ALIKE, (face, known[first], known[second])
+
+
+# What is drawn
+
+
+def test_layout_and_balance(small):
+    assert small.name == "glyphs"
+    assert not small.flip
+    assert small.num_classes == 100
+    expected = {"train": 2, "validation": 5, "test": 10, "unseen": 10}
+    for split, per_class in expected.items():
+        part = getattr(small, split)
+        assert part.classes == (UNSEEN_CHARACTERS if split == "unseen" else CHARACTERS)
+        assert set(Counter(part.labels.tolist()).values()) == {per_class}
+        assert part.images.shape == (per_class * len(part.classes), 3, SIZE, SIZE)
+
+
+def test_split_sizes_grow_with_per_class():
+    counts = {split: count for split, (_, count) in glyphs._plan(100).items()}
+    assert counts == {"train": 100, "validation": 20, "test": 40, "unseen": 40}
+
+
+def test_statistics_are_those_of_the_training_images(small):
+    pixels = small.train.images.double() / 255
+    assert small.mean == pytest.approx(pixels.mean(dim=(0, 2, 3)).tolist(), abs=1e-9)
+    std = pixels.std(dim=(0, 2, 3), correction=0)
+    assert small.std == pytest.approx(std.tolist(), abs=1e-9)
+
+
+def test_masks_show_their_characters():
+    known = CHARACTERS + UNSEEN_CHARACTERS
+    for i in (0, 5, 10):  # one of each family
+        font = ImageFont.truetype(f"{get_data_path()}/fonts/ttf/{FACES[i]}", 200)
+        drawn = []
+        for character in known:
+            page = Image.new("L", (500, 500))
+            ImageDraw.Draw(page).text((100, 100), character, fill=255, font=font)
+            crop = page.crop(page.getbbox())
+            crop = ImageOps.pad(crop, (48, 48))  # centred, proportions kept
+            drawn.append(pil_to_tensor(ImageOps.expand(crop, border=8)))
+        flat = F.normalize(torch.cat(drawn).float().flatten(1), dim=1)
+        masks = F.normalize(glyphs.glyph_masks()[i].float().flatten(1), dim=1)
+        assert (flat @ masks.T).argmax(dim=1).tolist() == list(range(140))
+
+
+@pytest.mark.parametrize("split", ["train", "unseen"])
+def test_labels_belong_to_their_characters(split, monkeypatch):
+    """Without the mask of one character, only the images of its label lose their character."""
+    characters = CHARACTERS if split == "train" else UNSEEN_CHARACTERS
+    blank = glyphs.glyph_masks().clone()
+    gone = characters[7]
+    blank[:, (CHARACTERS + UNSEEN_CHARACTERS).index(gone)] = 0
+    monkeypatch.setattr(glyphs, "_CLUTTER", 0)
+    before = render(characters, 3, 0, split)
+    monkeypatch.setattr(glyphs, "glyph_masks", lambda: blank)
+    after = render(characters, 3, 0, split)
+    changed = (before.images != after.images).flatten(1).any(dim=1)
+    assert [before.classes[k] for k in before.labels[changed]] == [gone] * 3
+
+
+def test_characters_stand_out_from_their_backgrounds():
+    index = torch.arange(100).repeat(4)
+    generator = glyphs._generator(3, "train", 0)
+    coverage = glyphs._coverage(index, generator)
+    background, colours = glyphs._colours(len(index), generator)
+    contrast = (colours[:, 0] - background).norm(dim=1)
+    assert contrast.min() >= glyphs.MIN_CONTRAST
+    assert contrast.max() > 2 * glyphs.MIN_CONTRAST  # not all alike
+    images = glyphs._paint(coverage, background, colours, generator).clamp(0, 1)
+    inside = coverage[:, :1]
+    outside = (coverage.amax(dim=1, keepdim=True) == 0).float()
+    assert inside.sum(dim=(1, 2, 3)).min() > 5  # pixels
+    ink, paper = (
+        (images * area).sum(dim=(2, 3)) / area.sum(dim=(2, 3)) for area in (inside, outside)
+    )
+    assert (ink - paper).norm(dim=1).quantile(0.02) > glyphs.MIN_CONTRAST / 3
+
+
+def test_the_character_stays_inside_the_image():
+    index = torch.arange(100).repeat(4)
+    layers = glyphs._coverage(index, glyphs._generator(5, "test", 0))
+    frame = torch.ones(SIZE, SIZE)
+    frame[1:-1, 1:-1] = 0
+    on_frame = (layers * frame).sum(dim=(2, 3)) / layers.sum(dim=(2, 3)).clamp(min=1)
+    assert on_frame[:, 0].mean() < 0.01
+    assert on_frame[:, 1:].mean() > 0.05  # others reach over the border
+
+
+def test_border_shows_no_unseen_character(monkeypatch):
+    masks = glyphs.glyph_masks()
+    blank = masks.clone()
+    blank[:, 100:] = 0
+    expected = render(CHARACTERS, 2, 0, "train").images
+    monkeypatch.setattr(glyphs, "glyph_masks", lambda: blank)
+    assert torch.equal(render(CHARACTERS, 2, 0, "train").images, expected)
+    unseen = render(UNSEEN_CHARACTERS, 1, 0, "unseen").images
+    monkeypatch.undo()
+    assert not torch.equal(render(UNSEEN_CHARACTERS, 1, 0, "unseen").images, unseen)
+
+
+# Randomness
+
+
+def test_same_seed_same_bytes_with_any_number_of_threads(small):
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            again = render(CHARACTERS, 2, 0, "train")
+            assert torch.equal(again.images, small.train.images)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_same_seed_same_bytes_in_another_process_and_whatever_the_global_seed(small):
+    code = (
+        "import hashlib, torch; from horkd.data.glyphs import *; torch.manual_seed(9);"
+        "x = render(CHARACTERS, 2, 0, 'train').images;"
+        "print(hashlib.sha256(x.numpy()).hexdigest())"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == glyphs.hashlib.sha256(small.train.images.numpy()).hexdigest()
+
+
+def test_drawing_leaves_the_global_generator_alone():
+    before = torch.get_rng_state()
+    render(CHARACTERS, 1, 0, "train")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_other_seeds_and_splits_give_other_images(small):
+    first = as_rows(small.train)
+    assert not first & as_rows(render(CHARACTERS, 2, 1, "train"))
+    assert not first & as_rows(render(CHARACTERS, 2, -1, "train"))
+
+
+def test_splits_are_disjoint(small):
+    rows = [as_rows(getattr(small, split)) for split in SPLITS]
+    sizes = [len(getattr(small, split)) for split in SPLITS]
+    assert [len(r) for r in rows] == sizes  # no image twice
+    assert len(set.union(*rows)) == sum(sizes)
+
+
+def test_a_smaller_set_is_a_prefix():
+    large = render(CHARACTERS, 4, 7, "train")
+    part = render(CHARACTERS, 2, 7, "train")
+    assert torch.equal(large.images[:200], part.images)
+    assert torch.equal(large.labels[:200], part.labels)
+
+
+# The cache
+
+
+def test_cache_is_read_not_redrawn(tmp_path, monkeypatch, small):
+    drawn = load_glyphs(2, 0, tmp_path / "new" / "folder")
+    monkeypatch.setattr(glyphs, "_draw_splits", None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read = load_glyphs(2, 0, tmp_path / "new" / "folder")
+    assert_same(drawn, read)
+    assert_same(small, read)
+    assert [f.suffix for f in (tmp_path / "new" / "folder").iterdir()] == [".safetensors"]
+
+
+def test_default_cache_folder(tmp_path, monkeypatch, drawings):
+    monkeypatch.setenv("HORKD_CACHE", str(tmp_path))
+    load_glyphs()
+    load_glyphs(100, 0)
+    assert drawings == [(100, 0)]
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_seeds_sizes_and_versions_do_not_share_a_file(tmp_path, drawings, monkeypatch):
+    wanted = [(1, 0), (1, 1), (2, 0)]
+    for per_class, seed in wanted * 2:
+        load_glyphs(per_class, seed, tmp_path)
+    assert drawings == wanted
+    monkeypatch.setattr(glyphs, "VERSION", glyphs.VERSION + 1)
+    load_glyphs(1, 0, tmp_path)
+    assert len(drawings) == 4
+
+
+def flip_a_byte(data):
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [flip_a_byte, lambda data: data[:1000], lambda data: b"", lambda data: b"not a set" * 99],
+    ids=["flipped", "truncated", "empty", "garbage"],
+)
+def test_damaged_cache_is_set_aside_and_redrawn(tmp_path, small, damage, drawings):
+    load_glyphs(2, 0, tmp_path)
+    (path,) = tmp_path.iterdir()
+    broken = damage(path.read_bytes())
+    path.write_bytes(broken)
+    with pytest.warns(UserWarning, match="is damaged") as caught:
+        redrawn = load_glyphs(2, 0, tmp_path)
+    assert len(caught) == 1
+    assert "\n" not in str(caught[0].message)
+    assert caught[0].filename == __file__
+    assert_same(redrawn, small)
+    assert path.with_name(path.name + ".damaged").read_bytes() == broken
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_same(load_glyphs(2, 0, tmp_path), small)
+    assert len(drawings) == 2
+
+
+def test_foreign_file_without_checksum_is_set_aside(tmp_path, small, drawings):
+    load_glyphs(2, 0, tmp_path)
+    (path,) = tmp_path.iterdir()
+    glyphs.save_file({"train": torch.zeros(1, dtype=torch.uint8)}, path)
+    with pytest.warns(UserWarning, match="is damaged"):
+        assert_same(load_glyphs(2, 0, tmp_path), small)
+
+
+def test_unwritable_cache_costs_a_warning_only(tmp_path, small, drawings):
+    blocked = tmp_path / "a-file"
+    blocked.write_text("in the way")
+    with pytest.warns(UserWarning, match="cannot cache") as caught:
+        assert_same(load_glyphs(2, 0, blocked / "below"), small)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+
+
+def test_full_disk_leaves_nothing_behind(tmp_path, monkeypatch, small, drawings):
+    def full(tensors, path, metadata):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(glyphs, "save_file", full)
+    with pytest.warns(UserWarning, match="No space left"):
+        assert_same(load_glyphs(2, 0, tmp_path), small)
+    assert not list(tmp_path.iterdir())
+
+
+def test_unreadable_cache_is_drawn_and_left_alone(tmp_path, small, drawings):
+    load_glyphs(2, 0, tmp_path)
+    (path,) = tmp_path.iterdir()
+    path.unlink()
+    path.mkdir()
+    with pytest.warns(UserWarning, match="cannot"):
+        assert_same(load_glyphs(2, 0, tmp_path), small)
+    assert [f.name for f in tmp_path.iterdir()] == [path.name]
+
+
+def test_many_at_once(tmp_path, small, drawings):
+    """Threads here, but nothing in the cache tells threads from processes."""
+    results = []
+    workers = [
+        threading.Thread(target=lambda: results.append(load_glyphs(2, 0, tmp_path)))
+        for _ in range(4)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert len(results) == 4
+    for result in results:
+        assert_same(result, small)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+# Bad input
+
+
+@pytest.mark.parametrize("per_class", [0, -1, 1.5, "3", None, True])
+def test_bad_per_class(per_class, tmp_path):
+    with pytest.raises(HorkdError, match="per_class"):
+        load_glyphs(per_class, cache=tmp_path)
+    with pytest.raises(HorkdError, match="per_class"):
+        render(CHARACTERS, per_class, 0, "train")
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_characters():
+    with pytest.raises(HorkdError, match="no such character in the embedded set: 漢"):
+        render(("A", "漢"), 1, 0, "train")
+    with pytest.raises(HorkdError, match="distinct"):
+        render(("A", "A"), 1, 0, "train")
+    with pytest.raises(HorkdError, match="at least one"):
+        render((), 1, 0, "train")
+
+
+def test_missing_fonts(tmp_path, monkeypatch):
+    monkeypatch.setattr(glyphs.matplotlib, "get_data_path", lambda: str(tmp_path))
+    with pytest.raises(HorkdError, match="reinstall matplotlib"):
+        glyphs.glyph_masks.__wrapped__()

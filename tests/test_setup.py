@@ -1,0 +1,233 @@
+"""The files around the package agree with each other, and set-up and notebook pairs work."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+import tomllib
+from importlib.metadata import metadata
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from horkd import notebooks
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+NOTEBOOK = textwrap.dedent("""\
+    # %% [markdown]
+    # # A question
+
+    # %% tags=["parameters"]
+    preset: str = "smoke"  # size of the run
+
+
+    # %%
+    def answer(n: int) -> int:
+        return n
+
+
+    # %%
+    answer(1)
+    """)
+
+
+def make(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Run make as a person would, even when the tests themselves were started by make."""
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
+    environment.pop("PYTHON", None)
+    return subprocess.run(
+        ["make", *arguments], cwd=folder, env=environment, capture_output=True, text=True
+    )
+
+
+def make_targets() -> set[str]:
+    phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert phony
+    return set(phony[1].split())
+
+
+def constraints() -> list[Requirement]:
+    return [Requirement(line) for line in (ROOT / "constraints.txt").read_text().splitlines()]
+
+
+def declared() -> list[Requirement]:
+    extras = PROJECT["optional-dependencies"].values()
+    lines = [*PROJECT["dependencies"], *(line for extra in extras for line in extra)]
+    return [r for r in map(Requirement, lines) if r.name != PROJECT["name"]]
+
+
+def test_constraints_hold_only_names_versions_and_markers():
+    for pin in constraints():  # parsing rejects options such as --index-url
+        assert pin.url is None, pin
+        assert not pin.extras, pin
+        assert [s.operator for s in pin.specifier] == ["=="], pin
+
+
+def test_constraints_satisfy_every_declared_dependency():
+    pins: dict[str, list[str]] = {}
+    for pin in constraints():
+        pins.setdefault(canonicalize_name(pin.name), []).extend(s.version for s in pin.specifier)
+    for wanted in declared():
+        versions = pins.get(canonicalize_name(wanted.name))
+        assert versions, f"{wanted.name} is not in constraints.txt: make lock"
+        assert all(wanted.specifier.contains(v, prereleases=True) for v in versions), wanted
+
+
+def test_conda_environment_agrees_with_the_project():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    *conda, pip = environment["dependencies"]
+    assert environment["name"] == PROJECT["name"]
+    assert conda == [f"python{PROJECT['requires-python']}", "pip"]
+    assert pip == {"pip": ["-c constraints.txt", "-e .[dev]"]}
+    assert "dev" in PROJECT["optional-dependencies"]
+
+
+def test_installed_metadata_has_the_extras():
+    extras = set(metadata("horkd").get_all("Provides-Extra") or [])
+    assert extras == {"notebook", "app", "cluster", "test", "dev"}
+    assert extras == set(PROJECT["optional-dependencies"])
+
+
+def test_help_is_the_default_and_lists_every_target():
+    listed = make("help")
+    assert listed.returncode == 0, listed.stderr
+    assert {line.split()[1] for line in listed.stdout.splitlines()} == make_targets()
+    assert make().stdout == listed.stdout
+
+
+def test_an_unsuitable_interpreter_is_refused_and_leaves_nothing(tmp_path: Path):
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    old = tmp_path / "python3.9"  # answers no to whatever it is asked
+    old.write_text("#!/bin/sh\nexit 1\n")
+    old.chmod(0o755)
+    result = make("setup", f"PYTHON={old}", folder=tmp_path)
+    assert result.returncode != 0
+    assert result.stderr.startswith("horkd needs Python 3.11 or newer")
+    assert not (tmp_path / ".venv").exists()
+
+
+def test_the_environment_is_reused_until_dependencies_change(tmp_path: Path):
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    stamp = tmp_path / ".venv" / ".horkd-ready"
+    stamp.parent.mkdir()
+    assert make("--question", "setup", folder=tmp_path).returncode == 1
+    stamp.touch()
+    assert make("--question", "setup", folder=tmp_path).returncode == 0
+    later = stamp.stat().st_mtime + 10
+    os.utime(tmp_path / "constraints.txt", (later, later))
+    assert make("--question", "setup", folder=tmp_path).returncode == 1
+
+
+def test_ci_script_is_executable_and_parses():
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    parsed = subprocess.run(["bash", "-n", script], capture_output=True, text=True)
+    assert parsed.returncode == 0, parsed.stderr
+    assert "make test" in script.read_text()
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
+def test_documents_name_only_existing_make_targets(document: str):
+    code = re.findall(r"```.*?```|`[^`\n]+`", (ROOT / document).read_text(), re.DOTALL)
+    named = set(re.findall(r"(?:^|[`\s;&])make ([a-z]+)", "\n".join(code)))
+    assert named <= make_targets()
+    if document == "CONTRIBUTING.md":
+        assert {"setup", "test", "lint", "notebooks", "lock"} <= named
+
+
+def test_notebook_pairs_are_in_sync():
+    assert notebooks.stale(ROOT / "notebooks") == []
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Path:
+    """A folder with one notebook and its pair; returns the source."""
+    source = tmp_path / "00_question.py"
+    source.write_text(NOTEBOOK)
+    assert notebooks.write(tmp_path) == [tmp_path / "00_question.ipynb"]
+    return source
+
+
+def test_a_pair_is_deterministic_and_free_of_outputs(pair: Path):
+    target = pair.with_suffix(".ipynb")
+    first = target.read_bytes()
+    notebooks.write(pair.parent)
+    assert target.read_bytes() == first
+    made = notebooks.build(pair)
+    assert [cell.id for cell in made.cells] == ["0", "1", "2", "3"]
+    assert [cell.cell_type for cell in made.cells] == ["markdown", "code", "code", "code"]
+    assert [dict(cell.metadata) for cell in made.cells] == [{}, {"tags": ["parameters"]}, {}, {}]
+    assert not any(c.outputs or c.execution_count for c in made.cells if c.cell_type == "code")
+    assert set(made.metadata) == {"kernelspec"}
+    assert notebooks.stale(pair.parent) == []
+
+
+@pytest.mark.parametrize(
+    ("damage", "complaint"),
+    [
+        (lambda t: t.unlink(), "00_question.ipynb is missing"),
+        (lambda t: t.write_text("{}"), "00_question.ipynb cannot be read as a notebook"),
+        (
+            lambda t: t.write_text(t.read_text().replace("answer(1)", "answer(2)")),
+            "00_question.ipynb is not what 00_question.py gives",
+        ),
+        (
+            lambda t: t.write_text(t.read_text().replace("parameters", "other")),
+            "00_question.ipynb is not what 00_question.py gives",
+        ),
+        (
+            lambda t: t.write_text(
+                t.read_text().replace('"execution_count": null', '"execution_count": 7')
+            ),
+            "00_question.ipynb is not what 00_question.py gives",
+        ),
+        (lambda t: shutil.copy(t, t.with_name("07_left.ipynb")), "07_left.ipynb has no 07_left.py"),
+    ],
+)
+def test_check_names_the_stale_notebook(pair: Path, damage, complaint: str, capsys):
+    damage(pair.with_suffix(".ipynb"))
+    assert notebooks.main(["--check", "--folder", str(pair.parent)]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith(complaint)
+
+
+def test_a_folder_without_notebooks_is_one_clear_line(tmp_path: Path, capsys):
+    assert notebooks.main(["--folder", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith("no notebook NN_name.py in ")
+
+
+def test_every_module_imports_without_the_extras():
+    """A bare GPU image has neither notebooks nor the demo nor the cluster packages."""
+    optional = {
+        *("jupytext", "papermill", "nbformat", "nbclient", "nbconvert", "ipywidgets", "markdown"),
+        *("gradio", "pillow_heif", "accelerate", "distributed", "dask"),
+    }
+    package = ROOT / "horkd"
+    modules = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for path in package.rglob("*.py")
+    } - {"horkd.__main__"}
+    assert {"horkd.losses", "horkd.train", "horkd.cli"} <= modules
+    code = textwrap.dedent(f"""\
+        import importlib, sys
+        class Absent:
+            def find_spec(self, name, path=None, target=None):
+                if name.partition(".")[0] in {optional!r}:
+                    raise ModuleNotFoundError(f"{{name}} is an extra", name=name)
+        sys.meta_path.insert(0, Absent())
+        for name in {sorted(modules)!r}:
+            importlib.import_module(name)
+        """)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
