@@ -60,4 +60,4 @@ lock: $(STAMP) ## bring constraints.txt up to date with pyproject.toml (UPGRADE=
 
 clean: ## remove the environment and caches (runs/, reports/ and data stay)
 	rm -rf $(VENV) horkd.egg-info build dist .pytest_cache .ruff_cache .hypothesis
-	find horkd tests notebooks benchmarks -name __pycache__ -prune -exec rm -rf {} +
+	find . -name __pycache__ -prune -exec rm -rf {} +

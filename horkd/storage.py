@@ -119,7 +119,9 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
 
 def save_json(path: Path, content: Mapping[str, object]) -> None:
     """Write a JSON file atomically, with a digest of its content."""
-    text = json.dumps(content, indent=1, sort_keys=True, allow_nan=True)
+    if "digest" in content:
+        raise ValueError("'digest' is this file format's own key")
+    text = json.dumps(content, indent=1, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()
     body = json.dumps({**content, "digest": digest}, indent=1, sort_keys=True)
     write_text(path, body + "\n")

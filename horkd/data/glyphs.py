@@ -31,7 +31,7 @@ from horkd.data.images import Dataset, ImageSet
 from horkd.errors import HorkdError
 from horkd.paths import cache_dir
 
-VERSION = 2
+VERSION = 3
 """Raise it with every change to what is drawn: it is part of the cache's file name."""
 
 SIZE = 32
@@ -100,7 +100,9 @@ def glyph_masks() -> torch.Tensor:
 
 def _mask(character: str, font: ImageFont.FreeTypeFont) -> torch.Tensor:
     """uint8 (64, 64): `character` fitted to the canvas."""
-    left, top, right, bottom = font.getbbox(character)
+    # The box of the ink; font.getbbox would count the advance as well.
+    ink, (x, y) = font.getmask2(character, mode="L")
+    left, top, right, bottom = (a + b for a, b in zip(ink.getbbox(), (x, y, x, y), strict=True))
     zoom = _EXTENT / max(right - left, bottom - top)
     origin = (_CANVAS - zoom * (left + right)) / 2, (_CANVAS - zoom * (top + bottom)) / 2
     canvas = Image.new("L", (_CANVAS, _CANVAS))

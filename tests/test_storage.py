@@ -1,0 +1,333 @@
+"""Files are whole or absent, and damage is noticed."""
+
+import errno
+import json
+import os
+import resource
+import signal
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from horkd import storage
+from horkd.errors import HorkdError
+from horkd.storage import (
+    DamagedFile,
+    load_json,
+    load_tensors,
+    replacing,
+    save_json,
+    save_tensors,
+    set_aside,
+    tensor_digest,
+    write_text,
+)
+
+RECORD = {"a": 1, "loss": [0.1234567890123456, 2.5e-8], "name": "Ж×", "none": None, "t": True}
+TENSORS = {
+    "weight": torch.arange(6.0).reshape(2, 3),
+    "count": torch.tensor(7),
+    "half": torch.tensor([0.5, -2.0], dtype=torch.float16),
+    "empty": torch.zeros(0, 4),
+}
+WRITERS = {
+    "text": lambda path: write_text(path, "x" * 50_000),
+    "json": lambda path: save_json(path, {"long": "x" * 50_000}),
+    "tensors": lambda path: save_tensors(path, {"t": torch.zeros(50_000)}, {}),
+}
+every_writer = pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+
+
+def in_child(work: Callable[[], None]) -> int:
+    """Run `work` in a forked process; its exit status, negative for the signal that ended it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # fork with threads: it only writes
+        child = os.fork()
+    if child == 0:
+        try:
+            work()
+            os._exit(0)
+        except BaseException:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def files(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+# Atomic
+
+
+def test_a_file_is_replaced_only_by_a_whole_one(tmp_path):
+    path = tmp_path / "sub" / "file"
+    write_text(path, "old")
+
+    def interrupted() -> None:
+        with replacing(path) as temporary:
+            temporary.write_text("half of the n")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert path.read_text() == "old"
+    with replacing(path) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert files(path.parent) == {"file"}
+
+
+def test_killed_in_the_middle_of_writing(tmp_path):
+    path = tmp_path / "file"
+    write_text(path, "old")
+
+    def die() -> None:
+        with replacing(path) as temporary:
+            temporary.write_text("half of the n")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    assert in_child(die) == -signal.SIGKILL
+    assert path.read_text() == "old"
+    write_text(path, "new")
+    assert path.read_text() == "new"
+
+
+def limited(write: Callable[[Path], object], path: Path, size: int) -> Callable[[], None]:
+    def work() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # as Python does when it starts
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+        try:
+            write(path)
+        except HorkdError as error:
+            path.with_name("message").write_text(str(error))
+
+    return work
+
+
+@every_writer
+def test_a_file_that_the_system_refuses_to_let_grow(tmp_path, write):
+    path = tmp_path / "file"
+    path.write_text("old")
+    assert in_child(limited(write, path, 10_000)) == 0
+    message = (tmp_path / "message").read_text()
+    assert message == f"could not write {path}: the file size limit is reached; nothing was changed"
+    assert path.read_text() == "old"
+    assert files(tmp_path) == {"file", "message"}
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        (errno.ENOSPC, "the disk is full"),
+        (errno.EDQUOT, "the disk quota is used up"),
+        (errno.EROFS, "Read-only file system"),
+    ],
+)
+@pytest.mark.parametrize("at", ["writing", "renaming"])
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, number, reason, at):
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def refuse(*args, **kwargs):
+        raise OSError(number, os.strerror(number))
+
+    if at == "writing":
+        monkeypatch.setattr(Path, "write_text", refuse)
+    else:
+        monkeypatch.setattr(storage.os, "replace", refuse)
+    with pytest.raises(HorkdError) as caught:
+        save_json(path, RECORD)
+    assert str(caught.value) == f"could not write {path}: {reason}; nothing was changed"
+    monkeypatch.undo()
+    assert path.read_text() == "old"
+    assert files(tmp_path) == {"file"}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize("write", [WRITERS["text"], WRITERS["json"]], ids=["text", "json"])
+def test_a_device_without_space(tmp_path, monkeypatch, write):
+    """The real errno of a full disk, out of the real writers."""
+    path = tmp_path / "file"
+    monkeypatch.setattr(storage.os, "getpid", lambda: "x")
+    (tmp_path / ".file.x.tmp").symlink_to("/dev/full")
+    with pytest.raises(HorkdError, match="the disk is full; nothing was changed"):
+        write(path)
+    assert not path.exists()
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(HorkdError, match=r"could not write .*/file/below/record.json: "):
+        save_json(tmp_path / "file" / "below" / "record.json", RECORD)
+
+
+# Round trips
+
+
+def test_json_round_trip_is_exact_and_deterministic(tmp_path):
+    save_json(tmp_path / "a", RECORD)
+    save_json(tmp_path / "b", dict(reversed(RECORD.items())))
+    assert load_json(tmp_path / "a") == RECORD
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_tensors_round_trip_is_exact(tmp_path):
+    tensors = {**TENSORS, "view": torch.arange(12).reshape(3, 4).T, "shared": TENSORS["weight"]}
+    metadata = {"epoch": 3, "history": [{"loss": 0.1234567890123456}], "none": None}
+    digest = save_tensors(tmp_path / "t", tensors, metadata)
+    loaded, read = load_tensors(tmp_path / "t")
+    assert read == metadata
+    assert loaded.keys() == tensors.keys()
+    for name, t in tensors.items():
+        assert (loaded[name].dtype, loaded[name].shape) == (t.dtype, t.shape)
+        assert torch.equal(loaded[name], t)
+    assert digest == tensor_digest(tensors) == tensor_digest(loaded)
+
+
+def test_the_digest_sees_names_types_shapes_and_values():
+    x = torch.arange(4.0)
+    variants = [
+        {"a": x},
+        {"b": x},
+        {"a": x.double()},
+        {"a": x.view(torch.int32)},
+        {"a": x.reshape(2, 2)},
+        {"a": x + torch.tensor([0, 0, 0, 1e-6])},
+        {"a": x, "b": x},
+        {},
+    ]
+    digests = [tensor_digest(v) for v in variants]
+    assert len(set(digests)) == len(variants)
+    assert tensor_digest({"b": x, "a": x}) == digests[6]
+    last = torch.randn(2, 3, 4, 4)
+    channels_last = last.to(memory_format=torch.channels_last)
+    assert tensor_digest({"a": last}) == tensor_digest({"a": channels_last})
+
+
+# Damage
+
+
+def test_every_truncation_of_a_record_is_noticed(tmp_path):
+    path = tmp_path / "record.json"
+    save_json(path, RECORD)
+    whole = path.read_bytes()
+    for length in range(len(whole) - 1):  # the last byte is a line break
+        path.write_bytes(whole[:length])
+        with pytest.raises(DamagedFile, match=f"{path} is damaged"):
+            load_json(path)
+
+
+def test_every_flipped_bit_of_a_record_is_noticed(tmp_path):
+    path = tmp_path / "record.json"
+    save_json(path, RECORD)
+    whole = path.read_bytes()
+    unnoticed = []
+    for position in range(len(whole)):
+        for bit in (0, 2, 5, 7):
+            path.write_bytes(flipped(whole, position, bit))
+            try:
+                same = load_json(path) == RECORD  # such as a blank that became a line break
+            except DamagedFile:
+                continue
+            if not same:
+                unnoticed.append((position, bit))
+    assert not unnoticed
+
+
+def test_every_altered_digit_of_a_record_is_noticed(tmp_path):
+    path = tmp_path / "record.json"
+    save_json(path, RECORD)
+    text = path.read_text()
+    for position, character in enumerate(text):
+        if character.isdigit():
+            path.write_text(f"{text[:position]}{(int(character) + 1) % 10}{text[position + 1 :]}")
+            with pytest.raises(DamagedFile):
+                load_json(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{}", "[]", "3", "null", '"digest"', '["digest"]', '{"digest": 3}', '{"a": "\\ud800"}'],
+)
+def test_json_that_is_not_a_record(tmp_path, text):
+    (tmp_path / "record.json").write_text(text)
+    with pytest.raises(DamagedFile, match="is damaged"):
+        load_json(tmp_path / "record.json")
+
+
+def flipped(content: bytes, position: int, bit: int) -> bytes:
+    out = bytearray(content)
+    out[position] ^= 1 << bit
+    return bytes(out)
+
+
+def test_every_truncation_of_tensors_is_noticed(tmp_path):
+    path = tmp_path / "t.safetensors"
+    save_tensors(path, TENSORS, {"epoch": 3})
+    whole = path.read_bytes()
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        with pytest.raises(DamagedFile, match="is damaged"):
+            load_tensors(path)
+
+
+def test_every_flipped_bit_of_tensors_and_metadata_is_noticed(tmp_path):
+    path = tmp_path / "t.safetensors"
+    metadata = {"epoch": 3, "history": [{"loss": 0.125}]}
+    digest = save_tensors(path, TENSORS, metadata)
+    whole = path.read_bytes()
+    unnoticed = []
+    for position in range(len(whole)):
+        for bit in (0, 3, 6):
+            path.write_bytes(flipped(whole, position, bit))
+            try:
+                tensors, found = load_tensors(path)
+            except DamagedFile:
+                continue
+            if tensor_digest(tensors) != digest or found != metadata:
+                unnoticed.append(whole[max(0, position - 20) : position + 5])
+    assert not unnoticed
+
+
+def test_files_of_others(tmp_path):
+    path = tmp_path / "t.safetensors"
+    for content in (b"", b"PK\x03\x04 a zip file", json.dumps(RECORD).encode()):
+        path.write_bytes(content)
+        with pytest.raises(DamagedFile, match="not a file of horkd's"):
+            load_tensors(path)
+    storage.save_file(TENSORS, path)  # safetensors, but without our header
+    with pytest.raises(DamagedFile, match="not a file of horkd's"):
+        load_tensors(path)
+
+
+def test_missing_files_are_no_damage(tmp_path):
+    for load in (load_json, load_tensors):
+        with pytest.raises(HorkdError, match="there is no file") as caught:
+            load(tmp_path / "nowhere")
+        assert not isinstance(caught.value, DamagedFile)
+
+
+def test_set_aside_says_so_and_never_overwrites(tmp_path):
+    names = []
+    for content in ("first", "second", "third"):
+        path = tmp_path / "record.json"
+        path.write_text(content)
+        with pytest.warns(UserWarning, match="it is damaged; set aside as record.json.damaged"):
+            names.append(set_aside(path, "it is damaged").name)
+        assert not path.exists()
+    assert names == ["record.json.damaged", "record.json.damaged-2", "record.json.damaged-3"]
+    assert [(tmp_path / n).read_text() for n in names] == ["first", "second", "third"]
+
+
+def test_a_folder_can_be_set_aside(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "record.json").write_text("x")
+    with pytest.warns(UserWarning, match="run.damaged"):
+        target = set_aside(folder, "damaged")
+    assert (target / "record.json").read_text() == "x"
+    assert not folder.exists()

@@ -1,0 +1,456 @@
+"""The training loop: one step against formulas, schedules, the frozen model, and that it learns."""
+
+import copy
+import math
+from dataclasses import replace
+
+import numpy as np
+import oracles
+import pytest
+import tiny
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from horkd.data import normalise
+from horkd.errors import HorkdError
+from horkd.evaluate import predict, score
+from horkd.losses import HybridOrderLoss, class_centers, order1, order2, order3, order_c
+from horkd.objectives import Frozen, Objective
+from horkd.resolution import Degradation
+from horkd.train import Recipe, Settings, State, Task, exact_matmul, fit, new_state
+
+ONE_STEP = Recipe(epochs=1, batch_size=12, learning_rate=0.1, schedule="step", crop=0)
+WEIGHTS = {"1": 2.0, "2": 25.0, "3": 50.0, "C": 0.5}
+
+
+def first(n: int):
+    """Two images of each character: one batch without augmentation is the same set every time."""
+    return tiny.data().train.select(torch.arange(n))
+
+
+def frozen_model(name: str = "resnet8x0.5") -> Frozen:
+    """Weights of chance, but with BatchNorm statistics of the data: features that differ."""
+    network = tiny.network(name, seed=7)
+    images = normalise(tiny.data().train.images, tiny.data().mean, tiny.data().std)
+    with torch.no_grad():
+        for _ in range(30):
+            network.train()(images)
+    return Frozen(network)
+
+
+def distillation(frozen: Frozen, weights=WEIGHTS, cross_entropy: float = 1.0) -> Objective:
+    centers = torch.randn(tiny.CLASSES, frozen.network.width, generator=generator(3))
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        projector = nn.Linear(16, frozen.network.width)
+    return Objective(cross_entropy, HybridOrderLoss(weights, centers, projector))
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def task(recipe: Recipe, train=None, frozen=None, size: int = 8, **changes) -> Task:
+    return Task(
+        tiny.data(),
+        tiny.data().train if train is None else train,
+        Degradation(size),
+        recipe,
+        tiny.SETTINGS,
+        seed=0,
+        frozen=frozen,
+        frozen_degradation=Degradation(16) if frozen else None,
+        **changes,
+    )
+
+
+def state_for(objective: Objective, recipe: Recipe, seed: int = 0) -> State:
+    return new_state(tiny.network(seed=seed), objective, recipe)
+
+
+# One step, by formulas
+
+
+def test_one_step_is_nesterovs():
+    """p ← p − lr·(d + m·d) with d = gradient + weight decay·p, in the first step."""
+    images = first(12)
+    state = state_for(Objective(), ONE_STEP)
+    twin = copy.deepcopy(state.network).train()
+    fit(state, task(ONE_STEP, images))
+    x = normalise(Degradation(8)(images.images), tiny.data().mean, tiny.data().std)
+    loss = F.cross_entropy(twin(x).logits, images.labels)
+    loss.backward()
+    assert state.history[0]["terms"] == pytest.approx(
+        {"loss": loss.item(), "cross_entropy": loss.item()}, rel=1e-5
+    )
+    for name, p in twin.named_parameters():
+        d = p.grad + ONE_STEP.weight_decay * p.detach()
+        want = p.detach() - 0.1 * (1 + ONE_STEP.momentum) * d
+        torch.testing.assert_close(dict(state.network.named_parameters())[name], want)
+    for name, b in twin.named_buffers():  # BatchNorm has seen the batch once
+        torch.testing.assert_close(dict(state.network.named_buffers())[name], b)
+
+
+@pytest.fixture(scope="module")
+def distilled():
+    """One step with every order, and the features that both models had in it."""
+    images, frozen = first(12), frozen_model()
+    objective = distillation(frozen)
+    state = state_for(objective, ONE_STEP)
+    learner, projector = copy.deepcopy((state.network, objective.relational.projector))
+    fit(state, task(ONE_STEP, images, frozen))
+    sees = {
+        size: normalise(Degradation(size)(images.images), tiny.data().mean, tiny.data().std)
+        for size in (8, 16)
+    }
+    out = learner.train()(sees[8])
+    with torch.no_grad():
+        f = frozen.network.eval()(sees[16]).features
+    return state.history[0], f, out, projector, objective.relational.centers, images.labels
+
+
+def test_logged_terms_are_the_equations(distilled):
+    entry, f, out, projector, centers, labels = distilled
+    with torch.no_grad():
+        f, g = f.double().numpy(), out.features.double().numpy()
+        h = projector(out.features).double().numpy()
+    logits = out.logits.detach().double().numpy()
+    own = logits[np.arange(12), labels.numpy()]
+    want = {
+        "cross_entropy": np.mean(np.log(np.exp(logits).sum(1)) - own),
+        "order1": np.mean(np.abs(f - h)),
+        "order2": oracles.order2(f, g, "mean"),
+        "order3": oracles.order3(f, g, "mean"),
+        "order_c": oracles.order_c(f, h, centers.double().numpy(), "mean", normalize=True),
+    }
+    terms = {name: value for name, value in entry["terms"].items() if name != "loss"}
+    assert terms == pytest.approx(want, rel=1e-3)
+    weights = {"cross_entropy": 1, "order1": 2, "order2": 25, "order3": 50, "order_c": 0.5}
+    assert entry["terms"]["loss"] == pytest.approx(sum(weights[n] * terms[n] for n in want))
+
+
+def test_gradient_shares_are_autograds(distilled):
+    entry, f, out, projector, centers, labels = distilled
+    leaf = out.features.detach().requires_grad_()
+    logits = out.logits.detach() + 0 * leaf.sum()  # replaced below
+    weights = {"1": 2.0, "2": 25.0, "3": 50.0, "C": 0.5}
+    norms = {}
+    for name, term in {
+        "order1": lambda g: weights["1"] * order1(f, projector(g)),
+        "order2": lambda g: weights["2"] * order2(f, g),
+        "order3": lambda g: weights["3"] * order3(f, g),
+        "order_c": lambda g: weights["C"] * order_c(f, projector(g), centers, normalize=True),
+    }.items():
+        (gradient,) = torch.autograd.grad(term(leaf), leaf)
+        norms[name] = gradient.norm().item()
+    # cross-entropy: (softmax − one-hot)/N through the classifier
+    classifier = tiny.network().classifier.weight.detach()
+    error = logits.detach().softmax(1) - F.one_hot(labels, tiny.CLASSES)
+    norms["cross_entropy"] = (error @ classifier / 12).norm().item()
+    whole = sum(norms.values())
+    assert entry["gradient_shares"] == pytest.approx(
+        {name: norm / whole for name, norm in norms.items()}, rel=1e-3
+    )
+    assert sum(entry["gradient_shares"].values()) == pytest.approx(1)
+    assert all(share > 0 for share in entry["gradient_shares"].values())
+
+
+def test_the_log_is_the_mean_over_the_epochs_steps():
+    seen = []
+    objective = Objective()
+    objective.register_forward_hook(lambda module, inputs, terms: seen.append(terms["loss"].item()))
+    state = fit(state_for(objective, tiny.RECIPE), task(tiny.RECIPE))
+    assert len(seen) == 12
+    logged = [entry["terms"]["loss"] for entry in state.history]
+    assert logged == pytest.approx([np.mean(seen[i : i + 4]) for i in (0, 4, 8)])
+    assert [entry["epoch"] for entry in state.history] == [1, 2, 3]
+    assert [entry["gradient_shares"] for entry in state.history] == [{"cross_entropy": 1.0}] * 3
+
+
+def test_clipping_limits_the_step():
+    plain = replace(ONE_STEP, momentum=0.0, weight_decay=0.0)
+
+    def step_length(recipe: Recipe) -> float:
+        state = state_for(Objective(), recipe)
+        before = copy.deepcopy(list(state.network.parameters()))
+        fit(state, task(recipe, first(12)))
+        pairs = zip(state.network.parameters(), before, strict=True)
+        return math.sqrt(sum((p - q).square().sum().item() for p, q in pairs))
+
+    free = step_length(plain)
+    assert step_length(replace(plain, clip=1e6)) == free
+    assert step_length(replace(plain, clip=0.01)) == pytest.approx(0.1 * 0.01, rel=1e-3)
+    assert free > 0.002
+
+
+# Schedules
+
+
+def test_step_schedule():
+    recipe = Recipe(200, 128, 0.1, "step", (60, 120, 160), 0.2)
+    rates = {0: 0.1, 60 * 391 - 1: 0.1, 60 * 391: 0.02, 120 * 391: 0.004, 160 * 391: 0.0008}
+    rates[200 * 391 - 1] = 0.0008
+    assert {s: recipe.rate(s, 391) for s in rates} == pytest.approx(rates)
+
+
+def test_cosine_schedule():
+    recipe = Recipe(2, 128, 0.4, "cosine")
+    want = [0.2 * (1 + math.cos(math.pi * d)) for d in (0.125, 0.375, 0.625, 0.875)]
+    assert [recipe.rate(s, 2) for s in range(4)] == pytest.approx(want)
+    assert want[0] == pytest.approx(0.38478, rel=1e-4)
+
+
+def test_one_cycle_schedule():
+    rates = [Recipe(4, 128, 0.6, "one-cycle").rate(s, 2) for s in range(8)]
+    # done: 1/16, 3/16, then down a line from 1 at 1/4 to 0 at 1
+    assert rates == pytest.approx([0.15, 0.45, 0.55, 0.45, 0.35, 0.25, 0.15, 0.05])
+
+
+@pytest.mark.parametrize("schedule", ["step", "cosine", "one-cycle"])
+def test_the_optimiser_follows_the_schedule(schedule):
+    recipe = replace(tiny.RECIPE, schedule=schedule, milestones=(1, 2))
+    state, used = state_for(Objective(), recipe), []
+    state.optimizer.register_step_pre_hook(
+        lambda optimizer, *_: used.append(optimizer.param_groups[0]["lr"])
+    )
+    fit(state, task(recipe))
+    assert used == [recipe.rate(s, 4) for s in range(12)]
+    assert [entry["learning_rate"] for entry in state.history] == used[3::4]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ({"schedule": "linear"}, "unknown schedule 'linear': choose from step, cosine, one-cycle"),
+        ({"epochs": 0}, "must be positive"),
+        ({"batch_size": 0}, "must be positive"),
+        ({"learning_rate": 0.0}, "must be positive"),
+        ({"learning_rate": float("nan")}, "must be positive"),
+    ],
+)
+def test_bad_recipes(arguments, complaint):
+    with pytest.raises(HorkdError, match=complaint):
+        Recipe(**arguments)
+
+
+# The frozen model and the projector
+
+
+def test_the_frozen_model_only_looks():
+    frozen = frozen_model()
+    before = {n: t.clone() for n, t in frozen.state_dict().items()}
+    assert any("running_mean" in n for n in before)
+    whole = nn.ModuleList([frozen, Objective()]).train()
+    assert whole.training
+    assert not any(m.training for m in frozen.modules())
+    frozen.train(True)
+    assert not any(m.training for m in frozen.modules())
+    state = state_for(distillation(frozen), tiny.RECIPE)
+    fit(state, task(tiny.RECIPE, frozen=frozen))
+    assert not any(m.training for m in frozen.modules())
+    assert all(torch.equal(t, before[n]) for n, t in frozen.state_dict().items())
+    assert not any(p.requires_grad or p.grad is not None for p in frozen.parameters())
+    optimised = {id(p) for group in state.optimizer.param_groups for p in group["params"]}
+    assert not optimised & {id(p) for p in frozen.parameters()}
+
+
+def test_the_frozen_model_sees_its_own_resolution():
+    frozen, sizes = frozen_model(), []
+    frozen.network.register_forward_pre_hook(lambda m, inputs: sizes.append(inputs[0].shape[-1]))
+    state = state_for(distillation(frozen), ONE_STEP)
+    state.network.register_forward_pre_hook(lambda m, inputs: sizes.append(inputs[0].shape[-1]))
+    fit(state, task(ONE_STEP, first(12), frozen))
+    assert sizes == [16, 8]
+
+
+def test_the_projector_is_trained_and_is_not_the_networks():
+    frozen = frozen_model()
+    objective = distillation(frozen)
+    projector = objective.relational.projector
+    state = state_for(objective, tiny.RECIPE)
+    optimised = {id(p) for group in state.optimizer.param_groups for p in group["params"]}
+    assert {id(p) for p in projector.parameters()} <= optimised
+    assert {id(p) for p in state.network.parameters()} <= optimised
+    before, centers = projector.weight.detach().clone(), objective.relational.centers.clone()
+    fit(state, task(tiny.RECIPE, frozen=frozen))
+    assert (projector.weight - before).abs().max() > 1e-3
+    assert torch.equal(objective.relational.centers, centers)
+    assert not any("projector" in name for name in state.network.state_dict())
+
+
+def test_a_frozen_model_gets_no_gradient_from_any_term():
+    frozen = frozen_model()
+    frozen.requires_grad_(True)  # even then
+    state = state_for(distillation(frozen), ONE_STEP)
+    fit(state, task(ONE_STEP, first(12), frozen))
+    assert all(p.grad is None for p in frozen.parameters())
+
+
+# The best epoch
+
+
+def test_the_best_epoch_is_the_first_of_the_best_and_the_last_stays():
+    recipe = replace(tiny.RECIPE, epochs=6)
+    state, weights = state_for(Objective(), recipe), []
+
+    def keep(state: State) -> None:
+        weights.append({n: t.clone() for n, t in state.network.state_dict().items()})
+
+    validation = tiny.data().validation
+    fit(state, task(recipe, validation=validation), after_epoch=keep)
+    top1 = [entry["validation"]["top1"] for entry in state.history]
+    assert state.best_epoch == 1 + top1.index(max(top1))
+    best = weights[state.best_epoch - 1]
+    assert all(torch.equal(t, best[n]) for n, t in state.best.items())
+    last = state.network.state_dict()
+    assert all(torch.equal(t, last[n]) for n, t in weights[-1].items())
+    network = tiny.network()
+    network.load_state_dict(state.best)
+    found = score(network, validation, tiny.data(), Degradation(8))
+    assert found == state.history[state.best_epoch - 1]["validation"]
+
+
+def test_without_validation_there_is_no_best_epoch():
+    state = fit(state_for(Objective(), ONE_STEP), task(ONE_STEP))
+    assert (state.best, state.best_epoch) == (None, 0)
+    assert "validation" not in state.history[0]
+
+
+# Learning
+
+
+def test_a_diverging_loss_is_one_clear_line():
+    recipe = replace(tiny.RECIPE, learning_rate=1e18)
+    with pytest.raises(
+        HorkdError, match=r"the loss is not finite in epoch \d.*lower the"
+    ) as caught:
+        fit(state_for(Objective(), recipe), task(recipe))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_tiny_network_learns_characters():
+    """Six characters at 16 pixels: chance is 17 %."""
+    recipe = Recipe(epochs=15, batch_size=12, learning_rate=0.1, crop=1)
+    state = new_state(tiny.network("resnet8x0.5"), Objective(), recipe)
+    fit(state, task(recipe, size=16))
+    losses = [entry["terms"]["loss"] for entry in state.history]
+    assert losses[-1] < 0.5 * losses[0]
+    assert score(state.network, tiny.data().test, tiny.data(), Degradation(16))["top1"] > 45
+
+
+def relations_gap(network, frozen) -> float:
+    data = tiny.data()
+    g = predict(network, data.train.images, data, Degradation(8)).features
+    f = predict(frozen.network, data.train.images, data, Degradation(16)).features
+    return order2(f, g).item()
+
+
+def test_a_learner_of_distances_takes_on_the_frozen_models_distances():
+    frozen = frozen_model()
+    recipe = Recipe(epochs=12, batch_size=12, learning_rate=0.02, crop=0)
+    objective = Objective(0.0, HybridOrderLoss({"2": 25.0}))
+    state = state_for(objective, recipe)
+    start = relations_gap(state.network, frozen)
+    fit(state, task(recipe, frozen=frozen))
+    logged = [entry["terms"]["order2"] for entry in state.history]
+    assert set(state.history[0]["terms"]) == {"loss", "order2"}
+    assert logged[-1] < 0.5 * logged[0]
+    assert relations_gap(state.network, frozen) < 0.7 * start
+
+
+@pytest.mark.parametrize("order", ["1", "3", "C"])
+def test_every_other_order_can_be_learnt_alone(order):
+    frozen = frozen_model()
+    recipe = Recipe(epochs=8, batch_size=12, learning_rate=0.02, crop=0)
+    objective = distillation(frozen, {order: 10.0}, cross_entropy=0.0)
+    state = fit(state_for(objective, recipe), task(recipe, frozen=frozen))
+    (name,) = set(state.history[0]["terms"]) - {"loss"}
+    assert state.history[-1]["terms"][name] < 0.8 * state.history[0]["terms"][name]
+
+
+# Settings
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        (Settings("tpu9000"), "cannot use device 'tpu9000'"),
+        (Settings("cpu", "fp8"), "unknown precision 'fp8': choose from auto, fp32, bf16"),
+        (Settings("cpu", "fp32", compile="maybe"), "unknown compile setting 'maybe'"),
+    ],
+)
+def test_bad_settings(settings, complaint):
+    with pytest.raises(HorkdError, match=complaint) as caught:
+        settings.resolve(tiny.network(), 8)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_cuda_where_there_is_none():
+    with pytest.raises(HorkdError, match="cannot use device 'cuda'"):
+        Settings("cuda").resolve(tiny.network(), 8)
+
+
+def test_auto_is_resolved_without_touching_random_numbers_or_the_network():
+    network = tiny.network()
+    before = copy.deepcopy(network.state_dict())
+    state = torch.get_rng_state()
+    settings = Settings(progress=False).resolve(network, 8)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert settings.precision in ("fp32", "bf16")
+    assert settings.compile in ("on", "off")
+    assert settings.device == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert settings.resolve(network, 8) == settings
+    assert all(torch.equal(t, before[n]) for n, t in network.state_dict().items())
+
+
+def final_loss(settings: Settings) -> float:
+    frozen = Frozen(settings.place(frozen_model().network))
+    state = state_for(distillation(frozen), ONE_STEP)
+    settings.place(state.network)
+    fit(state, replace(task(ONE_STEP, first(12), frozen), settings=settings))
+    return state.history[0]["terms"]["loss"]
+
+
+def test_precision_and_memory_format_change_only_the_rounding():
+    reference = final_loss(tiny.SETTINGS)
+    assert final_loss(replace(tiny.SETTINGS, channels_last=False)) == pytest.approx(
+        reference, rel=1e-4
+    )
+    bf16 = final_loss(replace(tiny.SETTINGS, precision="bf16"))
+    assert bf16 == pytest.approx(reference, rel=0.05)
+    assert bf16 != reference
+
+
+def test_the_same_seed_trains_the_same_network():
+    def train(seed: int) -> State:
+        t = replace(task(ONE_STEP), seed=seed)
+        return fit(state_for(Objective(), ONE_STEP), t)
+
+    a, b, c = (train(seed) for seed in (0, 0, 1))
+    assert a.history == b.history
+    assert a.history != c.history
+
+
+def test_matrix_products_are_exact_while_training_only():
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with exact_matmul():
+            assert torch.get_float32_matmul_precision() == "highest"
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_centres_are_those_of_the_frozen_model():
+    """In eval mode: predictions of one image don't depend on its batch."""
+    data, frozen = tiny.data(), frozen_model()
+    features = predict(frozen.network, data.train.images, data, Degradation(16)).features
+    centers = class_centers(features, data.train.labels, tiny.CLASSES)
+    alone = [
+        predict(frozen.network, image[None], data, Degradation(16)).features[0]
+        for image in data.train.images[data.train.labels == 2]
+    ]
+    torch.testing.assert_close(centers[2], torch.stack(alone).mean(0), atol=1e-5, rtol=1e-4)
