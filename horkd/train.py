@@ -4,9 +4,10 @@ import functools
 import math
 import platform
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -81,14 +82,14 @@ class Settings:
     Attributes:
         device: "auto", "cpu", "cuda" or any torch device.
         precision: "auto", "fp32" or "bf16" (autocast).
-        channels_last: memory format of images and weights.
-        compile: "auto" (on CUDA), "on" or "off".
+        channels_last: memory format of images and weights: "auto", "on" or "off".
+        compile: "auto" (on CUDA, if it works there), "on" or "off".
         progress: show progress bars.
     """
 
     device: str = "auto"
     precision: str = "auto"
-    channels_last: bool = True
+    channels_last: str = "auto"
     compile: str = "auto"
     progress: bool = True
 
@@ -106,15 +107,22 @@ class Settings:
         except (RuntimeError, AssertionError) as error:
             line = str(error).splitlines()[0]
             raise HorkdError(f"cannot use device {device!r}: {line}") from None
-        precision = self.precision
-        if precision == "auto":
-            precision = _faster_precision(network.spec, resolution, device, self.channels_last)
-        if precision not in ("fp32", "bf16"):
-            raise HorkdError(f"unknown precision {precision!r}: choose from auto, fp32, bf16")
-        if self.compile not in ("auto", "on", "off"):
-            raise HorkdError(f"unknown compile setting {self.compile!r}: auto, on or off")
-        on = self.compile == "on" or (self.compile == "auto" and device.startswith("cuda"))
-        return Settings(device, precision, self.channels_last, "on" if on else "off", self.progress)
+        for name in ("channels_last", "compile"):
+            if getattr(self, name) not in ("auto", "on", "off"):
+                raise HorkdError(f"{name} is {getattr(self, name)!r}: choose from auto, on, off")
+        if self.precision not in ("auto", "fp32", "bf16"):
+            raise HorkdError(f"precision is {self.precision!r}: choose from auto, fp32, bf16")
+        on_cuda = device.startswith("cuda")
+        settings = replace(self, device=device)
+        if self.channels_last == "auto":  # what cuDNN's and oneDNN's fast kernels work on
+            fast = on_cuda or torch.backends.mkldnn.is_available()
+            settings = replace(settings, channels_last="on" if fast else "off")
+        if self.compile == "auto":
+            settings = replace(settings, compile="on" if on_cuda and _compiles(device) else "off")
+        if self.precision == "auto":
+            precision = _faster_precision(network.spec, resolution, settings)
+            settings = replace(settings, precision=precision)
+        return settings
 
     def autocast(self) -> torch.autocast:
         """The autocast context of this precision."""
@@ -124,25 +132,44 @@ class Settings:
     def place(self, network: nn.Module) -> nn.Module:
         """Move a network to the device, in its memory format."""
         network = network.to(self.device)
-        return network.to(memory_format=torch.channels_last) if self.channels_last else network
+        return network.to(memory_format=self.memory_format)
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """What `channels_last` means to torch."""
+        return torch.channels_last if self.channels_last == "on" else torch.contiguous_format
+
+
+@functools.lru_cache(maxsize=8)
+def _compiles(device: str) -> bool:
+    """Whether torch.compile works on this machine: it needs Triton and a C compiler."""
+    try:
+        torch.compile(lambda x: (x * 2 + 1).sum())(torch.ones(8, device=device))
+    except Exception as error:  # a missing compiler can fail in any way
+        line = (str(error).splitlines() or [type(error).__name__])[0]
+        warnings.warn(f"torch.compile does not work here, going on without: {line}", stacklevel=2)
+        return False
+    return True
 
 
 @functools.lru_cache(maxsize=64)
-def _faster_precision(spec: ModelSpec, resolution: int, device: str, channels_last: bool) -> str:
+def _faster_precision(spec: ModelSpec, resolution: int, settings: Settings) -> str:
     """bf16 if its training step is at least a tenth faster here, else fp32."""
-    if device.startswith("cuda"):
+    if settings.device.startswith("cuda"):
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
     # Timing alone is not safe: on a busy machine it would now and then prefer emulated bf16.
     native = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     if not any(getattr(torch.cpu, name, bool)() for name in native):
         return "fp32"
     with torch.random.fork_rng(devices=[]):
-        seconds = {p: _time_step(spec, resolution, channels_last, p) for p in ("fp32", "bf16")}
+        seconds = {
+            precision: _time_step(spec, resolution, replace(settings, precision=precision))
+            for precision in ("fp32", "bf16")
+        }
     return "bf16" if seconds["bf16"] < 0.9 * seconds["fp32"] else "fp32"
 
 
-def _time_step(spec: ModelSpec, resolution: int, channels_last: bool, precision: str) -> float:
-    settings = Settings("cpu", precision, channels_last, "off")
+def _time_step(spec: ModelSpec, resolution: int, settings: Settings) -> float:
     network = settings.place(Network(spec).train())
     x = torch.randn(16, 3, resolution, resolution)
     seconds = []
@@ -221,13 +248,11 @@ class Task:
 
     def view(self, degradation: Degradation, seed: int) -> Callable[[Tensor], Tensor]:
         """What a model sees of a batch of crops: degraded, normalised, in its memory format."""
-        channels_last = self.settings.channels_last
-        memory = torch.channels_last if channels_last else torch.contiguous_format
         generator = torch.Generator(self.settings.device).manual_seed(seed)
 
         def see(crops: Tensor) -> Tensor:
             x = normalise(degradation(crops, generator), self.data.mean, self.data.std)
-            return x.contiguous(memory_format=memory)
+            return x.contiguous(memory_format=self.settings.memory_format)
 
         return see
 
