@@ -66,7 +66,8 @@ _RKD = Recipe(
 _SHORT = Recipe(epochs=30, batch_size=256, learning_rate=0.2)
 _CPU_TEACHER = Recipe(epochs=8, batch_size=128, learning_rate=0.2)
 _CPU = Recipe(epochs=5, batch_size=128, learning_rate=0.2)
-_QUICK = Recipe(epochs=8, batch_size=100, learning_rate=0.2, crop=2)
+_QUICK_TEACHER = Recipe(epochs=8, batch_size=100, learning_rate=0.2, crop=2)
+_QUICK = Recipe(epochs=6, batch_size=100, learning_rate=0.2, crop=2)
 _SMOKE = Recipe(epochs=2, batch_size=50, learning_rate=0.1, crop=2)
 
 PRESETS = {
@@ -75,7 +76,7 @@ PRESETS = {
         Preset(
             "smoke", "glyphs", "resnet14x0.5", "resnet8x0.5", 16, _SMOKE, _SMOKE, 1, per_class=8
         ),
-        Preset("quick", "glyphs", "resnet14", "resnet8", 16, _QUICK, _QUICK, 3),
+        Preset("quick", "glyphs", "resnet14", "resnet8", 16, _QUICK_TEACHER, _QUICK, 3),
         Preset("cpu", "cifar100", "resnet14x2", "resnet8x2", 16, _CPU_TEACHER, _CPU, 3),
         Preset(
             "paper-short", "cifar100", "resnet50", "resnet18", 16, _SHORT, _SHORT, 1,

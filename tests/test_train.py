@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from horkd.data import normalise
+from horkd.data import ImageSet, normalise
+from horkd.data.glyphs import CHARACTERS, glyph_masks
 from horkd.errors import HorkdError
 from horkd.evaluate import predict, score
 from horkd.losses import HybridOrderLoss, class_centers, order1, order2, order3, order_c
@@ -33,9 +34,13 @@ def frozen_model(name: str = "resnet8x0.5") -> Frozen:
     """Weights of chance, but with BatchNorm statistics of the data: features that differ."""
     network = tiny.network(name, seed=7)
     images = normalise(tiny.data().train.images, tiny.data().mean, tiny.data().std)
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
     with torch.no_grad():
-        for _ in range(30):
-            network.train()(images)
+        for norm in norms:
+            norm.momentum = 1.0
+        network.train()(images)
+        for norm in norms:
+            norm.momentum = 0.1
     return Frozen(network)
 
 
@@ -329,14 +334,23 @@ def test_a_diverging_loss_is_one_clear_line():
     assert "\n" not in str(caught.value)
 
 
-def test_a_tiny_network_learns_characters():
-    """Six characters at 16 pixels: chance is 17 %."""
-    recipe = Recipe(epochs=15, batch_size=12, learning_rate=0.1, crop=1)
-    state = new_state(tiny.network("resnet8x0.5"), Objective(), recipe)
-    fit(state, task(recipe, size=16))
+def plain_characters(faces: list[int]) -> ImageSet:
+    """Twenty characters without clutter, in some of the twelve faces, at 16 pixels."""
+    masks = glyph_masks()[faces, :20].reshape(-1, 1, 64, 64).expand(-1, 3, -1, -1)
+    labels = torch.arange(20).repeat(len(faces))
+    return ImageSet(Degradation(16)(masks), labels, CHARACTERS[:20])
+
+
+def test_a_tiny_network_learns_to_read():
+    """From nine faces at 8 pixels, tested on the three others; chance is 5 %."""
+    train, test = plain_characters([0, 1, 3, 4, 5, 7, 8, 9, 11]), plain_characters([2, 6, 10])
+    data = replace(tiny.data(), train=train, test=test)
+    recipe = Recipe(epochs=10, batch_size=20, learning_rate=0.1, crop=1)
+    state = new_state(tiny.network("resnet8x0.5", classes=20), Objective(), recipe)
+    fit(state, replace(task(recipe, train), data=data))
     losses = [entry["terms"]["loss"] for entry in state.history]
-    assert losses[-1] < 0.5 * losses[0]
-    assert score(state.network, tiny.data().test, tiny.data(), Degradation(16))["top1"] > 45
+    assert losses[-1] < 0.3 * losses[0]
+    assert score(state.network, test, data, Degradation(8))["top1"] > 75
 
 
 def relations_gap(network, frozen) -> float:
@@ -376,8 +390,9 @@ def test_every_other_order_can_be_learnt_alone(order):
     ("settings", "complaint"),
     [
         (Settings("tpu9000"), "cannot use device 'tpu9000'"),
-        (Settings("cpu", "fp8"), "unknown precision 'fp8': choose from auto, fp32, bf16"),
-        (Settings("cpu", "fp32", compile="maybe"), "unknown compile setting 'maybe'"),
+        (Settings("cpu", "fp8"), "'fp8': choose from auto, fp32, bf16"),
+        (Settings("cpu", compile="maybe"), "compile is 'maybe': choose from auto, on, off"),
+        (Settings("cpu", channels_last=True), "channels_last is True: choose from auto, on, off"),
     ],
 )
 def test_bad_settings(settings, complaint):
@@ -399,7 +414,7 @@ def test_auto_is_resolved_without_touching_random_numbers_or_the_network():
     settings = Settings(progress=False).resolve(network, 8)
     assert torch.equal(torch.get_rng_state(), state)
     assert settings.precision in ("fp32", "bf16")
-    assert settings.compile in ("on", "off")
+    assert {settings.compile, settings.channels_last} <= {"on", "off"}
     assert settings.device == ("cuda" if torch.cuda.is_available() else "cpu")
     assert settings.resolve(network, 8) == settings
     assert all(torch.equal(t, before[n]) for n, t in network.state_dict().items())
@@ -415,7 +430,7 @@ def final_loss(settings: Settings) -> float:
 
 def test_precision_and_memory_format_change_only_the_rounding():
     reference = final_loss(tiny.SETTINGS)
-    assert final_loss(replace(tiny.SETTINGS, channels_last=False)) == pytest.approx(
+    assert final_loss(replace(tiny.SETTINGS, channels_last="off")) == pytest.approx(
         reference, rel=1e-4
     )
     bf16 = final_loss(replace(tiny.SETTINGS, precision="bf16"))

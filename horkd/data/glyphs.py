@@ -31,7 +31,7 @@ from horkd.data.images import Dataset, ImageSet
 from horkd.errors import HorkdError
 from horkd.paths import cache_dir
 
-VERSION = 3
+VERSION = 4
 """Raise it with every change to what is drawn: it is part of the cache's file name."""
 
 SIZE = 32
@@ -181,10 +181,10 @@ def _coverage(index: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     drawn = torch.cat([index[:, None], others], dim=1)  # (n, layers)
     masks = glyph_masks()[face, drawn].flatten(0, 1)[:, None].float() / 255
 
-    scale = _uniform(generator, 0.45, 0.9, n, layers)  # longer side: 11 to 22 pixels of 32
+    scale = _uniform(generator, 0.75, 1.05, n, layers)  # longer side: 18 to 25 pixels of 32
     room = 1 - scale[:, 0] * _EXTENT / _CANVAS  # free space on either side, canvas is -1 to 1
     centre = _uniform(generator, -1, 1, n, layers, 2)
-    centre[:, 0] *= 0.7 * room[:, None]
+    centre[:, 0] *= 0.5 * room[:, None]
     _push_to_border(centre[:, 1:], generator)
     grid = _sampling_grid(scale.flatten(), centre.flatten(0, 1), generator)
     placed = F.grid_sample(masks, grid, mode="bilinear", align_corners=False)
@@ -259,7 +259,7 @@ def _paint(
     n = len(coverage)
     coarse = _uniform(generator, -1, 1, n, 3, 4, 4)
     uneven = F.interpolate(coarse, size=(SIZE, SIZE), mode="bicubic", align_corners=False)
-    images = background[:, :, None, None] + uneven * _uniform(generator, 0.03, 0.2, n, 1, 1, 1)
+    images = background[:, :, None, None] + uneven * _uniform(generator, 0.02, 0.12, n, 1, 1, 1)
     for layer in reversed(range(coverage.shape[1])):
         colour = colours[:, layer, :, None, None]
         images = images + coverage[:, layer, None] * (colour - images)

@@ -1,0 +1,875 @@
+"""Runs: keys, records, and that no interruption and no damage changes a result."""
+
+import dataclasses
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+
+from horkd import evaluate, runs, storage
+from horkd.errors import HorkdError
+from horkd.losses import class_centers
+from horkd.models import ModelSpec, load_network
+from horkd.objectives import Objective
+from horkd.presets import PRESETS, TWO_STAGE, get_preset, run_queue, two_stage, two_stage_queue
+from horkd.resolution import Degradation
+from horkd.runs import RunConfig, config_from_dict, read
+from horkd.train import Recipe, Settings
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    tiny.patch(monkeypatch)
+
+
+@pytest.fixture
+def count_steps(monkeypatch) -> list[int]:
+    """One entry per training step."""
+    steps = []
+    forward = Objective.forward
+
+    def counted(self, *args):
+        steps.append(1)
+        return forward(self, *args)
+
+    monkeypatch.setattr(Objective, "forward", counted)
+    return steps
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> runs.Run:
+    """The student's run (after its teacher's), never interrupted."""
+    with pytest.MonkeyPatch.context() as patch:
+        tiny.patch(patch)
+        return tiny.run(tiny.student(), tmp_path_factory.mktemp("whole"))
+
+
+@pytest.fixture
+def with_teacher(whole, tmp_path) -> Path:
+    """A folder of runs in which the teacher is finished."""
+    copy_run(whole.folder.parent, tmp_path, tiny.teacher())
+    return tmp_path
+
+
+def copy_run(source: Path, target: Path, config: RunConfig) -> Path:
+    folder = target / config.name
+    folder.mkdir(parents=True)
+    for file in (source / config.name).iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    return folder
+
+
+def comparable(record: dict) -> dict:
+    """All of a record but how long it took; the digests of the files stand for every weight."""
+    return {name: value for name, value in record.items() if name != "seconds"}
+
+
+def assert_same(run: runs.Run, whole: runs.Run) -> None:
+    assert comparable(run.record) == comparable(whole.record)
+    on_disk = storage.load_json(run.folder / "record.json")
+    assert comparable(on_disk) == comparable(whole.record)
+    assert {p.name for p in run.folder.iterdir()} == {p.name for p in whole.folder.iterdir()}
+    assert len(run.record["seconds"]["epochs"]) == len(whole.record["history"])
+
+
+# What a run leaves
+
+
+def test_a_runs_record(whole):
+    record = whole.record
+    assert record["name"] == whole.folder.name == whole.config.name
+    assert record["key"] == whole.config.key
+    assert [entry["epoch"] for entry in record["history"]] == [1, 2, 3]
+    assert set(record["history"][0]["terms"]) == {
+        *("loss", "cross_entropy", "order1", "order2", "order3", "order_c")
+    }
+    assert record["results"]["test"]["n"] == 30
+    assert record["training_images"] == 48
+    assert record["settings"]["precision"] == "fp32"
+    assert record["machine"]["device"] == "cpu"
+    assert set(record["versions"]) >= {"python", "torch", "torchvision", "numpy", "pillow"}
+    assert record["seconds"]["total"] == sum(record["seconds"]["epochs"]) > 0
+    assert {p.name for p in whole.folder.iterdir()} == {
+        *("record.json", "model.safetensors", "objective.safetensors")
+    }
+    assert config_from_dict(record["config"]) == whole.config
+    assert record == storage.load_json(whole.folder / "record.json")
+
+
+def test_the_loss_is_the_weighted_sum_of_the_logged_terms(whole):
+    weights = {"cross_entropy": 1, "order1": 1, "order2": 25, "order3": 50, "order_c": 1}
+    for entry in whole.record["history"]:
+        terms = entry["terms"]
+        assert terms["loss"] == pytest.approx(sum(w * terms[n] for n, w in weights.items()))
+        assert sum(entry["gradient_shares"].values()) == pytest.approx(1)
+
+
+def test_results_are_those_of_the_saved_network_at_its_last_epoch(whole):
+    data, results = tiny.data(), whole.record["results"]
+    network = whole.network()
+    assert results["test"] == evaluate.score(network, data.test, data, Degradation(8))
+    frozen = read(whole.config.frozen, whole.folder.parent).network()
+    logits = evaluate.predict(network, data.test.images, data, Degradation(8)).logits
+    target = evaluate.predict(frozen, data.test.images, data, Degradation(16)).logits
+    assert results["agreement"] == pytest.approx(evaluate.agreement(logits, target))
+    validation = evaluate.score(network, data.validation, data, Degradation(8))
+    assert whole.record["history"][-1]["validation"] == validation
+    top1 = [entry["validation"]["top1"] for entry in whole.record["history"]]
+    assert results["best"]["epoch"] == 1 + top1.index(max(top1))
+    assert results["best"]["validation"]["top1"] == max(top1)
+
+
+def test_the_last_epoch_is_the_result_also_when_another_was_better(monkeypatch, tmp_path):
+    """Three epochs whose validation accuracy is made to fall."""
+    fake = iter([50.0, 40.0, 30.0])
+    real, weights = evaluate.score, []
+
+    def falling(network, images, data, degradation):
+        weights.append({n: t.clone() for n, t in network.state_dict().items()})
+        return {**real(network, images, data, degradation), "top1": next(fake)}
+
+    monkeypatch.setattr("horkd.train.score", falling)
+    config = tiny.teacher()
+    run = tiny.run(config, tmp_path)
+    assert run.record["results"]["best"]["epoch"] == 1
+    saved = run.network().state_dict()
+    assert all(torch.equal(t, weights[-1][n]) for n, t in saved.items())
+    data, network = tiny.data(), run.network()
+    assert run.record["results"]["test"] == real(network, data.test, data, config.degradation)
+    network.load_state_dict(weights[0])
+    best = real(network, data.test, data, config.degradation)
+    assert run.record["results"]["best"]["test"] == best
+
+
+def test_without_validation_all_images_train_and_nothing_is_best(tmp_path):
+    run = tiny.run(tiny.teacher(validation=False), tmp_path)
+    assert run.record["training_images"] == 48 + 18
+    assert "best" not in run.record["results"]
+    assert "validation" not in run.record["history"][0]
+
+
+def test_the_projector_stays_out_of_the_students_file(whole):
+    objective, _ = storage.load_tensors(whole.folder / "objective.safetensors")
+    assert objective["relational.projector.weight"].shape == (32, 16)
+    model, metadata = storage.load_tensors(whole.folder / "model.safetensors")
+    assert set(model) == set(tiny.network().state_dict())
+    assert metadata["spec"] == asdict(ModelSpec("resnet8x0.25", tiny.CLASSES))
+    assert load_network(whole.folder / "model.safetensors", tiny.network().spec).width == 16
+
+
+def test_centres_are_the_frozen_models_over_all_training_images(whole):
+    data = tiny.data()
+    frozen = read(whole.config.frozen, whole.folder.parent).network()
+    with torch.no_grad():
+        features = torch.cat(
+            [
+                evaluate.predict(frozen, image[None], data, Degradation(16)).features
+                for image in data.train.images
+            ]
+        )
+    want = torch.stack([features[data.train.labels == c].mean(0) for c in range(tiny.CLASSES)])
+    torch.testing.assert_close(whole.centers(), want, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(class_centers(features, data.train.labels, tiny.CLASSES), want)
+
+
+def test_the_teacher_has_no_centres_and_no_objective_file(whole):
+    teacher = read(whole.config.frozen, whole.folder.parent)
+    assert teacher.centers() is None
+    assert "agreement" not in teacher.record["results"]
+    assert not (teacher.folder / "objective.safetensors").exists()
+
+
+def test_training_a_student_leaves_its_teacher_alone(whole, with_teacher):
+    folder = with_teacher / tiny.teacher().name
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    tiny.run(tiny.student(orders=(("2", 1.0),)), with_teacher)
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+
+
+def test_equal_widths_need_no_projector(with_teacher):
+    config = tiny.student(model="resnet8x0.5", recipe=replace(tiny.RECIPE, epochs=1))
+    run = tiny.run(config, with_teacher)
+    objective, _ = storage.load_tensors(run.folder / "objective.safetensors")
+    assert set(objective) == {"relational.centers"}
+
+
+def test_start_from_the_frozen_models_weights(with_teacher):
+    """With a rate of almost nothing the learner stays where it starts."""
+    recipe = replace(tiny.RECIPE, epochs=1, learning_rate=1e-12)
+    config = tiny.student(model="resnet8x0.5", start="frozen", recipe=recipe)
+    teacher = read(config.frozen, with_teacher).network()
+    run = tiny.run(config, with_teacher)
+    for (name, p), q in zip(run.network().named_parameters(), teacher.parameters(), strict=True):
+        torch.testing.assert_close(p, q, atol=1e-6, rtol=0, msg=name)
+    again = tiny.run(replace(config, start="scratch"), with_teacher)
+    first = next(again.network().parameters())
+    assert (first - next(teacher.parameters())).abs().max() > 0.01
+
+
+def test_arms_of_one_seed_start_from_the_same_weights(monkeypatch, with_teacher):
+    recipe = replace(tiny.RECIPE, epochs=1, learning_rate=1e-12)
+    distilled = tiny.run(tiny.student(recipe=recipe), with_teacher).network()
+    alone = tiny.run(tiny.student(recipe=recipe, frozen=None, orders=()), with_teacher).network()
+    other = tiny.run(tiny.student(recipe=recipe, seed=4), with_teacher).network()
+    for p, q in zip(distilled.parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(p, q, atol=1e-6, rtol=0)
+    assert (next(distilled.parameters()) - next(other.parameters())).abs().max() > 0.01
+
+
+# Once
+
+
+def test_the_same_configuration_is_read(whole, count_steps):
+    again = tiny.run(tiny.student(), whole.folder.parent)
+    assert again.record == whole.record
+    assert not count_steps
+    assert read(tiny.student(), whole.folder.parent).record == whole.record
+
+
+def test_read_trains_nothing(tmp_path, count_steps):
+    assert read(tiny.student(), tmp_path) is None
+    assert not count_steps
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_trains_its_teacher_first_and_shares_it(tmp_path, count_steps):
+    tiny.run(tiny.student(orders=(("2", 1.0),)), tmp_path)
+    assert len(count_steps) == 2 * 12
+    tiny.run(tiny.student(orders=(("3", 1.0),)), tmp_path)
+    assert len(count_steps) == 3 * 12
+    assert read(tiny.teacher(), tmp_path) is not None
+
+
+def test_the_folder_is_horkd_runs_by_default(monkeypatch, tmp_path):
+    monkeypatch.setenv("HORKD_RUNS", str(tmp_path / "elsewhere"))
+    config = tiny.teacher(recipe=replace(tiny.RECIPE, epochs=1))
+    run = runs.run(config, tiny.SETTINGS)
+    assert run.folder == tmp_path / "elsewhere" / config.name
+    assert read(config).record == run.record
+
+
+def test_two_at_once_train_it_once(tmp_path, count_steps):
+    config, found = tiny.teacher(), []
+    threads = [
+        threading.Thread(target=lambda: found.append(tiny.run(config, tmp_path))) for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(count_steps) == 12
+    assert len(found) == 3
+    assert found[0].record == found[1].record == found[2].record
+
+
+# Interruptions
+
+
+class Interrupt:
+    """Raises Ctrl-C before or after the n-th call of a function."""
+
+    def __init__(self, function, call: int, after: bool = False) -> None:
+        self.function, self.left, self.after = function, call, after
+
+    def __call__(self, *args, **kwargs):
+        self.left -= 1
+        if self.left == 0 and not self.after:
+            raise KeyboardInterrupt
+        result = self.function(*args, **kwargs)
+        if self.left == 0:
+            raise KeyboardInterrupt
+        return result
+
+
+def interrupted(config: RunConfig, folder: Path, owner, name: str, call: int, after: bool) -> None:
+    """Run until the interruption, which must come."""
+    stop = Interrupt(getattr(owner, name), call, after)
+    with pytest.MonkeyPatch.context() as patch:
+        # a function, so that it also serves as a method
+        patch.setattr(owner, name, lambda *args, **kwargs: stop(*args, **kwargs))
+        with pytest.raises(KeyboardInterrupt):
+            tiny.run(config, folder)
+
+
+@pytest.mark.parametrize("step", [1, 4, 5, 7, 12])
+def test_interrupted_within_an_epoch(whole, with_teacher, count_steps, step):
+    interrupted(tiny.student(), with_teacher, Objective, "forward", step, after=False)
+    done = (step - 1) // 4  # whole epochs
+    count_steps.clear()
+    assert_same(tiny.run(tiny.student(), with_teacher), whole)
+    assert len(count_steps) == 12 - 4 * done
+
+
+# The files that a run renames into place: state, state, model, objective, record.
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("file", [1, 2, 3, 4, 5])
+def test_interrupted_while_a_file_is_put_in_its_place(whole, with_teacher, file, after):
+    interrupted(tiny.student(), with_teacher, storage.os, "replace", file, after)
+    assert_same(tiny.run(tiny.student(), with_teacher), whole)
+
+
+@pytest.mark.parametrize("file", [1, 2, 3, 4])
+def test_interrupted_while_tensors_are_written(whole, with_teacher, file):
+    def half(tensors, path, metadata=None):
+        nonlocal file
+        file -= 1
+        real(tensors, path, metadata=metadata)
+        if file == 0:
+            path.write_bytes(path.read_bytes()[:1000])
+            raise KeyboardInterrupt
+
+    real = storage.save_file
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(storage, "save_file", half)
+        with pytest.raises(KeyboardInterrupt):
+            tiny.run(tiny.student(), with_teacher)
+    assert_same(tiny.run(tiny.student(), with_teacher), whole)
+
+
+@pytest.mark.parametrize("name", ["predict", "score", "accuracy", "agreement", "latency"])
+def test_interrupted_while_evaluating(whole, with_teacher, name):
+    """`predict` also makes the centres, `score` is also the end of an epoch."""
+    interrupted(tiny.student(), with_teacher, evaluate, name, 1, after=True)
+    assert_same(tiny.run(tiny.student(), with_teacher), whole)
+
+
+def test_interrupted_again_and_again(whole, with_teacher, count_steps):
+    config = tiny.student()
+    interrupted(config, with_teacher, Objective, "forward", 3, after=False)
+    interrupted(config, with_teacher, Objective, "forward", 6, after=False)
+    interrupted(config, with_teacher, Objective, "forward", 2, after=False)
+    interrupted(config, with_teacher, storage.os, "replace", 2, after=True)
+    assert_same(tiny.run(config, with_teacher), whole)
+
+
+def test_interrupted_while_the_teacher_is_trained(whole, tmp_path):
+    interrupted(tiny.student(), tmp_path, Objective, "forward", 6, after=True)
+    assert read(tiny.teacher(), tmp_path) is None
+    assert_same(tiny.run(tiny.student(), tmp_path), whole)
+    teacher = read(tiny.teacher(), tmp_path)
+    assert_same(teacher, read(tiny.teacher(), whole.folder.parent))
+
+
+def test_short_epochs_are_not_saved_one_by_one(monkeypatch, whole, with_teacher, count_steps):
+    monkeypatch.setattr(runs, "SAVE_EVERY_SECONDS", 1e9)
+    interrupted(tiny.student(), with_teacher, Objective, "forward", 11, after=False)
+    assert not list((with_teacher / tiny.student().name).glob("state*"))
+    count_steps.clear()
+    assert_same(tiny.run(tiny.student(), with_teacher), whole)
+    assert len(count_steps) == 12
+
+
+def test_noise_and_flips_also_resume(tmp_path):
+    config = tiny.teacher(degradation=Degradation(8, blur=0.5, noise=8, upsample=True))
+    whole = tiny.run(config, tmp_path / "whole")
+    interrupted(config, tmp_path / "parts", Objective, "forward", 7, after=False)
+    assert_same(tiny.run(config, tmp_path / "parts"), whole)
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on_later(monkeypatch, whole, with_teacher):
+    real = storage.save_file
+
+    def full(tensors, path, metadata=None):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(storage, "save_file", full)
+    with pytest.raises(HorkdError, match="the disk is full; nothing was changed") as caught:
+        tiny.run(tiny.student(), with_teacher)
+    assert "\n" not in str(caught.value)
+    monkeypatch.setattr(storage, "save_file", real)
+    assert_same(tiny.run(tiny.student(), with_teacher), whole)
+
+
+CHILD = textwrap.dedent("""\
+    import os, sys, time
+    from pathlib import Path
+    sys.path.insert(0, sys.argv[1])
+    import pytest, tiny, torch
+    from horkd.objectives import Objective
+
+    folder = Path(sys.argv[2])
+    torch.set_num_threads(int(sys.argv[3]))
+    tiny.patch(pytest.MonkeyPatch())
+    forward = Objective.forward
+
+    def slow(self, *args):
+        with open(folder / "steps", "a") as file:
+            print(os.getpid(), file=file)
+        time.sleep(0.02 if (folder / "hurry").exists() else 0.2)
+        return forward(self, *args)
+
+    Objective.forward = slow
+    tiny.run(tiny.student(), folder)
+    """)
+
+
+def test_two_processes_and_the_one_that_trains_is_killed(whole, with_teacher):
+    """SIGKILL, and the other process, which was waiting, goes on from the saved epoch."""
+    folder = with_teacher
+    command = [sys.executable, "-c", CHILD, str(Path(__file__).parent), str(folder)]
+    command.append(str(torch.get_num_threads()))
+    children = {c.pid: c for c in (subprocess.Popen(command) for _ in range(2))}
+    try:
+        state, end = folder / tiny.student().name / "state.safetensors", time.monotonic() + 120
+        while not state.exists():
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        busy = {int(pid) for pid in (folder / "steps").read_text().split()}
+        assert len(busy) == 1  # the other waits
+        os.kill(busy.pop(), signal.SIGKILL)
+        (folder / "hurry").touch()
+        codes = sorted(child.wait(120) for child in children.values())
+    finally:
+        for child in children.values():
+            child.kill()
+    assert codes == [-signal.SIGKILL, 0]
+    steps = [int(pid) for pid in (folder / "steps").read_text().split()]
+    last = [pid for pid in steps if pid == steps[-1]]
+    assert len(set(steps)) == 2
+    assert len(last) in (4, 8)  # not from the beginning
+    run = read(tiny.student(), folder)
+    for left in run.folder.glob(".*.tmp"):  # what SIGKILL may leave, and nobody reads
+        left.unlink()
+    assert_same(run, whole)
+
+
+# Damage
+
+
+def damage_record(folder: Path) -> None:
+    path = folder / "record.json"
+    text = path.read_text()
+    path.write_text(re.sub(r'("top1": )(\d)', lambda m: f"{m[1]}9{m[2]}", text, count=1))
+
+
+def truncate(name: str):
+    def damage(folder: Path) -> None:
+        path = folder / name
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+    return damage
+
+
+def flip(name: str):
+    """One bit of the last weight."""
+
+    def damage(folder: Path) -> None:
+        content = bytearray((folder / name).read_bytes())
+        content[-2] ^= 1
+        (folder / name).write_bytes(content)
+
+    return damage
+
+
+def other_weights(folder: Path) -> None:
+    """A whole file of the right architecture, but of another run."""
+    network = tiny.network("resnet8x0.25", seed=9)
+    runs.save_network(folder / "model.safetensors", network, key="0")
+
+
+def listed(folder: Path) -> None:
+    (folder / "record.json").write_text("[]\n")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        damage_record,
+        truncate("record.json"),
+        listed,
+        truncate("model.safetensors"),
+        flip("model.safetensors"),
+        other_weights,
+        lambda folder: (folder / "model.safetensors").unlink(),
+        flip("objective.safetensors"),
+        lambda folder: (folder / "objective.safetensors").unlink(),
+    ],
+    ids=[
+        *("digit", "half a record", "another json", "half a model", "bit", "another run"),
+        *("no model", "bit of objective", "no objective"),
+    ],
+)
+def test_a_damaged_run_is_set_aside_and_done_again(whole, with_teacher, damage, count_steps):
+    folder = copy_run(whole.folder.parent, with_teacher, tiny.student())
+    damage(folder)
+    damaged = {p.name: p.read_bytes() for p in folder.iterdir()}
+    with pytest.warns(UserWarning, match=r"set aside as .*\.damaged and done again") as warned:
+        run = tiny.run(tiny.student(), with_teacher)
+    assert len(warned) == 1
+    assert "\n" not in str(warned[0].message)
+    assert len(count_steps) == 12
+    assert_same(run, whole)
+    (aside,) = with_teacher.glob("*.damaged")
+    assert {p.name: p.read_bytes() for p in aside.iterdir()} == damaged
+
+
+def test_the_record_of_another_configuration_is_not_taken(whole, with_teacher, count_steps):
+    other = tiny.student(seed=5)
+    source = copy_run(whole.folder.parent, with_teacher, tiny.student())
+    source.rename(with_teacher / other.name)
+    with pytest.warns(UserWarning, match="is the record of another configuration"):
+        run = tiny.run(other, with_teacher)
+    assert len(count_steps) == 12
+    assert run.record["key"] == other.key
+
+
+def altered_history(folder: Path) -> None:
+    """A digit of what was logged in the first epoch."""
+    path = folder / "state.safetensors"
+    content = path.read_bytes()
+    position = re.search(rb'cross_entropy\\": \d\.\d\d', content).end() - 1
+    digit = b"%d" % ((content[position] - ord("0") + 1) % 10)
+    path.write_bytes(content[:position] + digit + content[position + 1 :])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [truncate("state.safetensors"), flip("state.safetensors"), altered_history],
+    ids=["half", "bit of a weight", "digit of the history"],
+)
+def test_a_damaged_state_is_set_aside(whole, with_teacher, damage, count_steps):
+    interrupted(tiny.student(), with_teacher, Objective, "forward", 10, after=False)
+    folder = with_teacher / tiny.student().name
+    damage(folder)
+    damaged = (folder / "state.safetensors").read_bytes()
+    count_steps.clear()
+    with pytest.warns(UserWarning, match="state.safetensors.damaged"):
+        run = tiny.run(tiny.student(), with_teacher)
+    assert len(count_steps) == 12
+    aside = run.folder / "state.safetensors.damaged"
+    assert aside.read_bytes() == damaged
+    aside.unlink()
+    assert_same(run, whole)
+
+
+def test_a_damaged_teacher_is_done_again_for_a_new_student(whole, with_teacher):
+    flip("model.safetensors")(with_teacher / tiny.teacher().name)
+    with pytest.warns(UserWarning, match="set aside"):
+        run = tiny.run(tiny.student(), with_teacher)
+    assert_same(run, whole)
+
+
+# Configurations
+
+
+def test_keys_are_what_they_were():
+    """Runs of earlier versions are found: a change here orphans every record there is."""
+    teacher = RunConfig(
+        "resnet14x2",
+        Degradation(32),
+        data="cifar100",
+        recipe=Recipe(epochs=8, batch_size=128, learning_rate=0.2),
+    )
+    assert teacher.name == "cifar100-resnet14x2-32px-ce-seed0-713eeacdca9f"
+    student = RunConfig(
+        "resnet8x2",
+        Degradation(16, "area"),
+        frozen=teacher,
+        orders=(("2", 25.0), ("C", 1.0)),
+        data="cifar100",
+        recipe=Recipe(epochs=5, schedule="step", milestones=(2, 4)),
+        seed=2,
+    )
+    assert student.name == f"cifar100-resnet8x2-16px-2C-seed2-{student.key}"
+    assert student.key == "32aa8b3642f1"
+
+
+VARIANTS = {
+    RunConfig: {
+        "model": "resnet8x0.5",
+        "degradation": Degradation(16),
+        "frozen": tiny.teacher(seed=1),
+        "orders": (("2", 25.0),),
+        "reduction": "rkd",
+        "cross_entropy": 0.5,
+        "start": "frozen",
+        "data": "cifar100",
+        "per_class": 5,
+        "validation": False,
+        "recipe": Recipe(),
+        "seed": 4,
+    },
+    Recipe: {
+        "epochs": 4,
+        "batch_size": 24,
+        "learning_rate": 0.2,
+        "schedule": "cosine",
+        "milestones": (1,),
+        "decay": 0.1,
+        "momentum": 0.0,
+        "weight_decay": 0.0,
+        "clip": 1.0,
+        "crop": 0,
+    },
+    Degradation: {
+        "size": 4,
+        "kernel": "area",
+        "upsample": True,
+        "blur": 1.0,
+        "noise": 1.0,
+        "jpeg": 50,
+    },
+}
+
+
+def variant(kind: type, name: str) -> RunConfig:
+    value, base = VARIANTS[kind][name], tiny.student()
+    if kind is Recipe:
+        return replace(base, recipe=replace(base.recipe, **{name: value}))
+    if kind is Degradation:
+        return replace(base, degradation=replace(base.degradation, **{name: value}))
+    if name == "start":
+        return replace(base, start="frozen", model=base.frozen.model)
+    if name in ("data", "per_class"):
+        value = {name: value}
+        return replace(base, frozen=replace(base.frozen, **value), **value)
+    return replace(base, **{name: value})
+
+
+@pytest.mark.parametrize("kind", VARIANTS)
+def test_every_field_changes_the_key(kind):
+    assert set(VARIANTS[kind]) == {f.name for f in dataclasses.fields(kind)}
+    keys = {name: variant(kind, name).key for name in VARIANTS[kind]}
+    assert len({*keys.values(), tiny.student().key}) == len(keys) + 1, keys
+
+
+def test_a_change_of_the_teacher_changes_the_students_key():
+    for change in ({"seed": 1}, {"degradation": Degradation(32)}, {"recipe": Recipe()}):
+        config = tiny.student(frozen=tiny.teacher(**change))
+        assert config.key != tiny.student().key
+
+
+def test_defaults_do_not_count_and_equal_configurations_are_one_run():
+    explicit = RunConfig("resnet8", Degradation(16, "bicubic", blur=0.0), recipe=Recipe(), seed=0)
+    short = RunConfig("resnet8", Degradation(16))
+    assert (explicit, explicit.key, explicit.name) == (short, short.key, short.name)
+    # 25 == 25.0: equal configurations, however they were written
+    whole, real = (
+        tiny.student(orders=(("2", w),), cross_entropy=c) for w, c in ((25, 2), (25.0, 2.0))
+    )
+    assert whole == real
+    assert whole.key == real.key
+    rates = [tiny.teacher(recipe=replace(tiny.RECIPE, learning_rate=r)) for r in (1, 1.0)]
+    assert rates[0].key == rates[1].key
+
+
+def test_round_trip_through_json():
+    config = tiny.student(
+        frozen=tiny.student(start="scratch"),
+        degradation=Degradation(8, jpeg=50),
+        recipe=Recipe(schedule="step", milestones=(1, 2), clip=1.0),
+        validation=False,
+    )
+    again = config_from_dict(json.loads(json.dumps(asdict(config))))
+    assert again == config
+    assert again.key == config.key
+    assert hash(again) == hash(config)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"sead": 1}, "unknown field sead: choose from model, degradation"),
+        ({"recipe": {"epoch": 1}}, r"unknown field recipe\.epoch: choose from epochs"),
+        ({"frozen": {"recipe": {"x": 1}}}, r"unknown field frozen\.recipe\.x"),
+        ({"degradation": {}}, "size"),
+        ({"degradation": {"size": 0}}, "resolution must be at least 1 pixel, got 0"),
+        ({"model": "resnet9"}, "unknown model 'resnet9'"),
+        ({"recipe": {"schedule": "none"}}, "unknown schedule 'none'"),
+    ],
+)
+def test_bad_fields(change, complaint):
+    content = {"model": "resnet8", "degradation": {"size": 16}, **change}
+    with pytest.raises(HorkdError, match=complaint) as caught:
+        config_from_dict(content)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_field_is_named():
+    with pytest.raises(HorkdError, match="model"):
+        config_from_dict({"degradation": {"size": 16}})
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"frozen": None}, "distillation needs a frozen model"),
+        ({"start": "warm"}, "unknown start 'warm': choose from scratch, frozen"),
+        ({"start": "frozen"}, "start='frozen' needs a frozen run of the same model"),
+        ({"data": "cifar100"}, "must be trained on the same data"),
+        ({"per_class": 5}, "must be trained on the same data"),
+        ({"orders": (), "cross_entropy": 0.0}, "nothing to minimise"),
+        ({"orders": (("2", 0.0),), "cross_entropy": 0.0}, "nothing to minimise"),
+        ({"model": "resnet8y2"}, "unknown model 'resnet8y2'"),
+    ],
+)
+def test_bad_configurations(change, complaint):
+    with pytest.raises(HorkdError, match=complaint):
+        tiny.student(**change)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"degradation": Degradation(33)}, "resolution 33 is above the 32 pixels of glyphs"),
+        ({"orders": (("4", 1.0),)}, "unknown order '4': choose from 1, 2, 3, C"),
+        ({"orders": (("2", -1.0),)}, "the weight of order 2 is -1.0"),
+        ({"reduction": "median"}, "unknown reduction 'median'"),
+        ({"recipe": replace(tiny.RECIPE, batch_size=49)}, "batch size 49 does not fit 48"),
+        ({"recipe": replace(tiny.RECIPE, learning_rate=1e18)}, "the loss is not finite"),
+    ],
+)
+def test_bad_runs_are_one_line_and_leave_nothing(change, complaint, with_teacher):
+    """Also when it only shows once the data are there."""
+    with pytest.raises(HorkdError, match=complaint) as caught:
+        tiny.run(tiny.student(**change), with_teacher)
+    assert "\n" not in str(caught.value)
+    assert not list(with_teacher.glob("*/record.json.*"))
+    assert {p.name for p in with_teacher.iterdir()} <= {tiny.teacher().name, ".locks"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"degradation": Degradation(33)},
+        {"orders": (("4", 1.0),)},
+        {"orders": (("2", -1.0),)},
+        {"reduction": "median"},
+    ],
+    ids=str,
+)
+def test_a_mistake_does_not_cost_the_teachers_training(change, tmp_path, count_steps):
+    with pytest.raises(HorkdError):
+        tiny.run(tiny.student(**change), tmp_path)
+    assert not count_steps
+
+
+def test_an_empty_class_is_named(monkeypatch, with_teacher):
+    def without_class_2(name, per_class=None):
+        data = tiny.load(name)
+        return replace(data, train=data.train.select(data.train.labels != 2))
+
+    monkeypatch.setattr(runs, "load_dataset", without_class_2)
+    with pytest.raises(HorkdError, match="no example of class 2"):
+        tiny.run(tiny.student(), with_teacher)
+
+
+def test_an_unknown_device_is_one_line(with_teacher):
+    with pytest.raises(HorkdError, match="cannot use device 'tpu9000'"):
+        runs.run(tiny.student(), Settings("tpu9000"), with_teacher)
+
+
+# Presets
+
+
+def test_unknown_presets_and_data():
+    with pytest.raises(HorkdError, match="unknown preset 'huge': choose from smoke, quick, cpu,"):
+        get_preset("huge")
+    with pytest.raises(HorkdError, match="unknown data set 'mnist': choose from glyphs, cifar100"):
+        get_preset("smoke", "mnist")
+    with pytest.raises(HorkdError, match="number of seeds must be 1 or more, got -1"):
+        get_preset("smoke", seeds=-1)
+
+
+def test_presets_keep_what_is_not_changed():
+    quick = PRESETS["quick"]
+    assert get_preset("quick") == get_preset("quick", "", 0) == quick
+    assert get_preset("quick", seeds=7) == replace(quick, seeds=7)
+    assert get_preset("quick", "cifar100").data == "cifar100"
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_two_stage_is_the_papers_chain_with_its_controls(name):
+    preset = get_preset(name)
+    arms = two_stage(preset, seed=1)
+    assert list(arms) == list(TWO_STAGE)
+    teacher, assistant, student = (arms[a] for a in ("teacher", "assistant", "student"))
+    assert (teacher.frozen, assistant.frozen, student.frozen) == (None, teacher, assistant)
+    assert arms["student direct"].frozen == teacher
+    assert student.teacher == teacher
+    assert {o for o, _ in student.orders} == {"2", "3", "C"}  # the paper's best subset
+    assert [arms[a].degradation.size for a in TWO_STAGE] == [32, 32, 16, 16, 16, 32]
+    assert teacher.model == preset.teacher
+    assert {arms[a].model for a in list(TWO_STAGE)[1:]} == {preset.compact}
+    for control in ("student alone", "assistant alone"):
+        assert (arms[control].frozen, arms[control].orders) == (None, ())
+    alone = replace(arms["student alone"], frozen=assistant, orders=student.orders)
+    assert alone == student  # differs in the distillation only
+    assert student.seed == 1
+    assert two_stage(preset, seed=2)["assistant"] == assistant  # trained once
+
+
+def test_the_queue_has_every_run_once_and_frozen_models_before_learners():
+    queue = two_stage_queue(get_preset("quick", seeds=3))
+    arms = [arm for arm, _ in queue]
+    assert {arm: arms.count(arm) for arm in arms} == {
+        "teacher": 1,
+        "assistant": 1,
+        "student": 3,
+        "student alone": 3,
+        "student direct": 3,
+        "assistant alone": 1,
+    }
+    assert len({config.key for _, config in queue}) == 12
+    done = set()
+    for _, config in queue:
+        assert config.frozen is None or config.frozen.key in done
+        done.add(config.key)
+
+
+def test_run_queue_reads_and_says_when_there_is_nothing(monkeypatch, whole, tmp_path):
+    queue = [("student", tiny.student()), ("teacher", tiny.teacher())]
+    monkeypatch.setenv("HORKD_RUNS", str(whole.folder.parent))
+    arms = run_queue(queue, train_missing=False)
+    assert list(arms) == ["teacher", "student"]
+    assert arms["student"][0].record == whole.record
+    monkeypatch.setenv("HORKD_RUNS", str(tmp_path))
+    with pytest.raises(HorkdError, match="no run of this study is finished"):
+        run_queue(queue, train_missing=False)
+
+
+@pytest.mark.parametrize("name", ["paper-short", "paper"])
+def test_the_papers_networks_build_and_take_a_step(name, monkeypatch, tmp_path):
+    """ResNet50, ResNet18 with a projector to 2048, ResNet18 at 16 pixels: one batch each."""
+    data = tiny.data()
+    few = {
+        split: getattr(data, split).select(torch.arange(tiny.CLASSES))
+        for split in ("train", "validation", "test")
+    }
+    few["validation"] = few["validation"].select(torch.arange(0))
+    monkeypatch.setattr(runs, "load_dataset", lambda name, n=None: replace(data, name=name, **few))
+    preset = get_preset(name)
+    assert not preset.validation
+    one_step = {
+        field: replace(getattr(preset, field), epochs=1, batch_size=4)
+        for field in ("teacher_recipe", "recipe")
+    }
+    arms = two_stage(replace(preset, **one_step))
+    student = tiny.run(arms["student"], tmp_path)  # the teacher and the assistant first
+    assistant, teacher = (read(arms[a], tmp_path) for a in ("assistant", "teacher"))
+    assert (teacher.config.model, assistant.config.model) == ("resnet50", "resnet18")
+    assert student.network().spec == assistant.network().spec
+    assert assistant.centers().shape == (tiny.CLASSES, 2048)
+    assert student.centers().shape == (tiny.CLASSES, 512)
+    projected, _ = storage.load_tensors(assistant.folder / "objective.safetensors")
+    assert projected["relational.projector.weight"].shape == (2048, 512)
+    literal, _ = storage.load_tensors(student.folder / "objective.safetensors")
+    assert set(literal) == {"relational.centers"}  # equal widths: no projector
+    for run in (assistant, student):
+        assert set(run.record["history"][0]["terms"]) == {
+            *("loss", "cross_entropy", "order2", "order3", "order_c")
+        }
+        assert all(share > 0 for share in run.record["history"][0]["gradient_shares"].values())
+    assert student.record["cost"]["macs"] * 3.9 < assistant.record["cost"]["macs"]
+    assert set(teacher.record["history"][0]["terms"]) == {"loss", "cross_entropy"}
