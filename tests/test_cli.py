@@ -111,13 +111,11 @@ def test_ctrl_c_ends_with_one_line_and_code_130(tmp_path):
         text=True,
     )
     try:
-        end = time.monotonic() + 120
         while not list((tmp_path / "runs").glob(".locks/*.lock")):
             assert process.poll() is None, process.stderr.read()
-            assert time.monotonic() < end
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate()
     finally:
         process.kill()
     assert process.returncode == 130

@@ -38,34 +38,25 @@ def pillow_resize(images: torch.Tensor, size: int, resample) -> torch.Tensor:
     return torch.stack([as_tensor(as_pillow(i).resize((size, size), resample)) for i in images])
 
 
-@pytest.mark.parametrize("kernel", FILTERS)
-@pytest.mark.parametrize("size", [4, 7, 8, 16, 20, 31])
-def test_antialiased_kernels_are_pillows(images, kernel, size):
-    ours = resize(images, size, kernel)
-    theirs = pillow_resize(images, size, FILTERS[kernel])
-    assert ours.dtype == torch.uint8
+def assert_same_bytes(ours: torch.Tensor, theirs: torch.Tensor) -> None:
+    """Equal; another machine's rounding of a weight may move a value in a thousand by one level."""
     difference = (ours.int() - theirs.int()).abs()
     assert difference.max() <= 1
-    # they differ where a value lies exactly between two levels: Pillow's weights have 22 bits
-    assert (difference == 0).float().mean() > 0.97
+    assert (difference == 0).float().mean() > 0.999
 
 
 @pytest.mark.parametrize("kernel", FILTERS)
-def test_enlarging_is_pillows_too(images, kernel):
-    """At 2:3 a quarter of the bilinear values lie between two levels, in each of two passes."""
-    difference = resize(images, 48, kernel).int() - pillow_resize(images, 48, FILTERS[kernel])
-    assert difference.abs().max() <= 2
-    assert (difference.abs() <= 1).float().mean() > 0.99
-    assert (difference == 0).float().mean() > 0.9
+@pytest.mark.parametrize("size", [4, 7, 8, 12, 16, 20, 31, 48, 64])
+def test_antialiased_kernels_are_pillows(images, kernel, size):
+    ours = resize(images, size, kernel)
+    assert ours.dtype == torch.uint8
+    assert_same_bytes(ours, pillow_resize(images, size, FILTERS[kernel]))
 
 
 @pytest.mark.parametrize("size", [1, 2, 4, 8, 16])
 def test_area_is_pillows_box_at_whole_ratios(images, size):
-    difference = resize(images, size, "area").int() - pillow_resize(
-        images, size, Image.Resampling.BOX
-    )
-    assert difference.abs().max() <= 1
-    assert (difference == 0).float().mean() > 0.99
+    theirs = pillow_resize(images, size, Image.Resampling.BOX)
+    assert_same_bytes(resize(images, size, "area"), theirs)
 
 
 def test_area_weighs_pixels_by_their_overlap():
@@ -123,8 +114,8 @@ def test_sizes(images, kernel, size):
 @pytest.mark.parametrize("kernel", FILTERS)
 def test_upsampling_back_is_pillows_both_ways(images, kernel):
     small = Degradation(16, kernel)(images)
-    theirs = pillow_resize(small, 32, FILTERS[kernel]).int()
-    assert (Degradation(16, kernel, upsample=True)(images).int() - theirs).abs().max() <= 1
+    theirs = pillow_resize(small, 32, FILTERS[kernel])
+    assert_same_bytes(Degradation(16, kernel, upsample=True)(images), theirs)
 
 
 @every_kernel
