@@ -124,6 +124,10 @@ def _queue(preset: str, data: str, seeds: int, arms: list[str] | None):
     return [(name, config) for name, config in queue if not arms or name in arms]
 
 
+#: The exit code of a program that Ctrl-C ended.
+INTERRUPTED = 130
+
+
 def main() -> None:
     """Run a command; a user's mistake ends in one line on standard error and exit code 2."""
     warnings.showwarning = lambda message, *rest: print(f"horkd: {message}", file=sys.stderr)
@@ -134,11 +138,13 @@ def main() -> None:
     except (typer.Exit, typer.Abort) as stop:
         sys.exit(getattr(stop, "exit_code", 1))
     except KeyboardInterrupt:
-        sys.exit(_say("interrupted; the same command goes on from the last saved epoch", 130))
+        code = INTERRUPTED
     except Exception as error:  # usage errors of typer's parser
         if not hasattr(error, "format_message"):
             raise
         sys.exit(_say(error.format_message(), 2))
+    if code == INTERRUPTED:  # typer also turns Ctrl-C into this code
+        sys.exit(_say("interrupted; the same command goes on from the last saved epoch", code))
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -36,12 +36,14 @@ def predict(
     network.eval()
     generator = torch.Generator(device).manual_seed(0)
     features, logits = [], []
-    for start in range(0, len(images), batch_size):
-        batch = images[start : start + batch_size].to(device)
-        out = network(normalise(degradation(batch, generator), data.mean, data.std))
-        features.append(out.features.float())
-        logits.append(out.logits.float())
-    network.train(training)
+    try:
+        for start in range(0, len(images), batch_size):
+            batch = images[start : start + batch_size].to(device)
+            out = network(normalise(degradation(batch, generator), data.mean, data.std))
+            features.append(out.features.float())
+            logits.append(out.logits.float())
+    finally:
+        network.train(training)
     if not features:
         raise HorkdError("there are no images to predict")
     return Output(torch.cat(features), torch.cat(logits))

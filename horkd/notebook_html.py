@@ -120,13 +120,17 @@ def _without_widget(output: "NotebookNode", widgets: dict[str, Any]) -> list["No
 
 
 def _captured(model_id: str, widgets: dict[str, Any]) -> list["NotebookNode"]:
-    """What the Output widgets at or below a widget hold, in order."""
+    """What the Output and Image widgets at or below a widget hold, in order."""
     from nbformat import from_dict
+    from nbformat.v4 import new_output
 
     model = widgets.get(model_id, {})
     state = model.get("state", {})
     if model.get("model_name") == "OutputModel":
         return [from_dict(output) for output in state.get("outputs", [])]
+    if model.get("model_name") == "ImageModel":
+        pictures = [b["data"] for b in model.get("buffers", []) if b["path"] == ["value"]]
+        return [new_output("display_data", data={"image/png": picture}) for picture in pictures]
     children = [child.removeprefix("IPY_MODEL_") for child in state.get("children", [])]
     return [output for child in children for output in _captured(child, widgets)]
 

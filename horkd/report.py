@@ -73,7 +73,12 @@ def save_table(table: pd.DataFrame, out: str | Path, name: str) -> None:
         return
     folder = Path(out) / "tables"
     storage.write_text(folder / f"{name}.csv", table.to_csv(index=False))
-    storage.write_text(folder / f"{name}.md", table.to_markdown(index=False) + "\n")
+    storage.write_text(folder / f"{name}.md", markdown(table) + "\n")
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A Markdown table whose cells stand as they are: "1.00" does not become 1."""
+    return table.to_markdown(index=False, disable_numparse=True)
 
 
 def save_records(runs: Iterable[Run], out: str | Path) -> None:

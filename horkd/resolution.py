@@ -27,20 +27,25 @@ def _weights(source: int, target: int, kernel: str) -> Tensor:
 
     Row t holds the weights of the source pixels in target pixel t. "area" is the exact overlap of
     both pixels; the others are the response of torch's resize to impulses (bicubic and bilinear
-    antialiased, which makes them Pillow's filters).
+    antialiased, which makes them Pillow's filters). Like Pillow's, the weights are multiples of
+    2⁻²²: float64 then adds them without rounding, on any device, to Pillow's very bytes.
     """
     if kernel == "area":
         ratio = source / target
         t, s = torch.arange(target)[:, None].double(), torch.arange(source)[None].double()
         overlap = torch.minimum((t + 1) * ratio, s + 1) - torch.maximum(t * ratio, s)
-        return (overlap.clamp(min=0) / ratio).float()
+        return _to_22_bits(overlap.clamp(min=0) / ratio)
     impulses = torch.eye(source, dtype=torch.float64)[:, None]  # (source, 1, source)
     if kernel == "nearest":
         out = F.interpolate(impulses, size=target, mode="nearest-exact")
     else:
         impulses = impulses[:, :, None].expand(-1, -1, 2, -1)  # two equal rows: this mode is 2-d
         out = F.interpolate(impulses, size=(2, target), mode=kernel, antialias=True)[:, :, 0]
-    return out[:, 0].T.float().contiguous()
+    return _to_22_bits(out[:, 0].T.contiguous())
+
+
+def _to_22_bits(weights: Tensor) -> Tensor:
+    return (weights * 2**22).round() / 2**22
 
 
 def _round(x: Tensor) -> Tensor:
@@ -63,7 +68,7 @@ def resize(images: Tensor, size: int, kernel: str = "bicubic") -> Tensor:
         return images
     weights = _weights(side, size, kernel).to(images.device)
     with torch.autocast(images.device.type, enabled=False):
-        x = _round(images.float() @ weights.T)  # columns
+        x = _round(images.double() @ weights.T)  # columns
         x = _round(weights @ x)  # rows
     return x.to(torch.uint8)
 
@@ -141,8 +146,10 @@ class Degradation:
             )
         x = images
         if self.blur:
-            kernel = 2 * int(np.ceil(3 * self.blur)) + 1
-            x = TF.gaussian_blur(x.float(), [kernel, kernel], [self.blur, self.blur])
+            # no wider than what reflection at the border can fill
+            kernel = min(2 * int(np.ceil(3 * self.blur)) + 1, 2 * width - 1)
+            with torch.autocast(x.device.type, enabled=False):
+                x = TF.gaussian_blur(x.float(), [kernel, kernel], [self.blur, self.blur])
             x = _round(x).to(torch.uint8)
         x = resize(x, self.size, self.kernel)
         if self.noise:

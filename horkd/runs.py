@@ -92,7 +92,9 @@ class RunConfig:
             self.per_class,
         ):
             raise HorkdError("a learner and its frozen model must be trained on the same data")
-        if not self.orders and not self.cross_entropy:
+        if self.orders:  # refuses an unknown order now, not after the teacher's training
+            HybridOrderLoss(dict(self.orders), torch.empty(0), reduction=self.reduction)
+        if not self.cross_entropy and not any(weight for _, weight in self.orders):
             raise HorkdError("nothing to minimise: give cross_entropy or an order a weight")
 
     @property
@@ -127,8 +129,19 @@ def _set_fields(config: object) -> dict[str, object]:
         value = getattr(config, f.name)
         default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
         if value != default:
-            content[f.name] = _set_fields(value) if dataclasses.is_dataclass(value) else value
+            content[f.name] = _plain(value, f.type)
     return content
+
+
+def _plain(value: object, kind: object) -> object:
+    """A field's value as its type says: 25 and 25.0 are the same weight."""
+    if dataclasses.is_dataclass(value):
+        return _set_fields(value)
+    if kind in (float, float | None):
+        return None if value is None else float(value)
+    if kind == tuple[tuple[str, float], ...]:
+        return [(order, float(weight)) for order, weight in value]
+    return value
 
 
 def config_from_dict(content: dict, kind: type = RunConfig, path: str = "") -> object:
@@ -257,17 +270,18 @@ def _finished(config: RunConfig, folder: Path) -> Run | None:
     except HorkdError as error:  # a checkpoint is gone: train again
         storage.set_aside(folder, str(error))
         return None
+    (folder / "state.safetensors").unlink(missing_ok=True)  # stopped just before it was removed
     return Run(config, folder, record)
 
 
 def _train(config: RunConfig, settings: Settings, runs: Path, folder: Path) -> Run:
     commit()  # of the code that runs, not of whatever is checked out when it ends
-    frozen_run = run(config.frozen, settings, runs) if config.frozen else None
     data = load_dataset(config.data, config.per_class)
     if config.degradation.size > data.size:
         raise HorkdError(
             f"resolution {config.degradation.size} is above the {data.size} pixels of {data.name}"
         )
+    frozen_run = run(config.frozen, settings, runs) if config.frozen else None
     spec = ModelSpec(config.model, data.num_classes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)

@@ -6,7 +6,7 @@ import json
 import os
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -41,7 +41,8 @@ def replacing(path: Path) -> Iterator[Path]:
         }.get(error.errno, error.strerror or str(error))
         raise HorkdError(f"could not write {path}: {reason}; nothing was changed") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # such as a folder that is none: what went wrong is already said
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -73,18 +74,23 @@ def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def _file_digest(tensors: str, metadata: str) -> str:
+    return hashlib.sha256(f"{tensors}\n{metadata}".encode()).hexdigest()
+
+
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, object]) -> str:
     """Write a safetensors file atomically, with JSON metadata and a digest in its header.
 
     Returns:
-        The digest.
+        The digest of the tensors.
 
     Raises:
         HorkdError: if it cannot be written.
     """
     plain = {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}
     digest = tensor_digest(plain)
-    header = {"digest": digest, "horkd": json.dumps(metadata, sort_keys=True)}
+    text = json.dumps(metadata, sort_keys=True)
+    header = {"digest": _file_digest(digest, text), "horkd": text}
     with replacing(path) as temporary:
         try:
             save_file(plain, temporary, metadata=header)
@@ -112,7 +118,9 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
         metadata = json.loads(header["horkd"])
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise DamagedFile(f"{path} is damaged or not a file of horkd's ({error})") from None
-    if tensor_digest(tensors) != header.get("digest"):
+    digest = tensor_digest(tensors)
+    # the second form: files written before the metadata counted
+    if header.get("digest") not in (_file_digest(digest, header["horkd"]), digest):
         raise DamagedFile(f"{path} is damaged: its content does not match its digest")
     return tensors, metadata
 
@@ -139,7 +147,7 @@ def load_json(path: Path) -> dict:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         digest = content.pop("digest")
-    except (OSError, ValueError, KeyError, AttributeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise DamagedFile(f"{path} is damaged ({type(error).__name__})") from None
     text = json.dumps(content, indent=1, sort_keys=True)
     if hashlib.sha256(text.encode()).hexdigest() != digest:

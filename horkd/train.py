@@ -320,6 +320,7 @@ def _epoch(state: State, task: Task, batches: Batches, bar: tqdm) -> dict:
     frozen_sees = task.view(task.frozen_degradation, seed) if task.frozen else None
     sums: dict[str, Tensor] = {}
     norms: dict[str, Tensor] = {}
+    trained = [p for group in state.optimizer.param_groups for p in group["params"]]
     state.network.train()
     for step, (crops, labels) in enumerate(batches.epoch(seed)):
         rate = task.recipe.rate(state.epoch * len(batches) + step, len(batches))
@@ -334,7 +335,7 @@ def _epoch(state: State, task: Task, batches: Batches, bar: tqdm) -> dict:
         state.optimizer.zero_grad(set_to_none=True)
         terms["loss"].backward()
         if task.recipe.clip is not None:
-            torch.nn.utils.clip_grad_norm_(state.network.parameters(), task.recipe.clip)
+            torch.nn.utils.clip_grad_norm_(trained, task.recipe.clip)
         state.optimizer.step()
         _accumulate(sums, terms)
         bar.update()

@@ -43,7 +43,7 @@ from horkd.errors import HorkdError
 from horkd.models import macs, parameters
 from horkd.presets import get_preset, run_queue, two_stage_queue
 from horkd.resolution import KERNELS, Degradation
-from horkd.train import describe_machine
+from horkd.train import Settings, describe_machine
 
 report.style()
 pd.set_option("display.max_colwidth", None)
@@ -163,9 +163,10 @@ tries = {
     "student alone": ("student alone", low),
 }
 device = "cuda" if torch.cuda.is_available() else "cpu"
+place = Settings(device, channels_last="on").place
 logits = {
     name: [
-        evaluate.predict(run.network().to(device), test.images, dataset, view).logits.cpu()
+        evaluate.predict(place(run.network()), test.images, dataset, view).logits.cpu()
         for run in arms[arm]
     ]
     for name, (arm, view) in tries.items()
@@ -228,7 +229,7 @@ def draw_top3(ax: plt.Axes, answers: torch.Tensor, labels: torch.Tensor, color: 
             right = bool(classes[row, rank] == label)
             y = 4 * row + 0.3 + 1.1 * rank
             ax.barh(
-                y, probability[row, rank], height=0.95, color=color, alpha=0.55 if right else 0.2
+                y, probability[row, rank], height=0.95, color=color, alpha=0.42 if right else 0.17
             )
             name = names[classes[row, rank]] + ("  ✓" if right else "")
             ax.text(
@@ -287,7 +288,7 @@ theirs = "paper % (CIFAR-100, ResNet50 → ResNet18)"
 sees = {full: f"{full.size}", low: f"{low.size}", enlarged: f"{low.size} → {full.size}"}
 rows = []
 for name, (arm, view) in tries.items():
-    network = arms[arm][0].network().to(device)
+    network = place(arms[arm][0].network())
     side = low.size if view == low else full.size
     published = paper.table_1(name)
     rows.append({
@@ -375,7 +376,7 @@ display(Markdown(verdict))
 report.save_summary(
     out,
     "00_tour",
-    f"{verdict}\n\n{table.to_markdown(index=False, disable_numparse=True)}\n\n"
+    f"{verdict}\n\n{report.markdown(table)}\n\n"
     "![Every model, right answers and agreement](figures/tour_numbers.png)\n\n"
     "![Top three answers on a few test images](figures/tour_predictions.png)\n\n"
     "![What each model sees](figures/tour_resolutions.png)\n\n"

@@ -29,7 +29,7 @@ data: str = ""  # glyphs or cifar100; empty: the preset's own
 seeds: int = 0  # seeds of each student; 0: the preset's own number
 train_missing: bool = True  # False: report on the runs that are there
 shown_classes: int = 10  # classes in the relation matrices
-shown_images: int = 8  # test images of each of them
+shown_images: int = 6  # test images of each of them
 out: str = ""  # folder of the report; empty: show, write nothing
 
 # %%
@@ -327,7 +327,7 @@ def tex(name):
 
 
 figure, ax = plt.subplots(figsize=(6.2, 4.2))
-texts = changes.map(lambda v: f"{v:.0e}" if 0 < v < 0.01 else f"{v:.2f}")
+texts = changes.map(lambda v: f"{v:.2f}" if v >= 0.01 else f"{v:.0e}" if v else "0")
 shade = ax.imshow(np.log10(changes.clip(lower=1e-8)), cmap="viridis", vmin=-8, vmax=1)
 for row, column in np.ndindex(*changes.shape):
     dark = changes.iloc[row, column] < 1e-3
@@ -427,9 +427,8 @@ plt.show()
 # %% [markdown]
 # ψ_a has three indices. Shown is the slice whose vertex *j* is the first image: how do all other
 # pairs look from there? ψ_e is drawn against the assistant's centres of the shown classes. The
-# control never met these centres: its coordinates are its own, so its ψ_e is far off by
-# construction, and the number says nothing about what it knows. The measurement below therefore
-# also takes each model's own centres.
+# control never met these centres and has coordinates of its own, so its ψ_e to them says nothing
+# about what it knows. The measurement below therefore also takes each model's own centres.
 
 # %%
 vertex = 0
@@ -682,7 +681,7 @@ for potential in potentials:
 at = resolution[resolution.what == "teacher, native"].set_index("pixels").loc[low]
 rest = resolution.groupby("what")[["order 2", "order 3"]].mean()
 lines.append(
-    f"At {low} px the teacher's own relations are off by {at['order 2']:.4f} (order 2) and "
+    f"Fed natively with {low} px, the teacher's own relations are off by {at['order 2']:.4f} (order 2) and "
     f"{at['order 3']:.4f} (order 3); the student's are off by {rest.loc['student', 'order 2']:.4f} "
     f"and {rest.loc['student', 'order 3']:.4f}, those of the student alone by "
     f"{rest.loc['student alone', 'order 2']:.4f} and {rest.loc['student alone', 'order 3']:.4f}."
@@ -698,7 +697,7 @@ display(Markdown(verdict))
 report.save_summary(
     out,
     "01_relational_potentials",
-    f"{verdict}\n\n{table.to_markdown(index=False, disable_numparse=True)}\n\n"
+    f"{verdict}\n\n{report.markdown(table)}\n\n"
     "![Relations compared with the frozen model's](figures/potentials_likeness.png)\n\n"
     "![Distances of all pairs](figures/potentials_distances.png)\n\n"
     "![Invariances](figures/potentials_invariances.png)\n\n"

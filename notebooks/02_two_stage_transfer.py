@@ -137,7 +137,7 @@ display(Markdown(verdict))
 report.save_summary(
     out,
     "02_two_stage_transfer",
-    f"{verdict}\n\n{table.to_markdown(index=False)}\n\n"
+    f"{verdict}\n\n{report.markdown(table)}\n\n"
     "![Accuracy of every arm](figures/two_stage_transfer.png)\n\n"
     "![Gradient shares](figures/two_stage_gradient_shares.png)",
 )

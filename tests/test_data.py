@@ -13,7 +13,6 @@ import torch
 from torchvision.datasets import CIFAR100
 from torchvision.datasets import cifar as torchvision_cifar
 
-from horkd import data as horkd_data
 from horkd.data import Batches, ImageSet, load_dataset, normalise
 from horkd.data.cifar import MEAN, STD, load_cifar100
 from horkd.errors import HorkdError
@@ -214,6 +213,13 @@ def data_folder(monkeypatch, tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.parametrize("per_class", [0, 451])
+def test_cifar_per_class_out_of_range(per_class, no_network, data_folder):
+    """Before anything is read."""
+    with pytest.raises(HorkdError, match=f"per_class must lie in 1 to 450 .*got {per_class}"):
+        load_cifar100(per_class)
+
+
 def one_line(caught) -> str:
     line = str(caught.value)
     assert "\n" not in line
@@ -237,9 +243,7 @@ def test_without_horkd_data_it_is_looked_for_in_the_cache(no_network, monkeypatc
 
 def test_horkd_data_that_is_no_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("HORKD_DATA", str(tmp_path / "nowhere"))
-    with pytest.raises(
-        HorkdError, match=f"HORKD_DATA is {tmp_path}/nowhere, which is not a"
-    ):
+    with pytest.raises(HorkdError, match=f"HORKD_DATA is {tmp_path}/nowhere, which is not a"):
         load_cifar100()
 
 
@@ -271,7 +275,7 @@ def cifar():
     folder = os.environ.get("HORKD_DATA", "")
     if not folder or not (Path(folder) / CIFAR100.base_folder).is_dir():
         pytest.skip("HORKD_DATA has no cifar-100-python")
-    return load_cifar100()
+    return load_dataset("cifar100")  # read once per process
 
 
 @pytest.fixture(scope="module")
@@ -342,12 +346,5 @@ def test_cifar_few_per_class(cifar):
     assert all(i.numpy().tobytes() in every for i in few.train.images)
 
 
-@pytest.mark.parametrize("per_class", [0, 451])
-def test_cifar_per_class_out_of_range(cifar, per_class):
-    with pytest.raises(HorkdError, match="per_class must lie in 1 to 450"):
-        load_cifar100(per_class)
-
-
-def test_the_data_sets_that_are_offered_load(cifar):
-    assert horkd_data.DATASETS == ("glyphs", "cifar100")
-    assert load_dataset("cifar100") is load_dataset("cifar100")  # once per process
+def test_a_data_set_is_read_once_per_process(cifar):
+    assert load_dataset("cifar100") is cifar

@@ -65,14 +65,14 @@ def load_cifar100(per_class: int | None = None) -> Dataset:
     Raises:
         HorkdError: if the files are absent and cannot be downloaded, or are damaged.
     """
+    if per_class is not None and not 1 <= per_class <= 450:
+        raise HorkdError(f"per_class must lie in 1 to 450 for CIFAR-100, got {per_class}")
     root = paths.data_dir() or paths.cache_dir() / "data"
     official, test = _image_set(_open(root, train=True)), _image_set(_open(root, train=False))
     order = torch.randperm(len(official), generator=torch.Generator().manual_seed(0))
     held = first_per_class(official.labels, VALIDATION_PER_CLASS, order)
     train, validation = official.select(~held), official.select(held)
     if per_class is not None:
-        if not 1 <= per_class <= 450:
-            raise HorkdError(f"per_class must lie in 1 to 450 for CIFAR-100, got {per_class}")
         train, validation, test = (
             s.select(first_per_class(s.labels, per_class, torch.arange(len(s))))
             for s in (train, validation, test)
