@@ -681,8 +681,8 @@ for potential in potentials:
 at = resolution[resolution.what == "teacher, native"].set_index("pixels").loc[low]
 rest = resolution.groupby("what")[["order 2", "order 3"]].mean()
 lines.append(
-    f"Fed natively with {low} px, the teacher's own relations are off by {at['order 2']:.4f} (order 2) and "
-    f"{at['order 3']:.4f} (order 3); the student's are off by {rest.loc['student', 'order 2']:.4f} "
+    f"Fed natively with {low} px, the teacher's own relations are off by {at['order 2']:.4f} "
+    f"(order 2) and {at['order 3']:.4f} (order 3); the student's are off by {rest.loc['student', 'order 2']:.4f} "
     f"and {rest.loc['student', 'order 3']:.4f}, those of the student alone by "
     f"{rest.loc['student alone', 'order 2']:.4f} and {rest.loc['student alone', 'order 3']:.4f}."
 )
