@@ -59,6 +59,9 @@ def _parameter(text: str) -> tuple[str, object]:
     name, equals, value = text.partition("=")
     if not (name and equals):
         raise HorkdError(f"cannot read the parameter {text!r}: write NAME=VALUE")
+    words = {"true": True, "false": False, "none": None}
+    if value.lower() in words:
+        return name, words[value.lower()]
     try:
         return name, ast.literal_eval(value)
     except (ValueError, SyntaxError):
@@ -139,6 +142,8 @@ def main() -> None:
         sys.exit(getattr(stop, "exit_code", 1))
     except KeyboardInterrupt:
         code = INTERRUPTED
+    except OSError as error:
+        sys.exit(_say(f"{error.filename or 'input or output'}: {error.strerror or error}", 2))
     except Exception as error:  # usage errors of typer's parser
         if not hasattr(error, "format_message"):
             raise

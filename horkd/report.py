@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from horkd import paper, storage
+from horkd.errors import HorkdError
 from horkd.presets import TWO_STAGE, Preset
 from horkd.runs import Run
 
@@ -102,6 +103,9 @@ def mean_and_spread(values: Sequence[float]) -> str:
     return f"{mean} ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else mean
 
 
+#: Two-sided 95 % quantile of Student's t for n values; more than ten are treated as ten.
+STUDENT_T = {3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
+
 Arms = Mapping[str, Sequence[Run]]  # arm -> its runs, one per seed, in the order of seeds
 
 
@@ -152,6 +156,8 @@ def gain(arms: Arms, arm: str, control: str) -> dict[str, object]:
         for r, a in zip(arms[arm], top1(arms[arm]), strict=True)
         if r.config.seed in pairs
     ]
+    if not values:
+        raise HorkdError(f"{arm} and {control} have no seed in common: nothing to compare")
     mean = float(np.mean(values))
     std = float(np.std(values, ddof=1)) if len(values) > 1 else None
     spread = f" ± {std:.2f}" if std is not None else ""
@@ -163,10 +169,10 @@ def gain(arms: Arms, arm: str, control: str) -> dict[str, object]:
 def verdict(difference: Mapping[str, object]) -> str:
     """The claim that a difference is positive "holds", "does not hold" or is "not shown".
 
-    It needs at least three seeds, and a mean further from zero than two standard errors.
+    It needs at least three seeds, and a 95 % confidence interval (Student's t) without zero.
     """
     n, mean, std = difference["n"], difference["mean"], difference["std"]
-    if n < 3 or abs(mean) <= 2 * std / np.sqrt(n):
+    if n < 3 or abs(mean) <= STUDENT_T.get(n, 2.262) * std / np.sqrt(n):
         return "not shown"
     return "holds" if mean > 0 else "does not hold"
 
@@ -216,7 +222,14 @@ def plot_gradient_shares(run: Run, ax: Axes) -> None:
     y = [[100 * entry["gradient_shares"][term] for entry in history] for term in terms]
     bottom = np.zeros(len(x))
     for term, values in zip(terms, y, strict=True):
-        ax.bar(x, values, bottom=bottom, color=TERM_COLORS[term], label=TERM_NAMES[term], width=0.8)
+        ax.bar(
+            x,
+            values,
+            bottom=bottom,
+            color=TERM_COLORS.get(term),
+            label=TERM_NAMES.get(term, term),
+            width=0.8,
+        )
         bottom += values
     ax.set_xlabel("epoch")
     ax.set_ylabel("share of the gradient at the features (%)")

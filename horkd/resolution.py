@@ -22,6 +22,11 @@ KERNELS = ("bicubic", "area", "bilinear", "nearest")
 
 
 @functools.lru_cache(maxsize=256)
+def _weights_on(device: torch.device, source: int, target: int, kernel: str) -> Tensor:
+    """`_weights`, kept on the device: copying them anew would halt a GPU every step."""
+    return _weights(source, target, kernel).to(device)
+
+
 def _weights(source: int, target: int, kernel: str) -> Tensor:
     """(target, source) matrix of one resampling pass.
 
@@ -66,7 +71,7 @@ def resize(images: Tensor, size: int, kernel: str = "bicubic") -> Tensor:
     side = images.shape[-1]
     if size == side:
         return images
-    weights = _weights(side, size, kernel).to(images.device)
+    weights = _weights_on(images.device, side, size, kernel)
     with torch.autocast(images.device.type, enabled=False):
         x = _round(images.double() @ weights.T)  # columns
         x = _round(weights @ x)  # rows

@@ -87,11 +87,16 @@ class RunConfig:
             raise HorkdError(f"unknown start {self.start!r}: choose from scratch, frozen")
         if self.start == "frozen" and (self.frozen is None or self.frozen.model != self.model):
             raise HorkdError("start='frozen' needs a frozen run of the same model")
-        if self.frozen is not None and (self.frozen.data, self.frozen.per_class) != (
-            self.data,
-            self.per_class,
+        ours = (self.data, self.per_class, self.validation)
+        if self.frozen is not None and ours != (
+            self.frozen.data,
+            self.frozen.per_class,
+            self.frozen.validation,
         ):
-            raise HorkdError("a learner and its frozen model must be trained on the same data")
+            raise HorkdError(
+                "a learner and its frozen model must be trained on the same images: data, "
+                "per_class and validation must agree"
+            )
         if self.orders:  # refuses an unknown order now, not after the teacher's training
             HybridOrderLoss(dict(self.orders), torch.empty(0), reduction=self.reduction)
         if not self.cross_entropy and not any(weight for _, weight in self.orders):
@@ -286,6 +291,7 @@ def _train(config: RunConfig, settings: Settings, runs: Path, folder: Path) -> R
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         network = Network(spec)
+        settings = _as_before(settings, folder / "state.safetensors")
         settings = settings.resolve(network, _input_size(config, data))
         frozen = Frozen(settings.place(frozen_run.network())) if frozen_run else None
         if config.start == "frozen":
@@ -293,12 +299,13 @@ def _train(config: RunConfig, settings: Settings, runs: Path, folder: Path) -> R
         train = _training_images(config, data).to(settings.device)
         objective = _objective(config, network, frozen, train, data).to(settings.device)
     state = new_state(settings.place(network), objective, config.recipe)
-    _resume(state, folder / "state.safetensors")
+    _resume(state, folder / "state.safetensors", config)
     if settings.compile == "on":
+        torch.compiler.reset()  # the networks of a queue share a limit on recompilations
         network.backbone.compile()
         if frozen is not None:
             frozen.network.backbone.compile()
-    saver = _Saver(folder / "state.safetensors", config)
+    saver = _Saver(folder / "state.safetensors", config, settings)
     task = Task(
         data,
         train,
@@ -311,7 +318,7 @@ def _train(config: RunConfig, settings: Settings, runs: Path, folder: Path) -> R
         data.validation.to(settings.device) if config.validation else None,
     )
     fit(state, task, label=config.name.rsplit("-", 1)[0], after_epoch=saver)
-    return _finish(config, folder, state, frozen, data, settings)
+    return _finish(config, folder, state, frozen_run, data, settings)
 
 
 def _input_size(config: RunConfig, data: Dataset) -> int:
@@ -349,8 +356,9 @@ def _objective(
 class _Saver:
     """Writes the state after an epoch, unless the last write was moments ago."""
 
-    def __init__(self, path: Path, config: RunConfig) -> None:
-        self.path, self.config, self.last = path, config, time.monotonic()
+    def __init__(self, path: Path, config: RunConfig, settings: Settings) -> None:
+        self.path, self.config, self.settings = path, config, settings
+        self.last = time.monotonic()
 
     def __call__(self, state: State) -> None:
         done = state.epoch == self.config.recipe.epochs
@@ -368,17 +376,34 @@ class _Saver:
             "seconds": state.seconds,
             "best_epoch": state.best_epoch,
             "config": asdict(self.config),
+            "settings": asdict(self.settings),
         }
         storage.save_tensors(self.path, tensors, metadata)
         self.last = time.monotonic()
 
 
-def _resume(state: State, path: Path) -> None:
-    """Put a saved state into `state`; a damaged file is set aside and the run starts anew."""
+def _as_before(settings: Settings, path: Path) -> Settings:
+    """Settings left to the machine ("auto") as an interrupted run had them."""
+    try:
+        saved = storage.load_tensors(path)[1]["settings"] if path.is_file() else {}
+    except (storage.DamagedFile, KeyError):  # `_resume` deals with it
+        return settings
+    if settings.device not in ("auto", saved.get("device")):
+        return settings
+    open_ones = [f.name for f in dataclasses.fields(settings) if f.name in saved]
+    return dataclasses.replace(
+        settings, **{n: saved[n] for n in open_ones if getattr(settings, n) == "auto"}
+    )
+
+
+def _resume(state: State, path: Path, config: RunConfig) -> None:
+    """Put a saved state into `state`; one that is damaged or of another run is set aside."""
     if not path.is_file():
         return
     try:
         tensors, metadata = storage.load_tensors(path)
+        if metadata.get("config") != json.loads(json.dumps(asdict(config))):
+            raise storage.DamagedFile(f"{path} is the state of another configuration")
     except storage.DamagedFile as error:
         storage.set_aside(path, str(error))
         return
@@ -401,23 +426,23 @@ def _finish(
     config: RunConfig,
     folder: Path,
     state: State,
-    frozen: Frozen | None,
+    frozen_run: Run | None,
     data: Dataset,
     settings: Settings,
 ) -> Run:
-    """Look at the test set, once; write checkpoint and record."""
-    network, size = state.network, _input_size(config, data)
-    test = data.test.to(settings.device)
-    last = evaluate.predict(network, test.images, data, config.degradation).logits
-    results: dict[str, object] = {"test": evaluate.accuracy(last, test.labels)}
-    if frozen is not None:
-        view = config.frozen.degradation
-        target = evaluate.predict(frozen.network, test.images, data, view).logits
-        results["agreement"] = evaluate.agreement(last, target)
+    """Write the checkpoint, look at the test set with what was written, write the record."""
     files = {}
     # what `compile` changes is not in the state dict, so that this is the plain network
-    save_network(folder / "model.safetensors", network, key=config.key)
-    files["model.safetensors"] = storage.tensor_digest(network.state_dict())
+    save_network(folder / "model.safetensors", state.network, key=config.key)
+    files["model.safetensors"] = storage.tensor_digest(state.network.state_dict())
+    network = settings.place(load_network(folder / "model.safetensors"))
+    size, test = _input_size(config, data), data.test.to(settings.device)
+    last = evaluate.predict(network, test.images, data, config.degradation).logits
+    results: dict[str, object] = {"test": evaluate.accuracy(last, test.labels)}
+    if frozen_run is not None:
+        view, frozen = config.frozen.degradation, settings.place(frozen_run.network())
+        target = evaluate.predict(frozen, test.images, data, view).logits
+        results["agreement"] = evaluate.agreement(last, target)
     extras = state.objective.state_dict()
     if extras:
         path = folder / "objective.safetensors"
@@ -449,6 +474,7 @@ def _finish(
         "versions": versions(),
         "commit": commit(),
         "files": files,
+        "frozen_files": frozen_run.record["files"] if frozen_run else None,
     }
     record = json.loads(json.dumps(record))  # as it will be read: tuples become lists
     storage.save_json(folder / "record.json", record)

@@ -60,6 +60,10 @@ class Recipe:
             )
         if self.epochs < 1 or self.batch_size < 1 or not self.learning_rate > 0:
             raise HorkdError("epochs, batch_size and learning_rate must be positive")
+        if self.crop < 0 or self.weight_decay < 0 or not 0 <= self.momentum < 1:
+            raise HorkdError("crop and weight_decay must be 0 or more, momentum in 0 to below 1")
+        if self.clip is not None and not self.clip > 0:
+            raise HorkdError(f"clip must be positive, or None for no clipping; got {self.clip}")
 
     def rate(self, step: int, steps_per_epoch: int) -> float:
         """Learning rate of a step, counted from 0 over the whole run."""

@@ -364,7 +364,7 @@ verdict = f"""{caution}\
   multiply-accumulates, against the teacher's {cost["teacher"]:.2f} M. Alone, without any teacher,
   it reaches {mean["student alone"]:.1f} %.
 - **Does it learn from relations? {word}**: student − student alone is {relations["text"]}. A
-  difference counts from three seeds and two standard errors.
+  difference counts from three seeds and a 95 % interval without zero.
 - **Does it become like its teacher?** They give the same answer on
   {report.mean_and_spread(agreement["student"])} % of the images; the student alone on
   {report.mean_and_spread(agreement["student alone"])} %.

@@ -405,7 +405,7 @@ differences = {
 }
 top, limit = range_of(d.values()), range_of(differences.values())
 
-figure, axes = plt.subplots(2, 4, figsize=(10.8, 5.6))
+figure, axes = plt.subplots(2, 4, figsize=(10, 5.2))
 for column, arm in enumerate(arm_names):
     shade = heat(axes[0, column], d[arm], f"{arm}, {size_of(arm)} px", 0, top, rows=column == 0)
 colour_bar(shade, axes[0], r"$\psi_d$ (mean distance = 1)", "max")
@@ -559,22 +559,23 @@ display(table)
 
 # %%
 learners = list(table.learner)[::-1]
-colours = {**report.COLORS, "untrained": "#E69F00", "all relations equal": "#DDDDDD"}
+colours = {**report.COLORS, "untrained": "#E69F00", "all relations equal": "#CCCCCC"}
 figure, axes = plt.subplots(1, 4, figsize=(13.5, 2.9), sharey=True)
 for ax, potential in zip(axes, potentials, strict=True):
     for row, learner in enumerate(learners):
         values = measured.loc[measured.learner == learner, potential].dropna()
         if len(values):
-            ax.barh(row, values.mean(), color=colours[learner], alpha=0.8, height=0.62)
-            ax.plot(values, [row] * len(values), "o", ms=5, mfc="white", mec="black", mew=1)
+            ax.plot(values.mean(), row, "o", ms=13, color=colours[learner])
+            ax.plot(values, [row] * len(values), "o", ms=4, mfc="white", mec="black", mew=1)
         else:
-            ax.text(0, row, " has no centres", va="center", fontsize=8, color="#777777")
+            ax.text(0.03, row, "has no centres", va="center", fontsize=8, color="#777777",
+                    transform=ax.get_yaxis_transform())  # fmt: skip
     ax.set_yticks(range(len(learners)), learners)
     ax.set_title(tex(potential))
     ax.set_xlabel("mean squared difference")
-    ax.set_xlim(left=0)
-    ax.grid(axis="y", visible=False)
-figure.suptitle("Relations compared with the frozen model's; shorter is more alike, dots are seeds",
+    ax.set_xscale("log")
+    ax.margins(x=0.15, y=0.2)
+figure.suptitle("Relations compared with the frozen model's: left is more alike; dots are seeds",
                 fontsize=11, x=0.01, ha="left")  # fmt: skip
 report.save_figure(figure, out, "potentials_likeness")
 plt.show()
@@ -682,7 +683,8 @@ at = resolution[resolution.what == "teacher, native"].set_index("pixels").loc[lo
 rest = resolution.groupby("what")[["order 2", "order 3"]].mean()
 lines.append(
     f"Fed natively with {low} px, the teacher's own relations are off by {at['order 2']:.4f} "
-    f"(order 2) and {at['order 3']:.4f} (order 3); the student's are off by {rest.loc['student', 'order 2']:.4f} "
+    f"(order 2) and {at['order 3']:.4f} (order 3); the student's are off by "
+    f"{rest.loc['student', 'order 2']:.4f} "
     f"and {rest.loc['student', 'order 3']:.4f}, those of the student alone by "
     f"{rest.loc['student alone', 'order 2']:.4f} and {rest.loc['student alone', 'order 3']:.4f}."
 )
@@ -691,7 +693,7 @@ machine = run.record["machine"]
 verdict = "\n".join(f"- {line}" for line in lines) + (
     f"\n\nNetworks {sizes.teacher} → {sizes.compact}, {sizes.data}, students at {low} px, "
     f"{sizes.recipe.epochs} epochs, {machine['name']}, {machine['threads']} threads. A difference "
-    "counts from three seeds and two standard errors; otherwise it is not shown."
+    "counts from three seeds and a 95 % interval without zero, each potential by itself."
 )
 display(Markdown(verdict))
 report.save_summary(

@@ -40,6 +40,7 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 from horkd import report
+from horkd.errors import HorkdError
 from horkd.presets import get_preset, run_queue, two_stage_queue
 
 report.style()
@@ -55,6 +56,8 @@ display(report.describe_arms(dict(queue)))
 
 # %%
 arms = run_queue(queue, train_missing=train_missing)
+if {"assistant", "student", "student alone"} - arms.keys():
+    raise HorkdError("needs assistant, student and student alone: set train_missing = True")
 report.save_records([run for runs in arms.values() for run in runs], out)
 table = report.two_stage_table(arms, sizes)
 report.save_table(table, out, "two_stage_transfer")
@@ -131,7 +134,7 @@ verdict = "\n".join(f"- {line}" for line in lines) + (
     f"\n\nNetworks {sizes.teacher} → {sizes.compact}, {sizes.data}, students at {sizes.low} px, "
     f"{sizes.recipe.epochs} epochs ({sizes.teacher_recipe.epochs} for the teacher), "
     f"{machine['name']}, {machine['threads']} threads. A difference counts from three seeds and "
-    "two standard errors; otherwise it is not shown."
+    "a 95 % interval without zero; otherwise it is not shown."
 )
 display(Markdown(verdict))
 report.save_summary(

@@ -159,9 +159,10 @@ def difference(values) -> dict:
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ([1.0, 1.5, 0.5], "holds"),  # standard error 0.29
-        ([-1.0, -1.5, -0.5], "does not hold"),
-        ([1.0, -0.5, 0.4], "not shown"),  # 0.3 within 2 · 0.44
+        ([1.0, 1.2, 0.8], "holds"),  # standard error 0.115, and 4.303 of them are 0.50
+        ([-1.0, -1.2, -0.8], "does not hold"),
+        ([1.0, 1.5, 0.5], "not shown"),  # 1.0 is within 4.303 standard errors of 0.29
+        ([1.0, 1.5, 0.5, 1.0, 1.5, 0.5], "holds"),  # and not within 2.571 of 0.18
         ([5.0], "not shown"),  # one seed shows nothing
         ([5.0, 5.1], "not shown"),
         ([0.0, 0.0, 0.0], "not shown"),

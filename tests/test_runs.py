@@ -630,7 +630,7 @@ def variant(kind: type, name: str) -> RunConfig:
         return replace(base, degradation=replace(base.degradation, **{name: value}))
     if name == "start":
         return replace(base, start="frozen", model=base.frozen.model)
-    if name in ("data", "per_class"):
+    if name in ("data", "per_class", "validation"):
         value = {name: value}
         return replace(base, frozen=replace(base.frozen, **value), **value)
     return replace(base, **{name: value})
@@ -665,7 +665,7 @@ def test_defaults_do_not_count_and_equal_configurations_are_one_run():
 
 def test_round_trip_through_json():
     config = tiny.student(
-        frozen=tiny.student(start="scratch"),
+        frozen=tiny.student(frozen=tiny.teacher(validation=False), validation=False),
         degradation=Degradation(8, jpeg=50),
         recipe=Recipe(schedule="step", milestones=(1, 2), clip=1.0),
         validation=False,
@@ -706,8 +706,8 @@ def test_a_missing_field_is_named():
         ({"frozen": None}, "distillation needs a frozen model"),
         ({"start": "warm"}, "unknown start 'warm': choose from scratch, frozen"),
         ({"start": "frozen"}, "start='frozen' needs a frozen run of the same model"),
-        ({"data": "cifar100"}, "must be trained on the same data"),
-        ({"per_class": 5}, "must be trained on the same data"),
+        ({"data": "cifar100"}, "must be trained on the same images"),
+        ({"per_class": 5}, "must be trained on the same images"),
         ({"orders": (), "cross_entropy": 0.0}, "nothing to minimise"),
         ({"orders": (("2", 0.0),), "cross_entropy": 0.0}, "nothing to minimise"),
         ({"model": "resnet8y2"}, "unknown model 'resnet8y2'"),

@@ -1,5 +1,6 @@
 """Augmented batches made on the device that holds the images. No worker processes."""
 
+import functools
 from collections.abc import Iterator
 
 import torch
@@ -10,11 +11,16 @@ from horkd.data.images import ImageSet
 from horkd.errors import HorkdError
 
 
+@functools.lru_cache(maxsize=32)
+def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """(3, 1, 1) on the device; kept there, because copying it anew would halt a GPU every step."""
+    return torch.tensor(values, device=device)[:, None, None]
+
+
 def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """uint8 (N, 3, H, W) to float32 with the given channel statistics (scale 0 to 1)."""
-    m = torch.tensor(mean, device=images.device)[:, None, None]
-    s = torch.tensor(std, device=images.device)[:, None, None]
-    return (images.float() / 255 - m) / s
+    device = images.device
+    return (images.float() / 255 - _per_channel(mean, device)) / _per_channel(std, device)
 
 
 class Batches:
