@@ -102,6 +102,16 @@ def _resnet(architecture: str, width: float) -> tuple[nn.Module, int]:
     return nn.Sequential(*layers), inputs
 
 
+class _GlobalAverage(nn.AdaptiveAvgPool2d):
+    """Mean over the map, in float32 whatever autocast says: bf16 features blur their relations."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.float())
+
+
 class _PoolIfItFits(nn.MaxPool2d):
     """2×2 max-pool; the identity on a map of one pixel."""
 
@@ -141,7 +151,7 @@ class Network(nn.Module):
         architecture, width = spec.parse()
         self.spec = spec
         layers, outputs = _vgg11(width) if architecture == "vgg11" else _resnet(architecture, width)
-        head: list[nn.Module] = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+        head: list[nn.Module] = [_GlobalAverage(), nn.Flatten()]
         if spec.embedding is not None:
             head.append(nn.Linear(outputs, spec.embedding))
         # Up to the features in one module: it can be compiled on its own, and gradients at the

@@ -838,6 +838,30 @@ def test_run_queue_reads_and_says_when_there_is_nothing(monkeypatch, whole, tmp_
         run_queue(queue, train_missing=False)
 
 
+def test_a_compiled_run_is_the_plain_one(monkeypatch, tmp_path):
+    """Graph capture of learner and frozen model, forward and backward; no C++ compiler needed."""
+    calls = []
+
+    def compile(module):
+        calls.append(module)
+        module._compiled_call_impl = torch.compile(module._call_impl, backend="aot_eager")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compile)
+    monkeypatch.setattr(runs, "load_dataset", tiny.load)
+    plain = runs.run(tiny.student(), tiny.SETTINGS, tmp_path / "plain")
+    compiled = runs.run(tiny.student(), replace(tiny.SETTINGS, compile="on"), tmp_path / "compiled")
+    assert len(calls) == 3  # the teacher, then the student and its frozen teacher
+    assert compiled.network().state_dict().keys() == plain.network().state_dict().keys()
+    for one, other in zip(compiled.record["history"], plain.record["history"], strict=True):
+        assert one["terms"] == pytest.approx(other["terms"], rel=1e-3)
+
+
+def test_features_are_float32_under_autocast():
+    network = tiny.network().eval()
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        assert network(torch.randn(2, 3, 16, 16)).features.dtype == torch.float32
+
+
 @pytest.mark.parametrize("name", ["paper-short", "paper"])
 def test_the_papers_networks_build_and_take_a_step(name, monkeypatch, tmp_path):
     """ResNet50, ResNet18 with a projector to 2048, ResNet18 at 16 pixels: one batch each."""
