@@ -560,7 +560,7 @@ display(table)
 # %%
 learners = list(table.learner)[::-1]
 colours = {**report.COLORS, "untrained": "#E69F00", "all relations equal": "#CCCCCC"}
-figure, axes = plt.subplots(1, 4, figsize=(13.5, 2.9), sharey=True)
+figure, axes = plt.subplots(1, 4, figsize=(13.5, 2.9), sharex=True, sharey=True)
 for ax, potential in zip(axes, potentials, strict=True):
     for row, learner in enumerate(learners):
         values = measured.loc[measured.learner == learner, potential].dropna()
@@ -574,6 +574,9 @@ for ax, potential in zip(axes, potentials, strict=True):
     ax.set_title(tex(potential))
     ax.set_xlabel("mean squared difference")
     ax.set_xscale("log")
+    ax.xaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
     ax.margins(x=0.15, y=0.2)
 figure.suptitle("Relations compared with the frozen model's: left is more alike; dots are seeds",
                 fontsize=11, x=0.01, ha="left")  # fmt: skip
