@@ -1,4 +1,11 @@
+import signal
+
 import pytest
+
+# A shell that starts this in the background has it ignore Ctrl-C, and children inherit that: the
+# tests that interrupt a process would wait for ever.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
