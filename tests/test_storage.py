@@ -98,6 +98,7 @@ def test_killed_in_the_middle_of_writing(tmp_path):
 
 def limited(write: Callable[[Path], object], path: Path, size: int) -> Callable[[], None]:
     def work() -> None:
+        torch.set_num_threads(1)  # a forked child has no OpenMP threads, and would wait for them
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # as Python does when it starts
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
         try:
