@@ -26,8 +26,8 @@ from horkd.train import Recipe, Settings
 HORKD_ORDERS = (("2", 25.0), ("3", 50.0), ("C", 1.0))
 #: For a few epochs. With 25 and 50 the relations make up most of the gradient before the network
 #: can tell classes apart; on the embedded set it then never learns to. Chosen on the validation
-#: split of the embedded set; how CIFAR-100 came to them is in reports/tuning. The assistant of preset cpu was trained before that
-#: choice and keeps the larger weights.
+#: split of the embedded set; how CIFAR-100 came to them is in reports/tuning. The assistant of
+#: preset cpu was trained before that choice and keeps the larger weights.
 SHORT_ORDERS = (("2", 2.5), ("3", 5.0), ("C", 1.0))
 
 
