@@ -24,11 +24,11 @@ same images and gives g (N, D_g). The n-order loss compares a potential of both,
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from horkd import kernels
 from horkd.errors import HorkdError
-from horkd.potentials import angle_cosines, as_features, center_distances, pairwise_distances
+from horkd.potentials import as_centers, as_features
 
 #: The orders by the names that weights use, with the names of their terms.
 ORDERS = {"1": "order1", "2": "order2", "3": "order3", "C": "order_c"}
@@ -42,6 +42,10 @@ def _pair(frozen: Tensor, learner: Tensor, same_width: bool) -> tuple[Tensor, Te
     if len(f) != len(g):
         raise HorkdError(
             f"frozen model saw {len(f)} images, learner {len(g)}: they must be the same"
+        )
+    if f.device != g.device:
+        raise HorkdError(
+            f"frozen features are on {f.device}, learner's on {g.device}: move one of them"
         )
     if same_width and f.shape[1] != g.shape[1]:
         raise HorkdError(
@@ -103,11 +107,8 @@ def order2(frozen: Tensor, learner: Tensor, reduction: str = "mean") -> Tensor:
     n = len(g)
     if n < 2:
         return _zero(g)
-    p, q = pairwise_distances(f), pairwise_distances(g)  # (N, N)
-    if reduction == "rkd":
-        return F.smooth_l1_loss(q, p.to(q.dtype))
-    total = (p - q).square().sum()  # the diagonal is 0 in both
-    return total if reduction == "sum" else total / (n * (n - 1))
+    total = kernels.term("pairs rkd" if reduction == "rkd" else "pairs", f, g)
+    return total / {"mean": n * (n - 1), "sum": 1, "rkd": n**2}[reduction]
 
 
 def order3(frozen: Tensor, learner: Tensor, reduction: str = "mean") -> Tensor:
@@ -129,14 +130,8 @@ def order3(frozen: Tensor, learner: Tensor, reduction: str = "mean") -> Tensor:
     n = len(g)
     if n < 3:
         return _zero(g)
-    p, q = angle_cosines(f), angle_cosines(g)  # (N, N, N)
-    p = p.to(q.dtype)
-    if reduction == "rkd":
-        return F.smooth_l1_loss(q, p)
-    huber = F.smooth_l1_loss(q, p, reduction="none")
-    # i = k is no triple of distinct examples; i = j and k = j are 0 in both models.
-    total = huber.sum() - huber.diagonal(dim1=0, dim2=2).sum()
-    return total if reduction == "sum" else total / (n * (n - 1) * (n - 2))
+    total = kernels.term("triples rkd" if reduction == "rkd" else "triples", f, g)
+    return total / {"mean": n * (n - 1) * (n - 2), "sum": 1, "rkd": n**3}[reduction]
 
 
 def order_c(
@@ -151,7 +146,7 @@ def order_c(
     Args:
         frozen: f (N, D), gets no gradient.
         learner: g (N, D).
-        centers: u (C, D), the frozen model's class centres (Eq. 6).
+        centers: u (C, D), the frozen model's class centres (Eq. 6); they get no gradient either.
         reduction: `"mean"` or `"sum"`.
         normalize: divide both models' distances by the frozen model's mean centre distance in the
             batch, so that the loss does not depend on the scale of its features. Differs from the
@@ -165,14 +160,11 @@ def order_c(
     """
     _check_reduction(reduction, ("mean", "sum"))
     f, g = _pair(frozen, learner, same_width=True)
-    if g.numel() == 0:
+    u = as_centers(centers, g).detach()
+    if g.numel() == 0 or u.numel() == 0:
         return _zero(g)
-    p, q = center_distances(f, centers), center_distances(g, centers)  # (N, C)
-    difference = (p - q).square()
-    if normalize:
-        mean = p.mean()
-        difference = difference / torch.where(mean > 0, mean, 1.0).square()
-    return difference.sum() if reduction == "sum" else difference.mean()
+    total = kernels.term("centers normalized" if normalize else "centers", f.to(g.dtype), g, u)
+    return total / {"mean": len(g) * len(u), "sum": 1}[reduction]
 
 
 def class_centers(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:

@@ -1,0 +1,456 @@
+"""What the relational losses stand on: distances, angles, and their gradients by hand.
+
+All that orders 2, 3 and C need of N features of width D is one matrix product, O(N²D) work. Angles
+then follow from distances alone, in O(N³) work and O(N²) memory, where the published code spends
+O(N³D) and O(N²D + N³). `horkd.losses` says what is computed; this module says how.
+
+**Distances.** d_ij² = |x_i|² + |x_j|² − 2⟨x_i, x_j⟩ on centred rows. The subtraction cancels where
+two rows are close: a batch with d² ≤ `CANCELS` · (|x_i|² + |x_j|²) anywhere is computed in float64.
+A gradient with respect to d reaches x through a graph Laplacian,
+
+    ∂L/∂x_i = Σ_j W_ij (x_i − x_j) = ((diag(W 1) − W) X)_i,   W_ij = (∂L/∂d_ij + ∂L/∂d_ji) / d_ij
+
+and through q = d/μ, with μ the mean of d over P = N(N−1) pairs, by
+
+    ∂L/∂d_ij = (∂L/∂q_ij − Σ_kl q_kl ∂L/∂q_kl / P) / μ.
+
+**Angles.** With q the normalised distances and b = max(q, δ), δ = `NEAR_DUPLICATE`, the law of
+cosines gives the cosine at vertex j between i and k,
+
+    c_j(i, k) = (q_ij² + q_jk² − q_ik²) / (2 b_ij b_jk).
+
+Let e_j(i, k) be the derivative of the Huber loss between the learner's and the frozen model's
+cosine: their difference, cut off at ±1. A side of a triangle lies opposite to one of its angles and
+ends in the two others:
+
+    opposite:  ∂c_j(i, k)/∂q_ik = −q_ik / (b_ij b_jk)
+    adjacent:  ∂c_j(i, k)/∂q_ij = q_ij / (b_ij b_jk) − [q_ij > δ] c_j(i, k) / b_ij
+
+Over all ordered triples, i and k being exchangeable (hence the twos),
+
+    ∂L/∂q_ij = 2 (q_ij F_ij − [q_ij > δ] T_ij / b_ij) − q_ij S_ij   with, at vertex j,
+    F_ij = Σ_k e_j(i, k) / (b_ij b_jk),   T_ij = Σ_k e_j(i, k) c_j(i, k)
+    S_ik = Σ_j e_j(i, k) / (b_ij b_jk).
+
+Loss and gradient come from one pass, since both need every cosine.
+"""
+
+import functools
+import math
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from horkd.errors import HorkdError
+
+#: δ: sides shorter than this share of the mean distance get cosines that fade to zero with their
+#: length. It keeps the gradient on a batch with duplicates within ten times its ordinary size
+#: (measured: 5 times at N = 32, 1.8 at N = 64); 0.01 gave 22 and 9 times.
+NEAR_DUPLICATE = 0.05
+
+#: A squared distance below this share of the two squared norms has lost two decimal digits.
+CANCELS = 0.01
+
+#: Two rows closer than this share of their own norms (after centring) are taken as equal: it is the
+#: resolution of float32 features.
+EQUAL = 1e-7
+
+
+def without_autocast(x: Tensor):
+    """A context in which matrix products keep the precision of their operands."""
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+
+
+def _refuse_second_derivative() -> None:
+    """Autograd enables gradients inside a backward pass only for `create_graph=True`."""
+    if not torch.compiler.is_compiling() and torch.is_grad_enabled():
+        raise HorkdError(
+            "relational losses have no second derivative: call backward() or autograd.grad() "
+            "without create_graph=True"
+        )
+
+
+# --- distances ------------------------------------------------------------------------------
+
+
+def _squared(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """d² (N, M) and |x_i|² + |y_j|² (N, M); of x with itself the diagonal is exactly 0."""
+    product = x @ y.T
+    if x is y:
+        norms = product.diagonal().clone()  # as a view, Inductor of torch 2.15 overwrote it
+        both = norms[:, None] + norms
+    else:
+        both = x.square().sum(1)[:, None] + y.square().sum(1)
+    return torch.add(both, product, alpha=-2), both
+
+
+def _lengths(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Distances (N, M), and x and y in the precision they were computed in. Equal rows give 0.
+
+    On the CPU float32 is tried first, and checked. Elsewhere, and in a compiled graph, to act on
+    the check would make the host wait for the device: there, all is done in float64.
+    """
+    same = x is y
+    if x.dtype == torch.float32:
+        if (
+            not torch.compiler.is_compiling()
+            and x.device.type == "cpu"
+            and torch.get_float32_matmul_precision() == "highest"
+        ):
+            squared, both = _squared(x, y)
+            pairs = squared.numel() - (len(x) if same else 0)
+            if int(torch.count_nonzero(squared > both.mul_(CANCELS))) == pairs:  # not for inf, nan
+                return squared.sqrt_(), x, y
+        x = x.double()
+        y = x if same else y.double()
+    squared, both = _squared(x, y)
+    return squared.masked_fill(squared <= EQUAL**2 * both, 0).sqrt(), x, y
+
+
+class Geometry(NamedTuple):
+    """Distances between the rows of a matrix, and what a gradient needs to reach these rows."""
+
+    q: Tensor  # (N, N), float64 if the rows needed it
+    rows: Tensor  # (N, D), centred, in the same precision
+    mean: Tensor | None  # what the distances were divided by
+
+
+def geometry(x: Tensor, normalize: bool = True) -> Geometry:
+    """Distances of x (N, D), N ≥ 2, if asked divided by their mean over i ≠ j."""
+    n = len(x)
+    rows = x - x.mean(0)
+    d, rows, _ = _lengths(rows, rows)
+    if not normalize:
+        return Geometry(d, rows, None)
+    mean = d.sum() / (n * (n - 1))
+    if d.dtype == torch.float64:
+        # A collapsed batch has no mean to divide by. Any positive constant keeps the gradient of
+        # ordinary size; the features' own magnitude is that constant.
+        size = x.abs().amax().double()
+        mean = torch.where(mean > 0, mean, torch.where(size > 0, size, 1.0))
+    return Geometry(d.div_(mean), rows, mean)
+
+
+def pull_back(gradient: Tensor, to: Geometry) -> Tensor:
+    """∂L/∂x (N, D) from ∂L/∂q (N, N)."""
+    q, rows, mean = to
+    n = len(q)
+    gradient = gradient.to(q.dtype)
+    w = gradient + gradient.T
+    if mean is not None:
+        w.sub_(2 / (n * (n - 1)) * (gradient * q).sum()).div_(mean)
+    apart = None
+    if q.dtype == torch.float32:  # the check has found no equal rows
+        w.div_(q).fill_diagonal_(0)
+    else:
+        # The norm has no gradient at zero, only subgradients: all vectors of length ≤ 1. The one
+        # chosen is ±1/√D along the diagonal, its sign by index order. It pushes exact duplicates
+        # apart, so that a collapsed batch can recover; a zero gradient would keep it collapsed.
+        index = torch.arange(n, device=q.device)
+        signed = w * torch.sign(index[:, None] - index)
+        equal = q == 0
+        apart = torch.where(equal, signed, 0).sum(1, keepdim=True) / math.sqrt(rows.shape[1])
+        w.div_(q).masked_fill_(equal, 0)
+    if mean is not None:
+        w.div_(mean)
+    degrees = w.sum(1)
+    w.neg_().diagonal().copy_(degrees)
+    return w @ rows if apart is None else w @ rows + apart
+
+
+class Pairwise(Function):
+    """Differentiable distances of x (N, D), N ≥ 2; see `horkd.potentials.pairwise_distances`."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, normalize: bool) -> Tensor:
+        q, rows, mean = geometry(x, normalize)
+        ctx.save_for_backward(q, rows, mean)
+        ctx.dtype = x.dtype
+        return q.to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        _refuse_second_derivative()
+        with without_autocast(gradient):
+            return pull_back(gradient, Geometry(*ctx.saved_tensors)).to(ctx.dtype), None
+
+
+class Between(Function):
+    """Differentiable distances of x (N, D) and y (M, D), N and M ≥ 1."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, y: Tensor) -> Tensor:
+        middle = y.mean(0)
+        d, rows, columns = _lengths(x - middle, y - middle)
+        ctx.save_for_backward(d, rows, columns)
+        ctx.dtype = x.dtype
+        return d.to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        _refuse_second_derivative()
+        d, rows, columns = ctx.saved_tensors
+        to_x = to_y = None
+        with without_autocast(gradient):
+            w = (gradient.to(d.dtype) / d).masked_fill_(d == 0, 0)
+            if ctx.needs_input_grad[0]:
+                to_x = torch.addmm(w.sum(1)[:, None] * rows, w, columns, alpha=-1).to(ctx.dtype)
+            if ctx.needs_input_grad[1]:
+                to_y = torch.addmm(w.sum(0)[:, None] * columns, w.T, rows, alpha=-1).to(ctx.dtype)
+        return to_x, to_y
+
+
+# --- the loss over pairs, triples, centres --------------------------------------------------
+
+
+def _huber(difference: Tensor) -> tuple[Tensor, Tensor]:
+    """Σ Huber(difference), and its derivative."""
+    e = difference.clamp(-1, 1)
+    return ((difference - 0.5 * e) * e).sum(), e
+
+
+#: Triples held at a time by the blocked form, in six arrays: on a CPU what its caches hold (6 MiB),
+#: on a GPU what keeps it busy (384 MiB).
+_BLOCK = {"cpu": 1 << 18}
+_BLOCK_ELSEWHERE = 1 << 24
+#: Ends i held at a time. Ends k run on from the first of them, so that half the work is saved.
+_ROWS = 32
+
+
+def inverse_lengths(q: Tensor) -> Tensor:
+    """1/b with a zero diagonal, so that i = j and k = j, which are no triples, add nothing."""
+    return q.clamp(min=NEAR_DUPLICATE).reciprocal_().fill_diagonal_(0)
+
+
+def angles_blocked(p: Tensor, q: Tensor, equal: bool, gradient: bool) -> tuple[Tensor, Tensor]:
+    """L and ∂L/∂q, in blocks of vertices j and ends i; an end k beyond them stands for k < i too.
+
+    Args:
+        p: normalised distances (N, N) of the frozen model.
+        q: normalised distances (N, N) of the learner, in the same precision.
+        equal: count i = k as well.
+        gradient: whether ∂L/∂q is needed; if not, q comes back in its place.
+    """
+    n = len(q)
+    half = torch.stack([p, q]).square_().mul_(0.5)
+    inverse = torch.stack([inverse_lengths(p), inverse_lengths(q)])
+    turn, lever, shared = q.new_zeros(3, n, n)  # T, F, S
+    losses = []
+    rows = math.ceil(n / math.ceil(n / _ROWS))
+    for start in range(0, n, rows):
+        i, k = slice(start, start + rows), slice(start, n)
+        half_i, half_k, half_ik = half[:, :, i, None], half[:, :, None, k], half[:, None, i, k]
+        inverse_i, inverse_k = inverse[:, :, i, None], inverse[:, :, None, k]
+        step = max(1, _BLOCK.get(q.device.type, _BLOCK_ELSEWHERE) // half_ik[0].numel())
+        for first in range(0, n, step):
+            j = slice(first, first + step)
+            scale = inverse_i[:, j] * inverse_k[:, j]
+            frozen, c = (half_i[:, j] - half_ik).add_(half_k[:, j]).mul_(scale)
+            difference = torch.sub(c, frozen, out=frozen)
+            if not equal:
+                difference[:, :, :rows].diagonal(dim1=1, dim2=2).zero_()
+            e = difference.clamp(-1, 1)
+            if gradient:
+                ec, force = c.mul_(e), scale[1].mul_(e)
+                turn[j, i].add_(ec.sum(2))
+                lever[j, i].add_(force.sum(2))
+                shared[i, k].add_(force.sum(0))
+                if start + rows < n:
+                    turn[j, start + rows :].add_(ec[:, :, rows:].sum(1))
+                    lever[j, start + rows :].add_(force[:, :, rows:].sum(1))
+            huber = difference.sub_(e, alpha=0.5).mul_(e)
+            losses.append(huber.sum())
+            if start + rows < n:
+                losses.append(huber[:, :, rows:].sum())
+    loss = torch.stack(losses).sum()
+    if not gradient:
+        return loss, q
+    if n > rows:  # S_ik for k < i
+        shared = shared.triu_(1)
+        shared = shared + shared.T
+    turn.mul_(inverse[1]).mul_(q > NEAR_DUPLICATE)
+    return loss, lever.mul_(2).sub_(shared).mul_(q).sub_(turn, alpha=2)
+
+
+#: Forms of the loss over angles. "auto" is "fused" for float32 on CUDA if Triton works there, and
+#: "blocked" otherwise. The environment variable HORKD_ANGLES sets it for a process.
+FORMS = ("auto", "blocked", "fused")
+_forced: ContextVar[str | None] = ContextVar("form of the loss over angles", default=None)
+
+
+@contextmanager
+def angles_form(form: str) -> Iterator[None]:
+    """Force one of `FORMS` in this context.
+
+    Raises:
+        HorkdError: if there is no such form.
+    """
+    token = _forced.set(_checked(form, "form"))
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+def _checked(form: str, origin: str) -> str:
+    if form not in FORMS:
+        raise HorkdError(f"{origin} is {form!r}: choose from {', '.join(FORMS)}")
+    return form
+
+
+def angles(p: Tensor, q: Tensor, equal: bool, gradient: bool) -> tuple[Tensor, Tensor]:
+    """What `angles_blocked` returns, in the form that suits the device or is forced."""
+    form = _forced.get() or _checked(os.environ.get("HORKD_ANGLES", "auto"), "HORKD_ANGLES")
+    suits = q.device.type == "cuda" and q.dtype == torch.float32
+    if form == "fused" and not suits:
+        raise HorkdError(
+            f"the fused form is for float32 on CUDA, not {q.dtype} on {q.device.type}: "
+            "leave the choice to auto"
+        )
+    if form == "fused" or (form == "auto" and suits and _fused_works(q.device)):
+        from horkd.kernels_triton import angles_fused  # Triton is there only where CUDA is
+
+        return angles_fused(p, q, equal, gradient)
+    return angles_blocked(p, q, equal, gradient)
+
+
+@functools.cache
+def _fused_works(device: torch.device) -> bool:
+    """Whether the fused form compiles on this device and agrees with the blocked one."""
+    try:
+        from horkd.kernels_triton import angles_fused
+
+        side = torch.linspace(0, 7, 48, device=device)
+        curves = torch.stack([side, side.sin(), side.square().cos()], 1)
+        p, q = geometry(curves[:, :2]).q.float(), geometry(curves).q.float()
+        (loss, to_q), (expected, to_q_expected) = (
+            form(p, q, True, True) for form in (angles_fused, angles_blocked)
+        )
+        torch.testing.assert_close(loss, expected, rtol=1e-4, atol=0)
+        both, both_expected = to_q + to_q.T, to_q_expected + to_q_expected.T
+        size = both_expected.abs().max().item()
+        torch.testing.assert_close(both, both_expected, rtol=1e-3, atol=1e-4 * size)
+    except Exception as error:  # compilers fail in many ways
+        line = (str(error).splitlines() or [type(error).__name__])[0]
+        warnings.warn(
+            f"the fused loss over angles does not work on {device}, going on with the blocked "
+            f"form, which is slower: {line}",
+            stacklevel=2,
+        )
+        return False
+    return True
+
+
+def _of_pairs(frozen: Tensor, learner: Tensor, rkd: bool, gradient: bool) -> tuple[Tensor, Tensor]:
+    """Order 2: Σ_(i≠j) (q_ij − p_ij)² or, for RKD, Σ_ij Huber(q_ij − p_ij)."""
+    p, g = geometry(frozen).q, geometry(learner)
+    difference = g.q - p.to(g.q.dtype)
+    if rkd:
+        loss, to_q = _huber(difference)
+    else:
+        loss, to_q = difference.square().sum(), 2 * difference
+    return loss, pull_back(to_q, g) if gradient else learner
+
+
+def _of_triples(
+    frozen: Tensor, learner: Tensor, rkd: bool, gradient: bool
+) -> tuple[Tensor, Tensor]:
+    """Order 3: Σ_(i,j,k) Huber of the cosines' difference; for RKD with i = k."""
+    p, g = geometry(frozen).q, geometry(learner)
+    # The cosines are taken in the learner's precision: float64 distances rounded are good enough
+    loss, to_q = angles(p.to(learner.dtype), g.q.to(learner.dtype), rkd, gradient)
+    return loss, pull_back(to_q, g) if gradient else learner
+
+
+def _of_centers(
+    frozen: Tensor, learner: Tensor, centers: Tensor, normalize: bool, gradient: bool
+) -> tuple[Tensor, Tensor]:
+    """Order C: Σ_ic (‖g_i − u_c‖ − ‖f_i − u_c‖)², if asked over the squared mean of ‖f_i − u_c‖."""
+    middle = centers.mean(0)
+    u = centers - middle
+    p, _, _ = _lengths(frozen - middle, u)
+    q, rows, u = _lengths(learner - middle, u)
+    difference = q - p.to(q.dtype)
+    loss, scale = difference.square().sum(), 2.0
+    if normalize:
+        mean = p.mean()
+        scale = torch.where(mean > 0, mean, 1.0).to(q.dtype) ** -2
+        loss, scale = loss * scale, 2 * scale
+    if not gradient:
+        return loss, learner
+    w = difference.mul_(scale).div_(q).masked_fill_(q == 0, 0)
+    return loss, torch.addmm(w.sum(1)[:, None] * rows, w, u, alpha=-1)
+
+
+#: What `term` computes, by name: two batches of features (and centres), whether the gradient is
+#: needed -> the loss, ∂L/∂learner (N, D).
+_TERMS: dict[str, Callable[[Tensor, Tensor, Tensor | None, bool], tuple[Tensor, Tensor]]] = {
+    "pairs": lambda f, g, u, gradient: _of_pairs(f, g, False, gradient),
+    "pairs rkd": lambda f, g, u, gradient: _of_pairs(f, g, True, gradient),
+    "triples": lambda f, g, u, gradient: _of_triples(f, g, False, gradient),
+    "triples rkd": lambda f, g, u, gradient: _of_triples(f, g, True, gradient),
+    "centers": lambda f, g, u, gradient: _of_centers(f, g, u, False, gradient),
+    "centers normalized": lambda f, g, u, gradient: _of_centers(f, g, u, True, gradient),
+}
+
+
+def _compute(
+    frozen: Tensor, learner: Tensor, centers: Tensor | None, kind: str, gradient: bool
+) -> tuple[Tensor, Tensor]:
+    with without_autocast(learner):
+        loss, to_learner = _TERMS[kind](frozen, learner, centers, gradient)
+    return loss.to(learner.dtype), to_learner.to(learner.dtype)
+
+
+# To torch.compile a term is one operation: it must not trace the loop over blocks.
+@torch.library.custom_op(
+    "horkd::term",
+    mutates_args=(),
+    schema="(Tensor frozen, Tensor learner, Tensor? centers, str kind) -> (Tensor, Tensor)",
+)
+def _term(
+    frozen: Tensor, learner: Tensor, centers: Tensor | None, kind: str
+) -> tuple[Tensor, Tensor]:
+    return _compute(frozen, learner, centers, kind, True)
+
+
+@_term.register_fake
+def _(frozen: Tensor, learner: Tensor, centers: Tensor | None, kind: str) -> tuple[Tensor, Tensor]:
+    return learner.new_empty(()), torch.empty_like(learner)
+
+
+class _Term(Function):
+    @staticmethod
+    def forward(ctx, frozen: Tensor, learner: Tensor, centers: Tensor | None, kind: str) -> Tensor:
+        if torch.compiler.is_compiling():
+            loss, to_learner = _term(frozen, learner, centers, kind)
+        else:
+            loss, to_learner = _compute(frozen, learner, centers, kind, ctx.needs_input_grad[1])
+        ctx.save_for_backward(to_learner)
+        return loss
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[None, Tensor, None, None]:
+        _refuse_second_derivative()
+        (to_learner,) = ctx.saved_tensors
+        return None, gradient * to_learner, None, None
+
+
+def term(kind: str, frozen: Tensor, learner: Tensor, centers: Tensor | None = None) -> Tensor:
+    """A sum over pairs, triples or centres, with gradient for the learner only.
+
+    Args:
+        kind: a name in `_TERMS`.
+        frozen: f (N, D_f), float32 or float64, no gradient.
+        learner: g (N, D_g), float32 or float64; N is at least 2 for pairs, 3 for triples.
+        centers: u (C, D), for the kinds that have centres.
+    """
+    return _Term.apply(frozen, learner, centers, kind)
