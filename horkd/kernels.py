@@ -82,10 +82,10 @@ def _refuse_second_derivative() -> None:
 
 
 def _squared(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """d² (N, M) and |x_i|² + |y_j|² (N, M); of x with itself the diagonal is exactly 0."""
+    """d² (N, M) and |x_i|² + |y_j|² (N, M); of x with itself the diagonal is 0, up to rounding."""
     product = x @ y.T
-    if x is y:
-        norms = product.diagonal().clone()  # as a view, Inductor of torch 2.15 overwrote it
+    if x is y and not torch.compiler.is_compiling():  # Inductor 2.15 overwrites such a view
+        norms = product.diagonal()
         both = norms[:, None] + norms
     else:
         both = x.square().sum(1)[:, None] + y.square().sum(1)
@@ -226,8 +226,32 @@ _ROWS = 32
 
 
 def inverse_lengths(q: Tensor) -> Tensor:
-    """1/b with a zero diagonal, so that i = j and k = j, which are no triples, add nothing."""
-    return q.clamp(min=NEAR_DUPLICATE).reciprocal_().fill_diagonal_(0)
+    """1/b (..., N, N), but zero for i = j and k = j, which are no triples and must add nothing."""
+    inverse = q.clamp(min=NEAR_DUPLICATE).reciprocal_()
+    inverse.diagonal(dim1=-2, dim2=-1).zero_()
+    return inverse
+
+
+def _block(
+    half: tuple[Tensor, Tensor, Tensor], inverse: tuple[Tensor, Tensor], equal: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Huber, e·c and e/(b b) of all j, i, k in a block.
+
+    Args:
+        half: q²/2 of the sides (j, i), (j, k) and (i, k), for both models: (2, J, I, 1),
+            (2, J, 1, K) and (2, 1, I, K).
+        inverse: 1/b of the sides (j, i) and (j, k).
+        equal: count i = k as well; the first ends k are the ends i.
+    """
+    ji, jk, ik = half
+    scale = inverse[0] * inverse[1]
+    frozen, c = (ji - ik).add_(jk).mul_(scale)
+    difference = torch.sub(c, frozen, out=frozen)
+    if not equal:
+        difference[:, :, : ik.shape[2]].diagonal(dim1=1, dim2=2).zero_()
+    e = difference.clamp(-1, 1)
+    huber = difference.sub_(e, alpha=0.5).mul_(e)
+    return huber, c.mul_(e), scale[1].mul_(e)
 
 
 def angles_blocked(p: Tensor, q: Tensor, equal: bool, gradient: bool) -> tuple[Tensor, Tensor]:
@@ -240,42 +264,41 @@ def angles_blocked(p: Tensor, q: Tensor, equal: bool, gradient: bool) -> tuple[T
         gradient: whether ∂L/∂q is needed; if not, q comes back in its place.
     """
     n = len(q)
-    half = torch.stack([p, q]).square_().mul_(0.5)
-    inverse = torch.stack([inverse_lengths(p), inverse_lengths(q)])
-    turn, lever, shared = q.new_zeros(3, n, n)  # T, F, S
-    losses = []
-    rows = math.ceil(n / math.ceil(n / _ROWS))
-    for start in range(0, n, rows):
-        i, k = slice(start, start + rows), slice(start, n)
-        half_i, half_k, half_ik = half[:, :, i, None], half[:, :, None, k], half[:, None, i, k]
-        inverse_i, inverse_k = inverse[:, :, i, None], inverse[:, :, None, k]
-        step = max(1, _BLOCK.get(q.device.type, _BLOCK_ELSEWHERE) // half_ik[0].numel())
-        for first in range(0, n, step):
-            j = slice(first, first + step)
-            scale = inverse_i[:, j] * inverse_k[:, j]
-            frozen, c = (half_i[:, j] - half_ik).add_(half_k[:, j]).mul_(scale)
-            difference = torch.sub(c, frozen, out=frozen)
-            if not equal:
-                difference[:, :, :rows].diagonal(dim1=1, dim2=2).zero_()
-            e = difference.clamp(-1, 1)
-            if gradient:
-                ec, force = c.mul_(e), scale[1].mul_(e)
-                turn[j, i].add_(ec.sum(2))
-                lever[j, i].add_(force.sum(2))
-                shared[i, k].add_(force.sum(0))
-                if start + rows < n:
-                    turn[j, start + rows :].add_(ec[:, :, rows:].sum(1))
-                    lever[j, start + rows :].add_(force[:, :, rows:].sum(1))
-            huber = difference.sub_(e, alpha=0.5).mul_(e)
-            losses.append(huber.sum())
-            if start + rows < n:
-                losses.append(huber[:, :, rows:].sum())
-    loss = torch.stack(losses).sum()
+    both = torch.stack([p, q])
+    half, inverse = both.square().mul_(0.5), inverse_lengths(both)
+    ji, jk = half[..., None], half[:, :, None]
+    inverse_ji, inverse_jk = inverse[..., None], inverse[:, :, None]
+    block = _BLOCK.get(q.device.type, _BLOCK_ELSEWHERE)
+    if n <= _ROWS and n**3 <= block:
+        huber, turns, forces = _block((ji, jk, half[:, None]), (inverse_ji, inverse_jk), equal)
+        loss, turn, lever, shared = huber.sum(), turns.sum(2), forces.sum(2), forces.sum(0)
+    else:
+        turn, lever, shared = q.new_zeros(3, n, n)  # T, F, S
+        losses = []
+        rows = math.ceil(n / math.ceil(n / _ROWS))
+        for start in range(0, n, rows):
+            i, k, beyond = slice(start, start + rows), slice(start, n), slice(start + rows, n)
+            ik = half[:, None, i, k]
+            step = max(1, block // ik[0].numel())
+            for first in range(0, n, step):
+                j = slice(first, first + step)
+                huber, turns, forces = _block(
+                    (ji[:, j, i], jk[:, j, :, k], ik),
+                    (inverse_ji[:, j, i], inverse_jk[:, j, :, k]),
+                    equal,
+                )
+                losses += [huber.sum(), huber[:, :, rows:].sum()]
+                if gradient:
+                    turn[j, i].add_(turns.sum(2))
+                    lever[j, i].add_(forces.sum(2))
+                    shared[i, k].add_(forces.sum(0))
+                    turn[j, beyond].add_(turns[:, :, rows:].sum(1))
+                    lever[j, beyond].add_(forces[:, :, rows:].sum(1))
+        loss = torch.stack(losses).sum()
+        shared = shared.triu_(1)
+        shared = shared + shared.T  # S_ik for k < i
     if not gradient:
         return loss, q
-    if n > rows:  # S_ik for k < i
-        shared = shared.triu_(1)
-        shared = shared + shared.T
     turn.mul_(inverse[1]).mul_(q > NEAR_DUPLICATE)
     return loss, lever.mul_(2).sub_(shared).mul_(q).sub_(turn, alpha=2)
 

@@ -26,7 +26,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from horkd import kernels
+from horkd import distributed, kernels
 from horkd.errors import HorkdError
 from horkd.potentials import as_centers, as_features
 
@@ -218,6 +218,9 @@ class HybridOrderLoss(nn.Module):
             it is no part of the exported student.
         reduction: as in this module's functions. `"mean"` divides order C by the frozen model's
             mean centre distance; `"rkd"` is `"mean"` for orders 1 and C.
+        gather: take the relations over the batches of all processes of torch.distributed: under
+            DistributedDataParallel, loss and gradients are those of one process with the whole
+            batch. Without several processes it changes nothing.
 
     Raises:
         HorkdError: on an unknown order or reduction, a negative weight, or order C without centres.
@@ -229,6 +232,7 @@ class HybridOrderLoss(nn.Module):
         centers: Tensor | None = None,
         projector: nn.Module | None = None,
         reduction: str = "mean",
+        gather: bool = False,
     ) -> None:
         super().__init__()
         for order, weight in weights.items():
@@ -241,6 +245,7 @@ class HybridOrderLoss(nn.Module):
         if "C" in self.weights and centers is None:
             raise HorkdError("order C needs class centres: pass centers=class_centers(...)")
         self.reduction = reduction
+        self.gather = gather
         self.projector = projector
         self.register_buffer("centers", None if centers is None else centers.detach().clone())
 
@@ -254,9 +259,11 @@ class HybridOrderLoss(nn.Module):
         Returns:
             `loss`, the weighted sum, and each active order unweighted, all scalars.
         """
+        if self.gather:
+            frozen, learner = distributed.gather(frozen), distributed.gather(learner)
         aligned = learner
         if self.projector is not None and {"1", "C"} & self.weights.keys():
-            with torch.autocast(learner.device.type, enabled=False):
+            with kernels.without_autocast(learner):
                 aligned = self.projector(as_features(learner, "learner features"))
         per_tuple = "mean" if self.reduction == "rkd" else self.reduction
         compute = {

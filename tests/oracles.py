@@ -117,10 +117,19 @@ def rkd_angle(frozen: torch.Tensor, learner: torch.Tensor) -> torch.Tensor:
     return F.smooth_l1_loss(_rkd_angles(learner), target)
 
 
+def center_distance(
+    frozen: torch.Tensor, learner: torch.Tensor, centers: torch.Tensor
+) -> torch.Tensor:
+    """Eq. 7 as it stands, differences of all features and centres at once, mean over all pairs."""
+    with torch.no_grad():
+        target = (frozen[:, None] - centers[None]).norm(dim=2)
+    return ((learner[:, None] - centers[None]).norm(dim=2) - target).square().mean()
+
+
 def _rkd_distances(e: torch.Tensor) -> torch.Tensor:
     squared_norms = (e * e).sum(dim=1)
     q = squared_norms[:, None] + squared_norms[None, :] - 2 * e @ e.T
-    off_diagonal = 1 - torch.eye(len(e), dtype=e.dtype)
+    off_diagonal = 1 - torch.eye(len(e), dtype=e.dtype, device=e.device)
     d = q.clamp(min=1e-12).sqrt() * off_diagonal
     return d / d[d > 0].mean()
 

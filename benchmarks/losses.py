@@ -1,0 +1,311 @@
+"""How fast the relational losses are, and how much memory they take, against the published code.
+
+    python benchmarks/losses.py [--device cpu] [--rows 32 128 512] [--widths 64 512]
+
+Times forward and backward of a batch, the frozen model's side included: the published formula
+(`tests/oracles.py`, the one the tests compare with) and `horkd.losses`, in one process, in turns. A
+formula that runs out of memory is left out at larger sizes. Writes a record, a table and a figure
+into reports/benchmarks/.
+"""
+
+import argparse
+import ctypes
+import gc
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.lines import Line2D
+from tqdm import tqdm
+
+from horkd import losses, paths, report, runs, storage
+from horkd.train import describe_machine
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+import oracles
+
+CENTERS = 100
+PUBLISHED = {
+    "2": lambda f, g, u: oracles.rkd_distance(f, g),
+    "3": lambda f, g, u: oracles.rkd_angle(f, g),
+    "C": oracles.center_distance,
+}
+OURS = {
+    "2": lambda f, g, u: losses.order2(f, g, "rkd"),
+    "3": lambda f, g, u: losses.order3(f, g, "rkd"),
+    "C": losses.order_c,
+}
+#: Repeat until this many seconds are spent on a size, three to a hundred times.
+SECONDS = 2.0
+#: A call that takes this many milliseconds is timed once, after one to warm up.
+SLOW = 10_000.0
+TOO_LARGE = float("nan")
+
+
+class Meter:
+    """Milliseconds and additional memory of one call, on the CPU or a CUDA device."""
+
+    def __init__(self, device: str) -> None:
+        self.cuda = device.startswith("cuda")
+        self.device = device
+
+    def milliseconds(self, call: Callable[[], None]) -> float:
+        if self.cuda:
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        call()
+        if self.cuda:
+            torch.cuda.synchronize()
+        return 1e3 * (time.perf_counter() - start)
+
+    def mebibytes(self, call: Callable[[], None]) -> float:
+        """Peak during the call over what was in use before; NaN where the system doesn't tell."""
+        gc.collect()
+        if self.cuda:
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            call()
+            return (torch.cuda.max_memory_allocated() - before) / 2**20
+        try:
+            ctypes.CDLL(None).malloc_trim(0)
+            Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
+        except (OSError, AttributeError):
+            call()
+            return float("nan")
+        before = _status("VmRSS")
+        call()
+        return (_status("VmHWM") - before) / 1024
+
+
+def _status(name: str) -> float:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(name + ":"):
+            return float(line.split()[1])
+    raise ValueError(name)
+
+
+@contextmanager
+def memory_limit() -> Iterator[None]:
+    """Refuse allocations beyond the free memory, so that a large formula fails and is not killed.
+
+    Linux only; elsewhere there is no limit.
+    """
+    try:
+        information = Path("/proc/meminfo").read_text().split("MemAvailable:")[1]
+        free = 1024 * int(information.split()[0])
+    except (OSError, IndexError):
+        yield
+        return
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (int(1024 * _status("VmSize") + free), before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def ran_out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+
+
+def compare(order: str, n: int, width: int, meter: Meter, skip_published: bool) -> dict:
+    """One row of the table."""
+    torch.manual_seed(n + width)
+    frozen = torch.randn(n, width, device=meter.device)
+    learner = torch.randn(n, width, device=meter.device, requires_grad=True)
+    centers = torch.randn(CENTERS, width, device=meter.device)
+
+    def step(formula: Callable) -> Callable[[], None]:
+        def call() -> None:
+            learner.grad = None
+            loss = formula(frozen, learner, centers)
+            loss.backward()
+            call.loss = loss.detach()
+
+        return call
+
+    calls = {"published": step(PUBLISHED[order]), "ours": step(OURS[order])}
+    if skip_published:
+        del calls["published"]
+    memory, gradients, values, warm_up = {}, {}, {}, {}
+    for name in list(calls):
+        with memory_limit():
+            try:
+                warm_up[name] = meter.milliseconds(calls[name])
+                peaks = [meter.mebibytes(calls[name])]
+                if warm_up[name] < SLOW:  # at first the allocator may take more than it needs
+                    peaks.append(meter.mebibytes(calls[name]))
+            except RuntimeError as error:
+                if not ran_out_of_memory(error):
+                    raise
+                del calls[name]
+                continue
+        memory[name], gradients[name] = min(peaks), learner.grad.double()
+        values[name] = calls[name].loss
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    repeats = 1 if max(warm_up.values()) > SLOW else 3
+    while min(map(len, times.values())) < repeats:
+        for name, call in calls.items():
+            times[name].append(meter.milliseconds(call))
+        spent = sum(map(sum, times.values()))
+        if spent < 1e3 * SECONDS and repeats == len(times["ours"]) < 100:
+            repeats += 1
+    row = {"order": order, "N": n, "D": width, "repeats": len(times["ours"])}
+    for name in ("published", "ours"):
+        quantiles = np.quantile(times.get(name) or [TOO_LARGE], [0.5, 0.25, 0.75])
+        row |= {
+            f"{name} ms": quantiles[0],
+            f"{name} ms quartiles": quantiles[1:].tolist(),
+            f"{name} MiB": memory.get(name, TOO_LARGE),
+        }
+    row["ratio"] = row["published ms"] / row["ours ms"]
+    if len(gradients) == 2:
+        a, b = gradients["published"], gradients["ours"]
+        row["gradient difference"] = ((a - b).norm() / a.norm()).item()
+        row["loss difference"] = abs((values["ours"] / values["published"] - 1).item())
+    return row
+
+
+def table(rows: list[dict]) -> pd.DataFrame:
+    """What a reader wants of the rows."""
+
+    def number(value: float, digits: int) -> str:
+        if np.isnan(value):
+            return "does not fit"
+        return f"{value:.{digits}f}" if value < 1000 else f"{value:,.0f}"
+
+    return pd.DataFrame(
+        [
+            {
+                "order": row["order"],
+                "N": row["N"],
+                "D": row["D"],
+                "published (ms)": number(row["published ms"], 2),
+                "ours (ms)": number(row["ours ms"], 2),
+                "ratio": "" if np.isnan(row["ratio"]) else f"{row['ratio']:.1f}",
+                "published (MiB)": number(row["published MiB"], 1),
+                "ours (MiB)": number(row["ours MiB"], 1),
+                "gradients differ by": f"{row['gradient difference']:.0e}"
+                if "gradient difference" in row
+                else "",
+            }
+            for row in rows
+        ]
+    )
+
+
+def figure(rows: list[dict], machine: str) -> plt.Figure:
+    """Time and memory against the batch size; a cross where the published formula stops."""
+    report.style()
+    frame = pd.DataFrame(rows)
+    widths = sorted(frame["D"].unique())
+    colors = dict(zip(widths, ["#0072B2", "#D55E00", "#009E73", "#CC79A7"], strict=False))
+    orders = sorted(frame["order"].unique())
+    fig, axes = plt.subplots(
+        2, len(orders), figsize=(4 * len(orders), 6.4), sharex=True, sharey="row", squeeze=False
+    )
+    for column, order in enumerate(orders):
+        for line, unit in enumerate(("ms", "MiB")):
+            ax = axes[line, column]
+            for width in widths:
+                part = frame[(frame["order"] == order) & (frame["D"] == width)].sort_values("N")
+                ours, published = part[f"ours {unit}"], part[f"published {unit}"]
+                ax.plot(part["N"], ours, color=colors[width], lw=1.8, marker="o", ms=3)
+                ax.plot(part["N"], published, color=colors[width], lw=1.4, ls="--")
+                fits = part[published.notna()]
+                if len(fits) < len(part) and len(fits):
+                    last = fits.iloc[-1]
+                    ax.plot(
+                        last["N"], last[f"published {unit}"], "x", color=colors[width], ms=9, mew=2
+                    )
+            ax.set_xscale("log", base=2)
+            ax.set_yscale("log")
+            if line == 0:
+                ax.set_title(f"order {order}")
+            else:
+                ax.set_xlabel("images in a batch, N")
+    axes[0, 0].set_ylabel("forward + backward (ms)")
+    axes[1, 0].set_ylabel("additional memory (MiB)")
+    handles = [Line2D([], [], color=colors[w], lw=2, label=f"D = {w}") for w in widths]
+    handles += [
+        Line2D([], [], color="#333333", marker="o", ms=3, label="horkd"),
+        Line2D([], [], color="#333333", ls="--", label="published formula"),
+        Line2D(
+            [],
+            [],
+            color="#333333",
+            ls="",
+            marker="x",
+            ms=8,
+            mew=2,
+            label="the next size does not fit",
+        ),
+    ]
+    fig.legend(
+        handles=handles, loc="outside upper center", ncols=len(handles), frameon=False, fontsize=9
+    )
+    fig.supxlabel(machine, fontsize=8, color="#555555")
+    return fig
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--orders", nargs="+", default=["2", "3", "C"], choices=["2", "3", "C"])
+    parser.add_argument(
+        "--rows", nargs="+", type=int, default=[16, 32, 64, 128, 256, 512, 1024, 2048, 4096]
+    )
+    parser.add_argument("--widths", nargs="+", type=int, default=[64, 512, 2048])
+    arguments = parser.parse_args()
+    meter, rows, start = Meter(arguments.device), [], time.perf_counter()
+    sizes = [
+        (o, d, n)
+        for o in arguments.orders
+        for d in arguments.widths
+        for n in sorted(arguments.rows)
+    ]
+    stopped = set()
+    for order, width, n in tqdm(sizes, unit="size"):
+        row = compare(order, n, width, meter, skip_published=(order, width) in stopped)
+        if np.isnan(row["published ms"]):
+            stopped.add((order, width))
+        rows.append(row)
+        tqdm.write(table([row]).to_string(index=False, header=len(rows) == 1))
+    device = torch.device(arguments.device).type
+    machine = describe_machine(arguments.device)
+    folder = paths.reports_dir() / "benchmarks"
+    seconds = time.perf_counter() - start
+    name = f"{machine['name']}" + (f", {machine['threads']} threads" if device == "cpu" else "")
+    storage.save_json(
+        folder / f"losses-{device}.json",
+        {
+            "rows": [{k: None if v != v else v for k, v in row.items()} for row in rows],
+            "machine": machine,
+            "seconds": seconds,
+            "versions": runs.versions(),
+            "commit": runs.commit(),
+        },
+    )
+    storage.write_text(
+        folder / f"losses-{device}.md",
+        f"# Relational losses: time and memory on {name}\n\n"
+        "Forward and backward of one batch, both models' features D wide, order C with "
+        f"{CENTERS} centres; medians of 3 to 100 repeats in turns, float32. *Published* is the "
+        "formula of `tests/oracles.py`. *MiB* is the peak beyond the inputs. Written by "
+        f"`make bench` in {seconds / 60:.0f} minutes; quartiles are in the record.\n\n"
+        f"![Time and memory](losses-{device}.png)\n\n" + report.markdown(table(rows)) + "\n",
+    )
+    with storage.replacing(folder / f"losses-{device}.png") as temporary:
+        figure(rows, name).savefig(temporary, format="png", metadata={"Software": None})
+    print(f"written to {folder}/losses-{device}.json, .md and .png")
+
+
+if __name__ == "__main__":
+    main()
