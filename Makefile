@@ -13,7 +13,7 @@ BIN = $(VENV)/bin
 # Written last, so an interrupted set-up is taken up again by the next call.
 STAMP = $(VENV)/.horkd-ready
 
-.PHONY: help setup reproduce test lab notebooks lint lock clean
+.PHONY: help setup reproduce test bench lab notebooks lint lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s  %s\n", $$1, $$2 }' Makefile
@@ -42,6 +42,9 @@ reproduce: $(STAMP) ## run the notebooks and write the report (PRESET=quick DATA
 
 test: $(STAMP) ## run the tests and every notebook (ARGS="-k losses")
 	$(BIN)/python -m pytest --nbmake $(ARGS)
+
+bench: $(STAMP) ## time the losses against the published formula (ARGS="--device cuda")
+	$(BIN)/python benchmarks/losses.py $(ARGS)
 
 lab: $(STAMP) ## open the notebooks in JupyterLab
 	$(BIN)/python -m jupyterlab --LabApp.default_url=/lab/tree/notebooks $(ARGS)

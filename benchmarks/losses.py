@@ -44,7 +44,7 @@ OURS = {
 }
 #: Repeat until this many seconds are spent on a size, three to a hundred times.
 SECONDS = 2.0
-#: A call that takes this many milliseconds is timed once, after one to warm up.
+#: A call that takes more milliseconds than this is made once, without one to warm up.
 SLOW = 10_000.0
 TOO_LARGE = float("nan")
 
@@ -65,23 +65,22 @@ class Meter:
             torch.cuda.synchronize()
         return 1e3 * (time.perf_counter() - start)
 
-    def mebibytes(self, call: Callable[[], None]) -> float:
-        """Peak during the call over what was in use before; NaN where the system doesn't tell."""
+    def both(self, call: Callable[[], None]) -> tuple[float, float]:
+        """Milliseconds and MiB: the peak over what was in use before, NaN where it is not told."""
         gc.collect()
         if self.cuda:
             torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated()
-            call()
-            return (torch.cuda.max_memory_allocated() - before) / 2**20
+            milliseconds = self.milliseconds(call)
+            return milliseconds, (torch.cuda.max_memory_allocated() - before) / 2**20
         try:
             ctypes.CDLL(None).malloc_trim(0)
             Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
         except (OSError, AttributeError):
-            call()
-            return float("nan")
+            return self.milliseconds(call), float("nan")
         before = _status("VmRSS")
-        call()
-        return (_status("VmHWM") - before) / 1024
+        milliseconds = self.milliseconds(call)
+        return milliseconds, (_status("VmHWM") - before) / 1024
 
 
 def _status(name: str) -> float:
@@ -134,26 +133,26 @@ def compare(order: str, n: int, width: int, meter: Meter, skip_published: bool) 
     calls = {"published": step(PUBLISHED[order]), "ours": step(OURS[order])}
     if skip_published:
         del calls["published"]
-    memory, gradients, values, warm_up = {}, {}, {}, {}
+    memory, gradients, values, first = {}, {}, {}, {}
     for name in list(calls):
         with memory_limit():
             try:
-                warm_up[name] = meter.milliseconds(calls[name])
-                peaks = [meter.mebibytes(calls[name])]
-                if warm_up[name] < SLOW:  # at first the allocator may take more than it needs
-                    peaks.append(meter.mebibytes(calls[name]))
+                first[name], peaks = meter.both(calls[name])
+                if first[name] < SLOW:  # at first the allocator may take more than it needs
+                    peaks = min(meter.both(calls[name])[1], peaks)
             except RuntimeError as error:
-                if not ran_out_of_memory(error):
+                if name == "ours" or not ran_out_of_memory(error):
                     raise
                 del calls[name]
                 continue
-        memory[name], gradients[name] = min(peaks), learner.grad.double()
+        memory[name], gradients[name] = peaks, learner.grad.double()
         values[name] = calls[name].loss
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    repeats = 1 if max(warm_up.values()) > SLOW else 3
-    while min(map(len, times.values())) < repeats:
-        for name, call in calls.items():
-            times[name].append(meter.milliseconds(call))
+    times = {name: [first[name]] if first[name] > SLOW else [] for name in calls}
+    repeats = 3
+    while any(len(times[name]) < repeats for name in calls if first[name] <= SLOW):
+        for name in calls:
+            if first[name] <= SLOW:
+                times[name].append(meter.milliseconds(calls[name]))
         spent = sum(map(sum, times.values()))
         if spent < 1e3 * SECONDS and repeats == len(times["ours"]) < 100:
             repeats += 1

@@ -81,19 +81,23 @@ def _refuse_second_derivative() -> None:
 # --- distances ------------------------------------------------------------------------------
 
 
-def _squared(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """d² (N, M) and |x_i|² + |y_j|² (N, M); of x with itself the diagonal is 0, up to rounding."""
+def _squared(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """d² (N, M) and |x_i|² + |y_j|² of the rows of x and y, and these, less the mean of y."""
+    same = x is y
+    middle = y.mean(0)
+    x = x - middle
+    y = x if same else y - middle
     product = x @ y.T
-    if x is y and not torch.compiler.is_compiling():  # Inductor 2.15 overwrites such a view
+    if same and not torch.compiler.is_compiling():  # Inductor 2.15 overwrites such a view
         norms = product.diagonal()
         both = norms[:, None] + norms
     else:
         both = x.square().sum(1)[:, None] + y.square().sum(1)
-    return torch.add(both, product, alpha=-2), both
+    return torch.add(both, product, alpha=-2), both, x, y
 
 
 def _lengths(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Distances (N, M), and x and y in the precision they were computed in. Equal rows give 0.
+    """Distances (N, M), and x and y, centred, in the precision of the distances. Equal rows give 0.
 
     On the CPU float32 is tried first, and checked. Elsewhere, and in a compiled graph, to act on
     the check would make the host wait for the device: there, all is done in float64.
@@ -105,14 +109,14 @@ def _lengths(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             and x.device.type == "cpu"
             and torch.get_float32_matmul_precision() == "highest"
         ):
-            squared, both = _squared(x, y)
+            squared, both, rows, columns = _squared(x, y)
             pairs = squared.numel() - (len(x) if same else 0)
             if int(torch.count_nonzero(squared > both.mul_(CANCELS))) == pairs:  # not for inf, nan
-                return squared.sqrt_(), x, y
+                return squared.sqrt_(), rows, columns
         x = x.double()
         y = x if same else y.double()
-    squared, both = _squared(x, y)
-    return squared.masked_fill(squared <= EQUAL**2 * both, 0).sqrt(), x, y
+    squared, both, rows, columns = _squared(x, y)
+    return squared.masked_fill(squared <= EQUAL**2 * both, 0).sqrt(), rows, columns
 
 
 class Geometry(NamedTuple):
@@ -126,8 +130,7 @@ class Geometry(NamedTuple):
 def geometry(x: Tensor, normalize: bool = True) -> Geometry:
     """Distances of x (N, D), N ≥ 2, if asked divided by their mean over i ≠ j."""
     n = len(x)
-    rows = x - x.mean(0)
-    d, rows, _ = _lengths(rows, rows)
+    d, rows, _ = _lengths(x, x)
     if not normalize:
         return Geometry(d, rows, None)
     mean = d.sum() / (n * (n - 1))
@@ -188,8 +191,7 @@ class Between(Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, y: Tensor) -> Tensor:
-        middle = y.mean(0)
-        d, rows, columns = _lengths(x - middle, y - middle)
+        d, rows, columns = _lengths(x, y)
         ctx.save_for_backward(d, rows, columns)
         ctx.dtype = x.dtype
         return d.to(x.dtype)
@@ -397,10 +399,8 @@ def _of_centers(
     frozen: Tensor, learner: Tensor, centers: Tensor, normalize: bool, gradient: bool
 ) -> tuple[Tensor, Tensor]:
     """Order C: Σ_ic (‖g_i − u_c‖ − ‖f_i − u_c‖)², if asked over the squared mean of ‖f_i − u_c‖."""
-    middle = centers.mean(0)
-    u = centers - middle
-    p, _, _ = _lengths(frozen - middle, u)
-    q, rows, u = _lengths(learner - middle, u)
+    p, _, _ = _lengths(frozen, centers)
+    q, rows, u = _lengths(learner, centers)
     difference = q - p.to(q.dtype)
     loss, scale = difference.square().sum(), 2.0
     if normalize:
