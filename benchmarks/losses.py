@@ -25,7 +25,7 @@ import torch
 from matplotlib.lines import Line2D
 from tqdm import tqdm
 
-from horkd import losses, paths, report, runs, storage
+from horkd import kernels, losses, paths, report, runs, storage
 from horkd.train import describe_machine
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -172,12 +172,52 @@ def compare(order: str, n: int, width: int, meter: Meter, skip_published: bool) 
     return row
 
 
+#: Float32 instructions of the fused form for each third corner of each side i < k, counted in the
+#: source of `_triangles`, a product and a sum as one where they can be.
+FUSED_INSTRUCTIONS = 40
+
+
+FLOOR = (
+    f"The fused form of order 3 needs {FUSED_INSTRUCTIONS} float32 instructions for each side and "
+    "third corner, and next to no memory traffic. The floor is their number over the rate of "
+    "multiply-adds measured in the same run (`benchmarks/ceiling.py`)."
+)
+
+
+def against_the_floor(rows_of_sides: list[int], meter: Meter) -> list[dict]:
+    """The fused form's time beside the least the device could take for its instructions."""
+    from ceiling import instructions_per_second
+
+    from horkd.kernels_triton import angles_fused
+
+    rate, out = instructions_per_second(meter.device), []
+    for n in rows_of_sides:
+        p, q = (
+            kernels.geometry(torch.randn(n, 64, device=meter.device)).q.float() for _ in range(2)
+        )
+        times = [
+            meter.milliseconds(lambda p=p, q=q: angles_fused(p, q, False, True)) for _ in range(20)
+        ]
+        count = FUSED_INSTRUCTIONS * n * n * (n - 1) / 2
+        out.append(
+            {
+                "N": n,
+                "fused (ms)": float(np.median(times)),
+                "floor (ms)": 1e3 * count / rate,
+                "share of the ceiling (%)": 1e5 * count / rate / float(np.median(times)),
+            }
+        )
+    return out
+
+
 def table(rows: list[dict]) -> pd.DataFrame:
     """What a reader wants of the rows."""
 
     def number(value: float, digits: int) -> str:
         if np.isnan(value):
             return "does not fit"
+        if value < 10**-digits:
+            return f"< {10**-digits:g}"
         return f"{value:.{digits}f}" if value < 1000 else f"{value:,.0f}"
 
     return pd.DataFrame(
@@ -206,7 +246,7 @@ def figure(rows: list[dict], machine: str) -> plt.Figure:
     frame = pd.DataFrame(rows)
     widths = sorted(frame["D"].unique())
     colors = dict(zip(widths, ["#0072B2", "#D55E00", "#009E73", "#CC79A7"], strict=False))
-    orders = sorted(frame["order"].unique())
+    orders, ticks = sorted(frame["order"].unique()), sorted(frame["N"].unique())[::2]
     fig, axes = plt.subplots(
         2, len(orders), figsize=(4 * len(orders), 6.4), sharex=True, sharey="row", squeeze=False
     )
@@ -225,11 +265,13 @@ def figure(rows: list[dict], machine: str) -> plt.Figure:
                         last["N"], last[f"published {unit}"], "x", color=colors[width], ms=9, mew=2
                     )
             ax.set_xscale("log", base=2)
+            ax.set_xticks(ticks, labels=map(str, ticks))
             ax.set_yscale("log")
             if line == 0:
                 ax.set_title(f"order {order}")
             else:
                 ax.set_xlabel("images in a batch, N")
+    axes[1, 0].set_ylim(bottom=0.05)  # less than that is no measurement
     axes[0, 0].set_ylabel("forward + backward (ms)")
     axes[1, 0].set_ylabel("additional memory (MiB)")
     handles = [Line2D([], [], color=colors[w], lw=2, label=f"D = {w}") for w in widths]
@@ -281,11 +323,15 @@ def main() -> None:
     machine = describe_machine(arguments.device)
     folder = paths.reports_dir() / "benchmarks"
     seconds = time.perf_counter() - start
+    floor = []
+    if device == "cuda":
+        floor = against_the_floor(sorted(n for n in arguments.rows if n >= 64), meter)
     name = f"{machine['name']}" + (f", {machine['threads']} threads" if device == "cpu" else "")
     storage.save_json(
         folder / f"losses-{device}.json",
         {
             "rows": [{k: None if v != v else v for k, v in row.items()} for row in rows],
+            "against the floor": floor,
             "machine": machine,
             "seconds": seconds,
             "versions": runs.versions(),
@@ -299,7 +345,14 @@ def main() -> None:
         f"{CENTERS} centres; medians of 3 to 100 repeats in turns, float32. *Published* is the "
         "formula of `tests/oracles.py`. *MiB* is the peak beyond the inputs. Written by "
         f"`make bench` in {seconds / 60:.0f} minutes; quartiles are in the record.\n\n"
-        f"![Time and memory](losses-{device}.png)\n\n" + report.markdown(table(rows)) + "\n",
+        f"![Time and memory](losses-{device}.png)\n\n"
+        + report.markdown(table(rows))
+        + (
+            f"\n\n{FLOOR}\n\n{report.markdown(pd.DataFrame(floor).round(3).astype(str))}"
+            if floor
+            else ""
+        )
+        + "\n",
     )
     with storage.replacing(folder / f"losses-{device}.png") as temporary:
         figure(rows, name).savefig(temporary, format="png", metadata={"Software": None})

@@ -219,8 +219,8 @@ def _huber(difference: Tensor) -> tuple[Tensor, Tensor]:
     return ((difference - 0.5 * e) * e).sum(), e
 
 
-#: Triples held at a time by the blocked form, in six arrays: on a CPU what its caches hold (6 MiB),
-#: on a GPU what keeps it busy (384 MiB).
+#: Triples held at a time by the blocked form, in five arrays: on a CPU what its caches hold (5 MiB
+#: in all), on a GPU what keeps it busy (320 MiB).
 _BLOCK = {"cpu": 1 << 18}
 _BLOCK_ELSEWHERE = 1 << 24
 #: Ends i held at a time. Ends k run on from the first of them, so that half the work is saved.
@@ -235,23 +235,28 @@ def inverse_lengths(q: Tensor) -> Tensor:
 
 
 def _block(
-    half: tuple[Tensor, Tensor, Tensor], inverse: tuple[Tensor, Tensor], equal: bool
+    half: tuple[Tensor, Tensor, Tensor],
+    inverse: tuple[Tensor, Tensor],
+    equal: bool,
+    workspace: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Huber, e·c and e/(b b) of all j, i, k in a block.
+    """Huber, e·c and e/(b b) of all j, i, k in a block, each (J, I, K).
 
     Args:
         half: q²/2 of the sides (j, i), (j, k) and (i, k), for both models: (2, J, I, 1),
             (2, J, 1, K) and (2, 1, I, K).
         inverse: 1/b of the sides (j, i) and (j, k).
         equal: count i = k as well; the first ends k are the ends i.
+        workspace: (5, J, I, K) to compute in, or None to allocate it.
     """
     ji, jk, ik = half
-    scale = inverse[0] * inverse[1]
-    frozen, c = (ji - ik).add_(jk).mul_(scale)
-    difference = torch.sub(c, frozen, out=frozen)
+    first, second, last = (None,) * 3 if workspace is None else workspace.split((2, 2, 1))
+    scale = torch.mul(*inverse, out=first)
+    frozen, c = torch.sub(ji, ik, out=second).add_(jk).mul_(scale)
+    difference = frozen.neg_().add_(c)
     if not equal:
         difference[:, :, : ik.shape[2]].diagonal(dim1=1, dim2=2).zero_()
-    e = difference.clamp(-1, 1)
+    e = torch.clamp(difference, -1, 1, out=None if last is None else last[0])
     huber = difference.sub_(e, alpha=0.5).mul_(e)
     return huber, c.mul_(e), scale[1].mul_(e)
 
@@ -278,16 +283,20 @@ def angles_blocked(p: Tensor, q: Tensor, equal: bool, gradient: bool) -> tuple[T
         turn, lever, shared = q.new_zeros(3, n, n)  # T, F, S
         losses = []
         rows = math.ceil(n / math.ceil(n / _ROWS))
+        # Allocated once: glibc leaves gaps of gigabytes behind a long row of such blocks.
+        workspace = q.new_empty(5, max(min(block, rows * n * n), rows * n))
         for start in range(0, n, rows):
             i, k, beyond = slice(start, start + rows), slice(start, n), slice(start + rows, n)
             ik = half[:, None, i, k]
             step = max(1, block // ik[0].numel())
             for first in range(0, n, step):
                 j = slice(first, first + step)
+                shape = (min(step, n - first), *ik.shape[2:])
                 huber, turns, forces = _block(
                     (ji[:, j, i], jk[:, j, :, k], ik),
                     (inverse_ji[:, j, i], inverse_jk[:, j, :, k]),
                     equal,
+                    workspace[:, : math.prod(shape)].view(5, *shape),
                 )
                 losses += [huber.sum(), huber[:, :, rows:].sum()]
                 if gradient:

@@ -19,6 +19,11 @@ same images and gives g (N, D_g). The n-order loss compares a potential of both,
 - `"sum"`: the paper's literal sum over ordered tuples of distinct examples.
 - `"rkd"` (orders 2 and 3): smooth-L1, mean over all N² or N³ entries: the convention of the code
   published with RKD (arXiv 1904.05068), which most reported numbers use.
+
+Features may be bf16 or fp16; all is computed in float32 or better. Only the learner gets a
+gradient, and only a first one: `create_graph=True` is refused for orders 2, 3 and C.
+`horkd.kernels` has the algorithms: order 3 takes O(N²D + N³) work and O(N²) memory, orders 2 and C
+one matrix product.
 """
 
 from collections.abc import Mapping

@@ -23,6 +23,8 @@ def as_features(x: Tensor, name: str = "features") -> Tensor:
     """`x` (N, D) in float32 (float64 stays), or a HorkdError that names the shape."""
     if x.ndim != 2:
         raise HorkdError(f"{name} must be (N, D), one row per image; got {tuple(x.shape)}")
+    if x.shape[1] == 0:
+        raise HorkdError(f"{name} of shape {tuple(x.shape)} have no columns")
     if not x.is_floating_point():
         raise HorkdError(f"{name} must be floating point, got {x.dtype}")
     return x if x.dtype == torch.float64 else x.float()

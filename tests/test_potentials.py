@@ -289,7 +289,7 @@ def test_a_collapsed_batch_has_zero_potentials(n, dtype):
     assert torch.equal(angle_cosines(x), torch.zeros(n, n, n, dtype=dtype))
 
 
-@pytest.mark.parametrize("shape", [(5,), (2, 3, 4)])
+@pytest.mark.parametrize("shape", [(5,), (2, 3, 4), (5, 0)])
 def test_features_that_are_not_a_matrix_are_refused(shape):
     for potential in INVARIANT.values():
         with pytest.raises(HorkdError):

@@ -1,0 +1,44 @@
+"""The most float32 instructions per second that a CUDA device completes, by measurement."""
+
+import time
+
+import torch
+import triton
+import triton.language as tl
+
+_LANES = 1024
+_CHAINS = 8
+
+
+@triton.jit
+def _multiply_add(out, rounds, lanes: tl.constexpr):
+    """Eight independent chains of multiply-adds in registers: nothing else to wait for."""
+    index = tl.program_id(0) * lanes + tl.arange(0, lanes)
+    x = index.to(tl.float32) * 1e-9
+    a, b, c, d = x, x + 1, x + 2, x + 3
+    e, f, g, h = x + 4, x + 5, x + 6, x + 7
+    for _ in range(rounds):
+        a = a * x + 0.5
+        b = b * x + 0.5
+        c = c * x + 0.5
+        d = d * x + 0.5
+        e = e * x + 0.5
+        f = f * x + 0.5
+        g = g * x + 0.5
+        h = h * x + 0.5
+    tl.store(out + index, a + b + c + d + e + f + g + h)
+
+
+def instructions_per_second(device: str = "cuda", rounds: int = 4096) -> float:
+    """Float32 multiply-adds per second, each counted as one instruction; best of five."""
+    programs = 16 * torch.cuda.get_device_properties(device).multi_processor_count
+    out = torch.empty(programs * _LANES, device=device)
+    best = 0.0
+    for _ in range(6):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        _multiply_add[(programs,)](out, rounds, lanes=_LANES, num_warps=4)
+        torch.cuda.synchronize()
+        seconds = time.perf_counter() - start
+        best = max(best, programs * _LANES * _CHAINS * rounds / seconds)
+    return best
