@@ -1,0 +1,65 @@
+"""The benchmarks run, and what is printed of them is what their records say."""
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+RECORDS = sorted((ROOT / "reports" / "benchmarks").glob("losses-*.json"))
+ROW = re.compile(r"^\| *[23C] *\| *\d+ *\|.*$", re.MULTILINE)
+
+
+def cells(text: str) -> list[list[str]]:
+    """Rows of a Markdown table that begin with an order and a batch size."""
+    return [[cell.strip() for cell in row.strip("| ").split("|")] for row in ROW.findall(text)]
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    spec = importlib.util.spec_from_file_location("benchmark", ROOT / "benchmarks" / "losses.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda path: path.stem)
+def test_the_table_is_made_of_the_record(record, benchmark):
+    rows = json.loads(record.read_text())["rows"]
+    rows = [{k: float("nan") if v is None else v for k, v in row.items()} for row in rows]
+    assert len(rows) > 20
+    expected = cells(benchmark.report.markdown(benchmark.table(rows)))
+    assert cells(record.with_suffix(".md").read_text()) == expected
+
+
+def test_the_readme_quotes_the_table():
+    quoted = cells((ROOT / "README.md").read_text())
+    table = cells((ROOT / "reports" / "benchmarks" / "losses-cpu.md").read_text())
+    assert len(quoted) >= 3
+    for row in quoted:
+        assert any(row == full[: len(row)] for full in table), row
+
+
+def test_the_benchmark_of_the_losses_runs(tmp_path):
+    command = [sys.executable, "benchmarks/losses.py", "--device", "cpu"]
+    done = subprocess.run(
+        [*command, "--rows", "16", "32", "--widths", "8"],
+        cwd=ROOT, env={**os.environ, "HORKD_REPORTS": str(tmp_path)},
+        capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    written = json.loads((tmp_path / "benchmarks" / "losses-cpu.json").read_text())
+    assert [(row["order"], row["N"]) for row in written["rows"]] == [
+        (order, n) for order in "23C" for n in (16, 32)
+    ]
+    for row in written["rows"]:
+        assert row["gradient difference"] < 1e-4
+        assert row["loss difference"] < 1e-5
+        assert row["ours ms"] > 0
+        assert row["published ms"] > 0
+    assert (tmp_path / "benchmarks" / "losses-cpu.png").stat().st_size > 10_000
