@@ -42,8 +42,6 @@ OURS = {
     "3": lambda f, g, u: losses.order3(f, g, "rkd"),
     "C": losses.order_c,
 }
-#: Repeat until this many seconds are spent on a size, three to a hundred times.
-SECONDS = 2.0
 #: A call that takes more milliseconds than this is made once, without one to warm up.
 SLOW = 10_000.0
 TOO_LARGE = float("nan")
@@ -114,7 +112,9 @@ def ran_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
 
 
-def compare(order: str, n: int, width: int, meter: Meter, skip_published: bool) -> dict:
+def compare(
+    order: str, n: int, width: int, meter: Meter, seconds: float, skip_published: bool
+) -> dict:
     """One row of the table."""
     torch.manual_seed(n + width)
     frozen = torch.randn(n, width, device=meter.device)
@@ -154,7 +154,7 @@ def compare(order: str, n: int, width: int, meter: Meter, skip_published: bool) 
             if first[name] <= SLOW:
                 times[name].append(meter.milliseconds(calls[name]))
         spent = sum(map(sum, times.values()))
-        if spent < 1e3 * SECONDS and repeats == len(times["ours"]) < 100:
+        if spent < 1e3 * seconds and repeats == len(times["ours"]) < 100:
             repeats += 1
     row = {"order": order, "N": n, "D": width, "repeats": len(times["ours"])}
     for name in ("published", "ours"):
@@ -304,6 +304,9 @@ def main() -> None:
         "--rows", nargs="+", type=int, default=[16, 32, 64, 128, 256, 512, 1024, 2048, 4096]
     )
     parser.add_argument("--widths", nargs="+", type=int, default=[64, 512, 2048])
+    parser.add_argument(
+        "--seconds", type=float, default=2.0, help="to spend on a size, in 3 to 100 repeats"
+    )
     arguments = parser.parse_args()
     meter, rows, start = Meter(arguments.device), [], time.perf_counter()
     sizes = [
@@ -314,7 +317,9 @@ def main() -> None:
     ]
     stopped = set()
     for order, width, n in tqdm(sizes, unit="size"):
-        row = compare(order, n, width, meter, skip_published=(order, width) in stopped)
+        row = compare(
+            order, n, width, meter, arguments.seconds, skip_published=(order, width) in stopped
+        )
         if np.isnan(row["published ms"]):
             stopped.add((order, width))
         rows.append(row)

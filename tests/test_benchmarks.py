@@ -48,7 +48,7 @@ def test_the_readme_quotes_the_table():
 def test_the_benchmark_of_the_losses_runs(tmp_path):
     command = [sys.executable, "benchmarks/losses.py", "--device", "cpu"]
     done = subprocess.run(
-        [*command, "--rows", "16", "32", "--widths", "8"],
+        [*command, "--rows", "16", "32", "--widths", "8", "--seconds", "0.1"],
         cwd=ROOT, env={**os.environ, "HORKD_REPORTS": str(tmp_path)},
         capture_output=True, text=True, timeout=200,
     )  # fmt: skip
