@@ -9,6 +9,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd import Function
 
+from horkd.kernels import refuse_second_derivative
+
 
 class _Gather(Function):
     @staticmethod
@@ -22,6 +24,7 @@ class _Gather(Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
+        refuse_second_derivative()
         # Every process's loss depends on these rows: the gradients of all of them add up.
         gradient = gradient.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(gradient, group=ctx.group)
@@ -34,7 +37,8 @@ def gather(x: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
     """Rows of all processes in the order of their ranks, differentiable; `x` itself if alone.
 
     The gradient is that of the sum of the losses of all processes, as it must be for
-    DistributedDataParallel, which divides by their number.
+    DistributedDataParallel, which divides by their number. Forward and backward are collective: all
+    processes must call them, equally often.
 
     Args:
         x: (N_rank, ...), the same shape but for N_rank on all processes; N_rank may differ.

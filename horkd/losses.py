@@ -21,7 +21,8 @@ same images and gives g (N, D_g). The n-order loss compares a potential of both,
   published with RKD (arXiv 1904.05068), which most reported numbers use.
 
 Features may be bf16 or fp16; all is computed in float32 or better. Only the learner gets a
-gradient, and only a first one: `create_graph=True` is refused for orders 2, 3 and C.
+gradient, and only a first one: `create_graph=True` is refused for orders 2, 3 and C (by torch, and
+later, in a compiled graph), and torch.func's transforms are not supported.
 `horkd.kernels` has the algorithms: order 3 takes O(N²D + N³) work and O(N²) memory, orders 2 and C
 one matrix product.
 """
@@ -88,7 +89,7 @@ def order1(frozen: Tensor, learner: Tensor, reduction: str = "mean") -> Tensor:
     f, g = _pair(frozen, learner, same_width=True)
     if g.numel() == 0:
         return _zero(g)
-    with torch.autocast(g.device.type, enabled=False):
+    with kernels.without_autocast(g):
         total = (f - g).abs().sum()
     return total if reduction == "sum" else total / g.numel()
 
@@ -112,7 +113,7 @@ def order2(frozen: Tensor, learner: Tensor, reduction: str = "mean") -> Tensor:
     n = len(g)
     if n < 2:
         return _zero(g)
-    total = kernels.term("pairs rkd" if reduction == "rkd" else "pairs", f, g)
+    total = kernels.term("pairs", f, g, option=reduction == "rkd")
     return total / {"mean": n * (n - 1), "sum": 1, "rkd": n**2}[reduction]
 
 
@@ -135,7 +136,7 @@ def order3(frozen: Tensor, learner: Tensor, reduction: str = "mean") -> Tensor:
     n = len(g)
     if n < 3:
         return _zero(g)
-    total = kernels.term("triples rkd" if reduction == "rkd" else "triples", f, g)
+    total = kernels.term("triples", f, g, option=reduction == "rkd")
     return total / {"mean": n * (n - 1) * (n - 2), "sum": 1, "rkd": n**3}[reduction]
 
 
@@ -168,7 +169,7 @@ def order_c(
     u = as_centers(centers, g).detach()
     if g.numel() == 0 or u.numel() == 0:
         return _zero(g)
-    total = kernels.term("centers normalized" if normalize else "centers", f.to(g.dtype), g, u)
+    total = kernels.term("centers", f.to(g.dtype), g, u, option=normalize)
     return total / {"mean": len(g) * len(u), "sum": 1}[reduction]
 
 

@@ -75,11 +75,12 @@ def angle_cosines(x: Tensor) -> Tensor:
         (N, N, N) indexed [i, j, k], float32 or better.
     """
     with kernels.without_autocast(x):
-        q = pairwise_distances(x)
+        x = as_features(x)
+        q = pairwise_distances(x.double())  # float32 sides would cost digits of small angles
         squared, inverse = q.square(), 1 / q.clamp(min=NEAR_DUPLICATE)
         # [i, j, k]: q_ij² + q_jk² − q_ik²
         twice = squared[:, :, None] + squared[None] - squared[:, None]
-        return 0.5 * twice * inverse[:, :, None] * inverse[None]
+        return (0.5 * twice * inverse[:, :, None] * inverse[None]).to(x.dtype)
 
 
 def center_distances(x: Tensor, centers: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
 """Relations over the batches of two processes against one process with the whole batch."""
 
 import os
-import socket
 import sys
 
 import pytest
@@ -70,11 +69,8 @@ def process(rank: int, rendezvous: str, sizes: list[int], out: str) -> None:
 def results(request, tmp_path_factory) -> tuple[list[int], str]:
     """What two gloo processes left: (sizes of their batches, folder)."""
     out = str(tmp_path_factory.mktemp("processes"))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
-    mp.spawn(process, (f"tcp://127.0.0.1:{port}", request.param, out), nprocs=2)
+    mp.spawn(process, (f"file://{out}/rendezvous", request.param, out), nprocs=2)
     return request.param, out
 
 

@@ -85,7 +85,7 @@ def sides(n: int, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, tor
 @pytest.mark.parametrize("block", [1, 700, 1 << 18])
 @pytest.mark.parametrize("n", [5, 31, 32, 33, 64, 65, 97])
 def test_blocks_add_up_to_the_plain_sum(n, block, equal, monkeypatch):
-    monkeypatch.setattr(kernels, "_BLOCK", {"cpu": block})
+    monkeypatch.setattr(kernels, "_BLOCK", block)
     p, q = sides(n)
     loss, to_q = kernels.angles_blocked(p, q, equal, True)
     q.requires_grad_()
@@ -114,7 +114,7 @@ def test_large_batches_equal_explicit_loops():
 @every_loss
 def test_gradcheck_beyond_one_block(name, monkeypatch):
     monkeypatch.setattr(kernels, "_ROWS", 3)
-    monkeypatch.setattr(kernels, "_BLOCK", {"cpu": 20})
+    monkeypatch.setattr(kernels, "_BLOCK", 20)
     g = features(8, seed=1)[:, :12].requires_grad_()
     assert gradcheck(lambda x: LOSSES[name](features(8), x), (g,))
 
@@ -159,7 +159,7 @@ class Largest(TorchDispatchMode):
 ])  # fmt: skip
 def test_nothing_of_three_dimensions_is_ever_held(name, bound, monkeypatch):
     """N = 300, D = 64, C = 7: N² and N·D fit below the bounds; N³, N²·D and N·C·D do not."""
-    monkeypatch.setattr(kernels, "_BLOCK", {"cpu": 4000})
+    monkeypatch.setattr(kernels, "_BLOCK", 4000)
     centres = torch.randn(7, 64)
     loss = LOSSES[name] if name != "order_c" else lambda f, g: order_c(f, g, centres)
     f, g = torch.randn(300, 64), torch.randn(300, 64, requires_grad=True)
