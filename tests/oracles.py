@@ -126,6 +126,51 @@ def center_distance(
     return ((learner[:, None] - centers[None]).norm(dim=2) - target).square().mean()
 
 
+def plain_loss(
+    order: str,
+    frozen: torch.Tensor,
+    learner: torch.Tensor,
+    centers: torch.Tensor | None = None,
+    rkd: bool = False,
+) -> torch.Tensor:
+    """Orders 2, 3 and C (normalised) from difference vectors, for autograd in float64."""
+    if order == "C":
+        with torch.no_grad():
+            target = _lengths(frozen[:, None] - centers)
+        difference = (_lengths(learner[:, None] - centers) - target) / target.mean()
+        return difference.square().mean()
+    potential = {"2": _plain_distances, "3": _plain_cosines}[order]
+    with torch.no_grad():
+        target = potential(frozen)
+    value, n = potential(learner), len(learner)
+    if rkd:
+        return F.smooth_l1_loss(value, target)
+    if order == "2":
+        return (value - target).square().sum() / (n * (n - 1))
+    huber = F.smooth_l1_loss(value, target, reduction="none")
+    huber = huber * (1 - torch.eye(n, dtype=huber.dtype))  # [j, i, k]: i = k is no triple
+    return huber.sum() / (n * (n - 1) * (n - 2))
+
+
+def _lengths(differences: torch.Tensor) -> torch.Tensor:
+    """Norms over the last axis; 0, without gradient, for the zero vector."""
+    squared = differences.square().sum(-1)
+    return torch.where(squared == 0, 0.0, torch.where(squared == 0, 1.0, squared).sqrt())
+
+
+def _plain_distances(x: torch.Tensor) -> torch.Tensor:
+    d = _lengths(x[:, None] - x[None])
+    return d / (d.sum() / (len(x) * (len(x) - 1)))
+
+
+def _plain_cosines(x: torch.Tensor) -> torch.Tensor:
+    differences = x[None] - x[:, None]  # [vertex, end]
+    d = _lengths(differences)
+    floor = SOFTENING * d.sum() / (len(x) * (len(x) - 1))
+    unit = differences / torch.maximum(d, floor)[..., None]
+    return unit @ unit.transpose(1, 2)
+
+
 def _rkd_distances(e: torch.Tensor) -> torch.Tensor:
     squared_norms = (e * e).sum(dim=1)
     q = squared_norms[:, None] + squared_norms[None, :] - 2 * e @ e.T

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from horkd.distributed import gather
+from horkd.errors import HorkdError
 from horkd.losses import HybridOrderLoss
 
 WEIGHTS = {"1": 0.5, "2": 25.0, "3": 50.0, "C": 1.5}
@@ -62,6 +63,13 @@ def process(rank: int, rendezvous: str, sizes: list[int], out: str) -> None:
     whole = gather(rows)
     ((rank + 1) * (whole**2).sum()).backward()
     torch.save((whole.detach(), rows.grad), f"{out}/{rank}-rows.pt")
+    try:
+        torch.autograd.grad((gather(rows) ** 3).sum(), rows, create_graph=True)
+        refused = ""
+    except HorkdError as error:
+        refused = str(error)
+    nothing = gather(rows[:0] if rank else rows.bfloat16()[:2].double())  # one batch is empty
+    torch.save((refused, nothing.detach()), f"{out}/{rank}-edges.pt")
     dist.destroy_process_group()
 
 
@@ -110,6 +118,14 @@ def test_gathered_rows_are_in_order_and_their_gradients_add_up(results, rank):
     assert torch.equal(whole, x)
     own = x[sum(sizes[:rank]) : sum(sizes[: rank + 1])]
     torch.testing.assert_close(gradient, (1 + 2) * 2 * own)  # of both processes' losses
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_second_derivatives_are_refused_and_empty_batches_gathered(results, rank):
+    _, out = results
+    refused, rows = torch.load(f"{out}/{rank}-edges.pt")
+    assert "create_graph" in refused
+    assert rows.shape == (2, 4)
 
 
 def test_alone_nothing_is_gathered():

@@ -22,7 +22,7 @@ from horkd.errors import HorkdError
 from horkd.losses import HybridOrderLoss, order1, order2, order3, order_c
 from horkd.potentials import angle_cosines, center_distances, pairwise_distances
 
-CENTRES = torch.randn(7, 12, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+CENTRES = torch.randn(7, 12, generator=torch.Generator().manual_seed(9)).bfloat16().double()
 LOSSES = {
     "order2": order2,
     "order2 rkd": lambda f, g: order2(f, g, reduction="rkd"),
@@ -155,10 +155,10 @@ class Largest(TorchDispatchMode):
 
 
 @pytest.mark.parametrize(("name", "bound"), [
-    ("order2", 300 * 300), ("order3", 3 * 300 * 300), ("order_c", 300 * 64),
+    ("order2", 300 * 300), ("order3", 3 * 300 * 300), ("order_c", 2 * 300 * 64),
 ])  # fmt: skip
 def test_nothing_of_three_dimensions_is_ever_held(name, bound, monkeypatch):
-    """N = 300, D = 64, C = 7: N² and N·D fit below the bounds; N³, N²·D and N·C·D do not."""
+    """N = 300, D = 64, C = 7: 2 N·D and 3 N² are the bounds; N³, N²·D and N·C·D are above."""
     monkeypatch.setattr(kernels, "_BLOCK", 4000)
     centres = torch.randn(7, 64)
     loss = LOSSES[name] if name != "order_c" else lambda f, g: order_c(f, g, centres)
@@ -194,48 +194,119 @@ def test_close_pairs_keep_their_distance_in_float32(gap):
     assert np.abs(center_distances(x, centres).double().numpy() / exact - 1).max() < 2e-5
 
 
-@every_loss
-def test_float32_gradients_of_tight_clusters(name):
-    """Ten clusters with a hundredth of their distance inside: distances that cancel."""
-    centres = 3 * features(10, seed=4)
-    f, g = ((centres[torch.arange(50) % 10] + 0.03 * features(50, seed=s)).float() for s in (5, 6))
-    exact = gradient(LOSSES[name], f.double(), g.double())
-    assert relative(gradient(LOSSES[name], f, g), exact) < 1e-4
+PLAIN = {
+    "order2": lambda f, g: oracles.plain_loss("2", f, g),
+    "order2 rkd": lambda f, g: oracles.plain_loss("2", f, g, rkd=True),
+    "order3": lambda f, g: oracles.plain_loss("3", f, g),
+    "order3 rkd": lambda f, g: oracles.plain_loss("3", f, g, rkd=True),
+    "order_c normalized": lambda f, g: oracles.plain_loss("C", f, g, CENTRES.to(f)),
+}
 
 
-@every_loss
-@pytest.mark.parametrize("scale", [1e-30, 1e-18, 1e18, 1e30])
-def test_features_whose_squares_leave_float32(name, scale):
-    f, g = features(20, dtype=torch.float32), features(20, seed=1, dtype=torch.float32)
+def kinds_of_features(seed: int) -> dict[str, torch.Tensor]:
+    """The hard cases, in float64, 40 rows."""
+    x = features(40, seed=seed)
+    clusters = 3 * features(8, seed=77)[torch.arange(40) % 8]
+    nearly_collapsed = features(1, seed=seed).expand(40, -1) + 1e-3 * features(40, seed=seed)
+    return {
+        "random": x,
+        "clustered": clusters + 0.03 * x,
+        "duplicated": torch.cat([x[:30], x[:10] + 1e-3 * x[10:20]]),
+        "nearly collapsed": nearly_collapsed,
+        "huge offset": 0.1 * x + 100,
+        "tiny scale": 1e-15 * x,
+        "huge scale": 1e15 * x,
+    }
+
+
+@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("kind", kinds_of_features(0))
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_gradients_equal_autograd_of_the_plain_formula(name, kind, dtype):
+    """In float64 and from difference vectors, of the very numbers that the losses are given."""
+    if name.startswith("order_c") and "scale" in kind:
+        pytest.skip("distances to far-off centres have no digits left for the features")
+    f, g = (kinds_of_features(seed)[kind].to(dtype) for seed in (1, 2))
+    exact = gradient(PLAIN[name], f.double(), g.double())
+    value, grad = LOSSES[name](f, g), gradient(LOSSES[name], f, g)
+    tolerance = {torch.float64: 1e-7, torch.float32: 1e-4, torch.bfloat16: 1e-2}[dtype]
+    assert value.item() == pytest.approx(PLAIN[name](f.double(), g.double()).item(), rel=1e-4)
+    if kind == "huge offset" and dtype == torch.bfloat16:  # bf16 leaves a handful of numbers
+        assert grad.isfinite().all()
+    else:
+        assert relative(grad, exact) < tolerance
+    mixed = gradient(LOSSES[name], f.double(), g)  # a frozen model in another precision
+    assert mixed.dtype == g.dtype
+    if not (kind == "huge offset" and dtype == torch.bfloat16):
+        assert relative(mixed, exact) < tolerance
+
+
+@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize(("distance", "tolerance"), [(0.1, 5e-5), (0.01, 3e-4)])
+def test_a_learner_near_the_frozen_model_keeps_its_gradient(name, distance, tolerance):
+    """Late in training the differences are small: errors of the distances weigh more."""
+    f = features(64, 512, dtype=torch.float32)
+    g = f + distance * torch.randn(64, 512, generator=torch.Generator().manual_seed(5))
+    centres = features(7, 512, seed=8, dtype=torch.float32)
+    ours, plain = LOSSES[name], PLAIN[name]
     if name.startswith("order_c"):
-        return _scaled_centres(f, g, scale)
-    value = LOSSES[name](scale * f, scale * g).item()
-    assert value == pytest.approx(LOSSES[name](f, g).item(), rel=1e-4)
-    grad = scale * gradient(LOSSES[name], scale * f, scale * g).double()
-    assert relative(grad, gradient(LOSSES[name], f, g)) < 1e-4
-    return None
 
+        def ours(f, g):
+            return order_c(f, g, centres.to(g), normalize=True)
 
-def _scaled_centres(f: torch.Tensor, g: torch.Tensor, scale: float) -> None:
-    centres = CENTRES.float()
-    expected = order_c(f, g, centres, normalize=True).item()
-    actual = order_c(scale * f, scale * g, scale * centres, normalize=True).item()
-    assert actual == pytest.approx(expected, rel=1e-4)
+        def plain(f, g):
+            return oracles.plain_loss("C", f, g, centres.to(f))
+
+    assert relative(gradient(ours, f, g), gradient(plain, f.double(), g.double())) < tolerance
 
 
 @every_loss
-def test_fast_matrix_products_are_not_used(name):
-    """`set_float32_matmul_precision("medium")` allows bf16 products, too coarse for distances."""
-    f, g = features(30, dtype=torch.float32), features(30, seed=1, dtype=torch.float32)
-    expected, expected_gradient = LOSSES[name](f, g), gradient(LOSSES[name], f, g)
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium")
-    try:
-        value, grad = LOSSES[name](f, g), gradient(LOSSES[name], f, g)
-    finally:
-        torch.set_float32_matmul_precision(before)
-    torch.testing.assert_close(value, expected, rtol=1e-6, atol=0)
-    assert relative(grad, expected_gradient) < 1e-5
+@pytest.mark.parametrize("exponent", range(-30, 31, 3))
+def test_no_scale_of_the_features_leaves_float32(name, exponent):
+    """Values and gradients scale as they must, from 1e-30 to 1e30, or are finite at least."""
+    scale = 10.0**exponent
+    f, g = features(64, dtype=torch.float32), features(64, seed=1, dtype=torch.float32)
+    if name.startswith("order_c"):
+        normalize = name.endswith("normalized")
+        centres = CENTRES.float()
+
+        def loss(f, g, scale=1.0):
+            return order_c(f, g, scale * centres, normalize=normalize)
+
+        if not normalize and abs(exponent) > 15:
+            return  # the loss itself, a square of lengths, is no float32
+        power = 0 if normalize else 2
+    else:
+        power = 0
+
+        def loss(f, g, scale=1.0):
+            return LOSSES[name](f, g)
+
+    expected, expected_gradient = loss(f, g).item(), gradient(loss, f, g)
+    value = loss(scale * f, scale * g, scale).double().item()
+    assert value == pytest.approx(expected * scale**power, rel=1e-4)
+    grad = gradient(lambda a, b: loss(a, b, scale), scale * f, scale * g).double()
+    assert relative(grad * scale ** (1 - power), expected_gradient) < 1e-4
+
+
+def test_antipodes_at_the_edge_of_float32():
+    x = torch.tensor([[1e19, 0.0], [-1e19, 0.0], [0.0, 1e19]])
+    d = pairwise_distances(x, normalize=False)
+    torch.testing.assert_close(d[0, 1].item(), 2e19)
+
+
+def test_inexact_matrix_products_are_not_trusted(monkeypatch):
+    """Where a setting allows TF32 or bf16 inside of them, distances come from float64."""
+    x = features(30, dtype=torch.float32)
+    assert kernels.geometry(x).q.dtype == torch.float32
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "medium")
+    assert kernels.geometry(x).q.dtype == torch.float64
+
+    def mixed_settings():
+        raise RuntimeError("mix of the legacy and new APIs")
+
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", mixed_settings)
+    assert kernels.geometry(x).q.dtype == torch.float64
 
 
 @every_loss
@@ -294,6 +365,38 @@ def compilers() -> list:
     no_compiler = not any(map(shutil.which, ("c++", "g++", "clang++")))
     skip = pytest.mark.skipif(no_compiler, reason="Inductor needs a C++ compiler")
     return ["aot_eager", pytest.param("inductor", marks=skip)]
+
+
+@pytest.mark.parametrize("layout", ["rows", "columns", "every second row"])
+def test_what_the_compiler_is_told_is_true(layout):
+    """Shapes, types and strides of the operation that a graph holds in place of a term."""
+    x = features(20, 6, dtype=torch.float32)
+    if layout == "columns":
+        x = x.T.contiguous().T
+    elif layout == "every second row":
+        x = features(40, 6, dtype=torch.float32)[::2]
+    for kind in ("pairs", "triples", "centers"):
+        arguments = (features(20, 6, 1, torch.float32), x, features(5, 6, 2, torch.float32))
+        torch.library.opcheck(
+            kernels._term, (*arguments, kind, False), test_utils=("test_schema", "test_faketensor")
+        )
+
+
+@pytest.mark.parametrize("backend", compilers())
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_compiled_loss_of_any_batch_and_layout(backend):
+    torch._dynamo.reset()
+    loss = HybridOrderLoss({"2": 1.0, "3": 1.0})
+    weight = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
+
+    def function(frozen: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return loss(frozen, (weight @ x.T).T)["loss"]  # strides (1, N)
+
+    compiled = torch.compile(function, fullgraph=True, backend=backend, dynamic=True)
+    for n in (20, 33, 50):
+        frozen, x = features(n, 7, dtype=torch.float32), features(n, 8, 1, torch.float32)
+        grad = gradient(compiled, frozen, x)
+        torch.testing.assert_close(grad, gradient(function, frozen, x), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("backend", compilers())
