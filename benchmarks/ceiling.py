@@ -1,4 +1,4 @@
-"""The most float32 instructions per second that a CUDA device completes, by measurement."""
+"""The most float32 instructions and bytes per second of a CUDA device, by measurement."""
 
 import time
 
@@ -41,4 +41,18 @@ def instructions_per_second(device: str = "cuda", rounds: int = 4096) -> float:
         torch.cuda.synchronize()
         seconds = time.perf_counter() - start
         best = max(best, programs * _LANES * _CHAINS * rounds / seconds)
+    return best
+
+
+def bytes_per_second(device: str = "cuda", size: int = 1 << 28) -> float:
+    """Bytes read and written per second by a copy of `size` numbers; best of five."""
+    source = torch.zeros(size, device=device)
+    target = torch.empty_like(source)
+    best = 0.0
+    for _ in range(6):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        target.copy_(source)
+        torch.cuda.synchronize()
+        best = max(best, 2 * source.nbytes / (time.perf_counter() - start))
     return best
