@@ -43,7 +43,7 @@ import math
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import NamedTuple
 
@@ -69,7 +69,7 @@ EQUAL = 1e-7
 _SAFE = (1e-24, 1e24)
 
 
-def without_autocast(x: Tensor):
+def without_autocast(x: Tensor) -> AbstractContextManager:
     """A context in which matrix products keep the precision of their operands."""
     kind = x.device.type
     return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
