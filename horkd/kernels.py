@@ -195,21 +195,64 @@ def pull_back(gradient: Tensor, to: Geometry) -> Tensor:
     return w @ rows if apart is None else w @ rows + apart
 
 
+# To torch.compile distances and their gradient are opaque operations, and always float64: traced,
+# their in-place steps came out wrong in some versions of torch.
+@torch.library.custom_op("horkd::pairwise", mutates_args=())
+def _pairwise(x: Tensor, normalize: bool) -> tuple[Tensor, Tensor, Tensor]:
+    q, rows, mean = geometry(x, normalize, exact=True)
+    return q, rows.contiguous(), q.new_ones(()) if mean is None else mean
+
+
+@_pairwise.register_fake
+def _(x: Tensor, normalize: bool) -> tuple[Tensor, Tensor, Tensor]:
+    double = {"dtype": torch.float64}
+    return (
+        x.new_empty((len(x), len(x)), **double),
+        x.new_empty(x.shape, **double),
+        x.new_empty((), **double),
+    )
+
+
+@torch.library.custom_op("horkd::pull_back", mutates_args=())
+def _pull_back(gradient: Tensor, q: Tensor, rows: Tensor, mean: Tensor, normalize: bool) -> Tensor:
+    return pull_back(gradient, Geometry(q, rows, mean if normalize else None))
+
+
+@_pull_back.register_fake
+def _(gradient: Tensor, q: Tensor, rows: Tensor, mean: Tensor, normalize: bool) -> Tensor:
+    return rows.new_empty(rows.shape)
+
+
 class Pairwise(Function):
     """Differentiable distances of x (N, D), N ≥ 2; see `horkd.potentials.pairwise_distances`."""
 
     @staticmethod
     def forward(ctx, x: Tensor, normalize: bool) -> Tensor:
-        q, rows, mean = geometry(x, normalize)
+        compiling = torch.compiler.is_compiling()
+        q, rows, mean = _pairwise(x, normalize) if compiling else geometry(x, normalize)
         ctx.save_for_backward(q, rows, mean)
-        ctx.dtype = x.dtype
-        return q.to(x.dtype)
+        ctx.dtype, ctx.normalize = x.dtype, normalize
+        return q.to(x.dtype, copy=compiling)  # traced, an output that is saved lost its gradient
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
         refuse_second_derivative()
+        q, rows, mean = ctx.saved_tensors
+        if torch.compiler.is_compiling():
+            return _pull_back(gradient, q, rows, mean, ctx.normalize).to(ctx.dtype), None
         with without_autocast(gradient):
-            return pull_back(gradient, Geometry(*ctx.saved_tensors)).to(ctx.dtype), None
+            return pull_back(gradient, Geometry(q, rows, mean)).to(ctx.dtype), None
+
+
+@torch.library.custom_op("horkd::between", mutates_args=())
+def _between(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return tuple(part.contiguous() for part in _lengths(x, y, exact=True))
+
+
+@_between.register_fake
+def _(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    shapes = (len(x), len(y)), x.shape, y.shape
+    return tuple(x.new_empty(shape, dtype=torch.float64) for shape in shapes)
 
 
 class Between(Function):
@@ -217,10 +260,11 @@ class Between(Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, y: Tensor) -> Tensor:
-        d, rows, columns = _lengths(x, y)
+        compiling = torch.compiler.is_compiling()
+        d, rows, columns = (_between if compiling else _lengths)(x, y)
         ctx.save_for_backward(d, rows, columns)
         ctx.dtype = x.dtype
-        return d.to(x.dtype)
+        return d.to(x.dtype, copy=compiling)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -228,7 +272,7 @@ class Between(Function):
         d, rows, columns = ctx.saved_tensors
         to_x = to_y = None
         with without_autocast(gradient):
-            w = (gradient.to(d.dtype) / d).masked_fill_(d == 0, 0)
+            w = (gradient.to(d.dtype) / d).masked_fill(d == 0, 0)
             if ctx.needs_input_grad[0]:
                 to_x = torch.addmm(w.sum(1)[:, None] * rows, w, columns, alpha=-1).to(ctx.dtype)
             if ctx.needs_input_grad[1]:
