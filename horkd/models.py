@@ -42,6 +42,7 @@ class Output(NamedTuple):
 
     features: Tensor  # (N, D), after the last pooling, before the classifier
     logits: Tensor  # (N, C)
+    maps: tuple[Tensor, ...] = ()  # (N, K, H, W) at the end of each stage, where asked for
 
 
 @dataclass(frozen=True)
@@ -82,12 +83,41 @@ def _conv_bn_relu(inputs: int, outputs: int) -> list[nn.Module]:
     ]
 
 
-def _resnet(architecture: str, width: float) -> tuple[nn.Module, int]:
+class _Backbone(nn.Sequential):
+    """Layers and head in one module: it can be compiled on its own.
+
+    Args:
+        layers: the convolutional part.
+        ends: index of the last layer of each stage -> channels of its map.
+        head: pooling and, if any, the embedding.
+    """
+
+    def __init__(
+        self, layers: list[nn.Module], ends: dict[int, int], head: list[nn.Module]
+    ) -> None:
+        super().__init__(nn.Sequential(*layers), *head)
+        self.ends = frozenset(ends)
+        self.channels = tuple(ends.values())
+
+    def forward(self, x: Tensor, maps: bool = False) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Features and, if wanted, the map at the end of each stage."""
+        kept = []
+        for index, layer in enumerate(self[0]):
+            x = layer(x)
+            if maps and index in self.ends:
+                kept.append(x)
+        for index in range(1, len(self)):
+            x = self[index](x)
+        return x, tuple(kept)
+
+
+def _resnet(architecture: str, width: float) -> tuple[list[nn.Module], dict[int, int], int]:
+    """Layers, the index of the last one of each stage with its channels, and those of the last."""
     block, depths = _RESNETS[architecture]
     base = 64 if len(depths) == 4 else 16
     widths = [max(1, round(base * 2**stage * width)) for stage in range(len(depths))]
     layers: list[nn.Module] = _conv_bn_relu(3, widths[0])
-    inputs = widths[0]
+    inputs, ends = widths[0], {}
     for stage, (depth, planes) in enumerate(zip(depths, widths, strict=True)):
         for index in range(depth):
             stride = 2 if stage and index == 0 else 1
@@ -99,7 +129,8 @@ def _resnet(architecture: str, width: float) -> tuple[nn.Module, int]:
                 )
             layers.append(block(inputs, planes, stride, shortcut))
             inputs = outputs
-    return nn.Sequential(*layers), inputs
+        ends[len(layers) - 1] = inputs
+    return layers, ends, inputs
 
 
 class _GlobalAverage(nn.AdaptiveAvgPool2d):
@@ -119,45 +150,50 @@ class _PoolIfItFits(nn.MaxPool2d):
         return super().forward(x) if min(x.shape[-2:]) > 1 else x
 
 
-def _vgg11(width: float) -> tuple[nn.Module, int]:
+def _vgg11(width: float) -> tuple[list[nn.Module], dict[int, int], int]:
     layers: list[nn.Module] = []
-    inputs = 3
+    inputs, ends = 3, {}
     for group in _VGG11:
         for planes in group:
             outputs = max(1, round(planes * width))
             layers += _conv_bn_relu(inputs, outputs)
             inputs = outputs
+        ends[len(layers) - 1] = inputs  # before the pool
         layers.append(_PoolIfItFits(2))
-    return nn.Sequential(*layers), inputs
+    return layers, ends, inputs
 
 
 class Network(nn.Module):
     """Backbone, global average pooling, optional embedding, one linear classifier.
 
     Example:
-        >>> features, logits = Network(ModelSpec("resnet8", 10))(torch.zeros(2, 3, 16, 16))
-        >>> features.shape, logits.shape
-        (torch.Size([2, 64]), torch.Size([2, 10]))
+        >>> out = Network(ModelSpec("resnet8", 10))(torch.zeros(2, 3, 16, 16), maps=True)
+        >>> out.features.shape, out.logits.shape, [m.shape[1:] for m in out.maps]
+        (torch.Size([2, 64]), torch.Size([2, 10]), [torch.Size([16, 16, 16]), \
+        torch.Size([32, 8, 8]), torch.Size([64, 4, 4])])
 
     Args:
         spec: what to build.
 
     Attributes:
         width: D, the width of the features.
+        channels: K of the map at the end of each stage.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         architecture, width = spec.parse()
         self.spec = spec
-        layers, outputs = _vgg11(width) if architecture == "vgg11" else _resnet(architecture, width)
+        layers, ends, outputs = (
+            _vgg11(width) if architecture == "vgg11" else _resnet(architecture, width)
+        )
         head: list[nn.Module] = [_GlobalAverage(), nn.Flatten()]
         if spec.embedding is not None:
             head.append(nn.Linear(outputs, spec.embedding))
-        # Up to the features in one module: it can be compiled on its own, and gradients at the
-        # features stay within reach of whoever wants to measure them.
-        self.backbone = nn.Sequential(layers, *head)
+        # Ends at the features, so that gradients there stay within reach of who measures them.
+        self.backbone = _Backbone(layers, ends, head)
         self.width = outputs if spec.embedding is None else spec.embedding
+        self.channels = self.backbone.channels
         self.classifier = nn.Linear(self.width, spec.num_classes)
         self._initialise()
 
@@ -166,10 +202,10 @@ class Network(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward(self, x: Tensor) -> Output:
-        """Features (N, D) and logits (N, C) of normalised images (N, 3, H, W)."""
-        features = self.backbone(x)
-        return Output(features, self.classifier(features))
+    def forward(self, x: Tensor, maps: bool = False) -> Output:
+        """Features (N, D), logits (N, C) and, if wanted, maps of normalised images (N, 3, H, W)."""
+        features, kept = self.backbone(x, maps)
+        return Output(features, self.classifier(features), kept)
 
 
 def parameters(network: nn.Module) -> int:

@@ -1,9 +1,11 @@
-"""What a learner minimises: cross-entropy on the labels plus hybrid-order distillation."""
+"""What a learner minimises: cross-entropy on the labels plus distillation from a frozen model."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from horkd.baselines import Baselines
+from horkd.errors import HorkdError
 from horkd.losses import ORDERS, HybridOrderLoss
 from horkd.models import Network, Output
 
@@ -21,9 +23,9 @@ class Frozen(nn.Module):
         return super().train(False)
 
     @torch.no_grad()
-    def forward(self, x: Tensor) -> Output:
-        """Features and logits of normalised images."""
-        return self.network(x)
+    def forward(self, x: Tensor, maps: bool = False) -> Output:
+        """Features, logits and, if wanted, maps of normalised images."""
+        return self.network(x, maps)
 
 
 class Objective(nn.Module):
@@ -32,39 +34,107 @@ class Objective(nn.Module):
     Args:
         cross_entropy: weight of the cross-entropy on the labels.
         relational: the hybrid-order loss against a frozen model, or None (teacher, controls).
+        baselines: further losses against the frozen model, or None.
+        balance: let a weight of a distillation term mean its gradient at the features as a multiple
+            of the cross-entropy's, whatever the term's own scale: each term gets a factor that
+            follows the measured norms. Differs from the paper.
+
+    Raises:
+        HorkdError: if terms should be balanced against a cross-entropy that is not there.
     """
 
-    def __init__(self, cross_entropy: float = 1.0, relational: HybridOrderLoss | None = None):
+    def __init__(
+        self,
+        cross_entropy: float = 1.0,
+        relational: HybridOrderLoss | None = None,
+        baselines: Baselines | None = None,
+        balance: bool = False,
+    ):
         super().__init__()
-        self.relational = relational
+        if balance and not cross_entropy:
+            raise HorkdError("balance needs a cross-entropy to measure the other terms against")
+        self.relational, self.baselines = relational, baselines
         self.weights: dict[str, float] = {}
         if cross_entropy:
             self.weights["cross_entropy"] = cross_entropy
         if relational is not None:
             self.weights |= {ORDERS[order]: w for order, w in relational.weights.items()}
+        if baselines is not None:
+            self.weights |= baselines.weights
+        if balance:  # buffers: a run that goes on has to know them
+            for name in self.distilled:
+                self.register_buffer(f"factor_{name}", torch.zeros(()))
 
-    def forward(self, learner: Output, labels: Tensor, frozen: Output | None) -> dict[str, Tensor]:
-        """`loss` and each active term, unweighted; all scalars in float32 or better."""
+    @property
+    def distilled(self) -> list[str]:
+        """Names of the terms that need the frozen model."""
+        return [name for name in self.weights if name != "cross_entropy"]
+
+    @property
+    def needs_maps(self) -> bool:
+        """Whether both networks have to return maps."""
+        return self.baselines is not None and self.baselines.needs_maps
+
+    def forward(
+        self, learner: Output, labels: Tensor, frozen: Output | None, ramp: float = 1.0
+    ) -> dict[str, Tensor]:
+        """`loss` and each active term, unweighted; all scalars in float32 or better.
+
+        Args:
+            learner: what the learner says of a batch.
+            labels: int64 (N,).
+            frozen: what the frozen model says of the same images, or None.
+            ramp: factor of all distillation terms in the loss.
+        """
         terms: dict[str, Tensor] = {}
         if "cross_entropy" in self.weights:
             terms["cross_entropy"] = F.cross_entropy(learner.logits.float(), labels)
         if self.relational is not None:
-            relational = self.relational(frozen.features, learner.features)
-            terms |= {name: relational[name] for name in self.weights if name in relational}
-        loss = sum(self.weights[name] * term for name, term in terms.items())
+            terms |= self.relational(frozen.features, learner.features)
+        if self.baselines is not None:
+            terms |= self.baselines(frozen, learner)
+        terms.pop("loss", None)
+        weighted = {name: self._weight(name) * term for name, term in terms.items()}
+        loss = sum(w if name == "cross_entropy" else ramp * w for name, w in weighted.items())
         return {"loss": loss, **terms}
+
+    def _weight(self, name: str) -> float | Tensor:
+        factor = getattr(self, f"factor_{name}", None)
+        return self.weights[name] if factor is None else self.weights[name] * factor
 
     def gradient_norms(self, terms: dict[str, Tensor], features: Tensor) -> dict[str, Tensor]:
         """‖∂(w·term)/∂features‖₂ of each term over the batch: who drives the learner?
+
+        Without the ramp. A loss on maps has no gradient at the features and counts as zero.
 
         Args:
             terms: what `forward` returned, its graph still alive.
             features: the learner's features (N, D) that these terms were computed from.
         """
+        return {
+            name: self._weight(name) * norm
+            for name, norm in self._unweighted_norms(terms, features).items()
+        }
+
+    def rebalance(self, terms: dict[str, Tensor], features: Tensor) -> dict[str, Tensor]:
+        """`gradient_norms`, after moving the factors of `balance` half of the way to the norms.
+
+        The first measurement sets them; before it the distillation terms count nothing.
+        """
+        norms = self._unweighted_norms(terms, features)
+        for name in self.distilled:
+            factor = getattr(self, f"factor_{name}", None)
+            if factor is not None:
+                whole = self.weights["cross_entropy"] * norms["cross_entropy"]
+                target = whole / norms[name].clamp(min=1e-12)
+                factor.copy_(torch.where(factor == 0, target, (factor + target) / 2))
+        return {name: self._weight(name) * norm for name, norm in norms.items()}
+
+    def _unweighted_norms(self, terms: dict[str, Tensor], features: Tensor) -> dict[str, Tensor]:
         norms = {}
-        for name, weight in self.weights.items():
+        for name in self.weights:
             (gradient,) = torch.autograd.grad(
-                weight * terms[name], features, retain_graph=True, allow_unused=True
+                terms[name], features, retain_graph=True, allow_unused=True
             )
             norms[name] = (
                 features.new_zeros(()).float() if gradient is None else gradient.float().norm()

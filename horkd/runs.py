@@ -3,7 +3,9 @@
     runs/<name>-<key>/record.json            what was done and what came out
                       model.safetensors      the network (the export of a student)
                       objective.safetensors  projector and class centres, if it had any
+                      views.json             the finished network tested on other resolutions
                       state.safetensors      while unfinished: everything needed to go on
+                      diverged.json          instead of a record: the loss was no finite number
 
 The same configuration again is read, not recomputed. A run interrupted anywhere goes on from the
 last saved epoch and ends with the record of an uninterrupted one. Files are written atomically and
@@ -21,7 +23,7 @@ import sys
 import time
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -29,14 +31,24 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from horkd import evaluate, paths, storage
+from horkd import evaluate, paths, remembered, storage
+from horkd.baselines import Baselines, middle
 from horkd.data import DRAWN, Dataset, ImageSet, load_dataset
 from horkd.errors import HorkdError
 from horkd.losses import HybridOrderLoss, class_centers
 from horkd.models import ModelSpec, Network, load_network, macs, parameters, save_network
 from horkd.objectives import Frozen, Objective
 from horkd.resolution import Degradation
-from horkd.train import Recipe, Settings, State, Task, describe_machine, fit, new_state
+from horkd.train import (
+    Diverged,
+    Recipe,
+    Settings,
+    State,
+    Task,
+    describe_machine,
+    fit,
+    new_state,
+)
 
 #: Part of every key: raise it when the meaning of a configuration changes.
 FORMAT = 1
@@ -52,8 +64,12 @@ class RunConfig:
         model: name of the network, as in `horkd.models`.
         degradation: what the learner sees of the full-resolution images.
         frozen: the run whose network is distilled from, or None. It sees its own degradation.
-        orders: (order, weight) pairs for `HybridOrderLoss`; empty for no distillation.
+        orders: (order, weight) pairs for `HybridOrderLoss`; empty for none.
         reduction: of the relational losses: "mean", "sum" or "rkd".
+        baselines: (name, weight) pairs for `horkd.baselines.Baselines`; empty for none.
+        temperature: of kd and kd_standardised, None for their usual ones.
+        balance: weights are gradients as multiples of the cross-entropy's (`Objective`).
+        warmup: epochs over which the distillation terms rise to their weights.
         cross_entropy: weight of the cross-entropy on the labels.
         start: "scratch", or "frozen" to start from the frozen network's weights (same model).
         data: name of the data set.
@@ -76,12 +92,17 @@ class RunConfig:
     validation: bool = True
     recipe: Recipe = field(default_factory=Recipe)
     seed: int = 0
+    baselines: tuple[tuple[str, float], ...] = ()
+    temperature: float | None = None
+    balance: bool = False
+    warmup: float = 0.0
 
     def __post_init__(self) -> None:
         ModelSpec(self.model, 1).parse()
-        if self.orders and self.frozen is None:
+        if (self.orders or self.baselines) and self.frozen is None:
             raise HorkdError(
-                "distillation needs a frozen model: set frozen=, or leave orders empty"
+                "distillation needs a frozen model: set frozen=, or leave orders and baselines "
+                "empty"
             )
         if self.start not in ("scratch", "frozen"):
             raise HorkdError(f"unknown start {self.start!r}: choose from scratch, frozen")
@@ -99,8 +120,17 @@ class RunConfig:
             )
         if self.orders:  # refuses an unknown order now, not after the teacher's training
             HybridOrderLoss(dict(self.orders), torch.empty(0), reduction=self.reduction)
-        if not self.cross_entropy and not any(weight for _, weight in self.orders):
-            raise HorkdError("nothing to minimise: give cross_entropy or an order a weight")
+        Baselines(dict(self.baselines), self.temperature)
+        if not self.cross_entropy and not any(w for _, w in (*self.orders, *self.baselines)):
+            raise HorkdError(
+                "nothing to minimise: give cross_entropy, an order or a baseline a weight"
+            )
+        if self.balance and not self.cross_entropy:
+            raise HorkdError("balance measures against the cross-entropy: give it a weight")
+        if not 0 <= self.warmup <= self.recipe.epochs:
+            raise HorkdError(
+                f"warmup must lie in 0 to {self.recipe.epochs} epochs, got {self.warmup}"
+            )
 
     @property
     def key(self) -> str:
@@ -117,7 +147,8 @@ class RunConfig:
     @property
     def name(self) -> str:
         """A readable folder name, made unique by the key."""
-        role = "-".join(["".join(order for order, _ in self.orders)] if self.orders else ["ce"])
+        orders = "".join(order for order, _ in self.orders)
+        role = "+".join(filter(None, [orders, *(name for name, _ in self.baselines)])) or "ce"
         size = self.degradation.size
         return f"{self.data}-{self.model}-{size}px-{role}-seed{self.seed}-{self.key}"
 
@@ -145,7 +176,7 @@ def _plain(value: object, kind: object) -> object:
     if kind in (float, float | None):
         return None if value is None else float(value)
     if kind == tuple[tuple[str, float], ...]:
-        return [(order, float(weight)) for order, weight in value]
+        return [(name, float(weight)) for name, weight in value]
     return value
 
 
@@ -195,26 +226,105 @@ class Run:
         return tensors.get("relational.centers")
 
 
-def run(config: RunConfig, settings: Settings | None = None, runs: Path | None = None) -> Run:
+class TimeUp(HorkdError):
+    """The time given to a run is over; it goes on from the last epoch when asked again."""
+
+
+class Busy(HorkdError):
+    """Another process is training this configuration."""
+
+
+def run(
+    config: RunConfig,
+    settings: Settings | None = None,
+    runs: Path | None = None,
+    deadline: float | None = None,
+    wait: bool = True,
+) -> Run:
     """The finished run of a configuration: read if it is there, else trained, teachers first.
 
     Args:
         config: what to run.
         settings: how the machine should do it.
         runs: folder of all runs; `horkd.paths.runs_dir()` if None.
+        deadline: `time.monotonic()` at which to stop: before an epoch that would not end by then.
+        wait: for another process that trains the same; False raises Busy instead.
 
     Raises:
-        HorkdError: if data are missing, the disk refuses, the loss diverges, and so on.
+        Diverged: if the loss is, or was at an earlier try, no longer finite.
+        TimeUp: if the deadline came first; nothing of the finished epochs is lost.
+        Busy: see `wait`.
+        HorkdError: if data are missing, the disk refuses, and so on.
     """
     runs = runs or paths.runs_dir()
     folder = runs / config.name
-    with _locked(runs / ".locks" / f"{config.key}.lock"):
-        return _finished(config, folder) or _train(config, settings or Settings(), runs, folder)
+    with _locked(runs / ".locks" / f"{config.key}.lock", wait):
+        found = _finished(config, folder)
+        if found is None:
+            _refuse_diverged(config, folder)
+            found = _train(config, settings or Settings(), runs, folder, deadline, wait)
+        return found
 
 
 def read(config: RunConfig, runs: Path | None = None) -> Run | None:
     """The run of a configuration if it is finished, else None. Trains nothing."""
     return _finished(config, (runs or paths.runs_dir()) / config.name)
+
+
+def views(
+    finished: Run, degradations: Sequence[Degradation], settings: Settings | None = None
+) -> list[dict]:
+    """Test accuracy of a finished network on images of other resolutions or kernels.
+
+    What has been looked at before is read from the run's `views.json`.
+
+    Args:
+        finished: the run.
+        degradations: what the network is to see.
+        settings: where to run it.
+
+    Returns:
+        For each degradation `top1`, `top5` and `n`, as `horkd.evaluate.accuracy` gives them.
+
+    Raises:
+        HorkdError: if the data set is missing, or the disk refuses.
+    """
+    path = finished.folder / "views.json"
+    with _locked(finished.folder.parent / ".locks" / f"{finished.config.key}.views.lock"):
+        known = _known_views(finished, path)
+        wanted = [_view_key(d) for d in degradations]
+        missing = {k: d for k, d in zip(wanted, degradations, strict=True) if k not in known}
+        if missing:
+            network = finished.network()
+            settings = (settings or Settings()).resolve(network, finished.config.degradation.size)
+            network = settings.place(network)
+            data = load_dataset(finished.config.data, finished.config.per_class)
+            test = data.test.to(settings.device)
+            for key, degradation in missing.items():
+                known[key] = {
+                    "degradation": asdict(degradation),
+                    "test": evaluate.score(network, test, data, degradation),
+                }
+            content = {"key": finished.config.key, "files": finished.record["files"]}
+            storage.save_json(path, content | {"views": [known[key] for key in sorted(known)]})
+    return [known[key]["test"] for key in wanted]
+
+
+def _view_key(degradation: Degradation | dict) -> str:
+    content = degradation if isinstance(degradation, dict) else asdict(degradation)
+    return json.dumps(content, sort_keys=True)
+
+
+def _known_views(finished: Run, path: Path) -> dict[str, dict]:
+    """Views of these very weights; those of other ones are of no use."""
+    try:
+        content = storage.load_json(path) if path.is_file() else {}
+    except storage.DamagedFile as error:
+        storage.set_aside(path, str(error))
+        content = {}
+    if content.get("files") != finished.record["files"]:
+        return {}
+    return {_view_key(view["degradation"]): view for view in content["views"]}
 
 
 def export(finished: Run, path: Path) -> None:
@@ -243,8 +353,23 @@ def export(finished: Run, path: Path) -> None:
     )
 
 
+def diverged(config: RunConfig, runs: Path | None = None) -> dict | None:
+    """What is known of a run whose loss was no longer finite (`epoch`, `terms`, …), else None."""
+    path = (runs or paths.runs_dir()) / config.name / "diverged.json"
+    if not path.is_file():
+        return None
+    note = storage.load_json(path)
+    return note if note.get("key") == config.key else None
+
+
+def _refuse_diverged(config: RunConfig, folder: Path) -> None:
+    note = diverged(config, folder.parent)
+    if note is not None:
+        raise Diverged(note["epoch"], {name: float(value) for name, value in note["terms"].items()})
+
+
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: Path, wait: bool = True) -> Iterator[None]:
     """One process at a time trains a configuration; others wait and then read."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -252,7 +377,10 @@ def _locked(path: Path) -> Iterator[None]:
     except OSError as error:
         raise HorkdError(f"cannot write to {path.parent.parent}: {error.strerror}") from None
     with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise Busy(f"another process is at work on {path.stem}") from None
         yield
 
 
@@ -279,14 +407,21 @@ def _finished(config: RunConfig, folder: Path) -> Run | None:
     return Run(config, folder, record)
 
 
-def _train(config: RunConfig, settings: Settings, runs: Path, folder: Path) -> Run:
+def _train(
+    config: RunConfig,
+    settings: Settings,
+    runs: Path,
+    folder: Path,
+    deadline: float | None,
+    wait: bool,
+) -> Run:
     commit()  # of the code that runs, not of whatever is checked out when it ends
     data = load_dataset(config.data, config.per_class)
     if config.degradation.size > data.size:
         raise HorkdError(
             f"resolution {config.degradation.size} is above the {data.size} pixels of {data.name}"
         )
-    frozen_run = run(config.frozen, settings, runs) if config.frozen else None
+    frozen_run = run(config.frozen, settings, runs, deadline, wait) if config.frozen else None
     spec = ModelSpec(config.model, data.num_classes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -305,7 +440,7 @@ def _train(config: RunConfig, settings: Settings, runs: Path, folder: Path) -> R
         network.backbone.compile()
         if frozen is not None:
             frozen.network.backbone.compile()
-    saver = _Saver(folder / "state.safetensors", config, settings)
+    saver = _Saver(folder / "state.safetensors", config, settings, deadline)
     task = Task(
         data,
         train,
@@ -316,9 +451,53 @@ def _train(config: RunConfig, settings: Settings, runs: Path, folder: Path) -> R
         frozen,
         config.frozen.degradation if frozen else None,
         data.validation.to(settings.device) if config.validation else None,
+        config.warmup,
+        _answers(config, frozen_run, len(train), settings, runs) if frozen else None,
     )
-    fit(state, task, label=config.name.rsplit("-", 1)[0], after_epoch=saver)
+    try:
+        fit(state, task, label=config.name.rsplit("-", 1)[0], after_epoch=saver)
+    except Diverged as error:
+        _note_divergence(config, folder, error, settings)
+        raise
     return _finish(config, folder, state, frozen_run, data, settings)
+
+
+def _answers(
+    config: RunConfig, frozen: Run, images: int, settings: Settings, runs: Path
+) -> Path | None:
+    """The folder of the frozen model's answers to the crops of this run, if they are kept."""
+    steps = images // config.recipe.batch_size * config.recipe.batch_size
+    network = frozen.network()
+    size = 4 * config.recipe.epochs * steps * (network.width + network.spec.num_classes)
+    automatic = not settings.device.startswith("cuda") and size <= remembered.LARGEST
+    if settings.cache == "off" or (settings.cache == "auto" and not automatic):
+        return None
+    seen = {
+        "frozen": frozen.record["files"],  # its very weights, not its configuration
+        "view": _set_fields(config.frozen.degradation),
+        "data": [config.data, DRAWN.get(config.data), config.per_class, config.validation],
+        "crops": [config.recipe.batch_size, config.recipe.crop, config.seed],
+        "machine": [settings.device, settings.precision, settings.channels_last],
+    }
+    key = hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()[:12]
+    return runs / ".frozen" / key
+
+
+def _note_divergence(config: RunConfig, folder: Path, error: Diverged, settings: Settings) -> None:
+    """Leave a record of the failure: it is a result, and not worth a second try."""
+    note = {
+        "format": FORMAT,
+        "key": config.key,
+        "name": config.name,
+        "config": asdict(config),
+        "epoch": error.epoch,
+        "terms": {name: str(value) for name, value in error.terms.items()},  # JSON has no NaN
+        "machine": describe_machine(settings.device),
+        "versions": versions(),
+        "commit": commit(),
+    }
+    storage.save_json(folder / "diverged.json", note)
+    (folder / "state.safetensors").unlink(missing_ok=True)
 
 
 def _input_size(config: RunConfig, data: Dataset) -> int:
@@ -337,10 +516,20 @@ def _training_images(config: RunConfig, data: Dataset) -> ImageSet:
 def _objective(
     config: RunConfig, network: Network, frozen: Frozen | None, train: ImageSet, data: Dataset
 ) -> Objective:
-    """Cross-entropy and, with a frozen model, the hybrid-order loss with its centres."""
+    """Cross-entropy and, with a frozen model, the losses against it with what they need."""
+    relational = baselines = None
+    if config.orders:
+        relational = _relational(config, network, frozen, train, data)
+    if config.baselines:
+        regressor = _regressor(network, frozen.network) if _hinted(config) else None
+        baselines = Baselines(dict(config.baselines), config.temperature, regressor)
+    return Objective(config.cross_entropy, relational, baselines, config.balance)
+
+
+def _relational(
+    config: RunConfig, network: Network, frozen: Frozen, train: ImageSet, data: Dataset
+) -> HybridOrderLoss:
     weights = dict(config.orders)
-    if not weights:
-        return Objective(config.cross_entropy)
     wide = frozen.network.width
     centers = projector = None
     if weights.get("C"):
@@ -349,21 +538,44 @@ def _objective(
         centers = class_centers(features, train.labels, data.num_classes)
     if {"1", "C"} & weights.keys() and network.width != wide:
         projector = nn.Linear(network.width, wide)
-    relational = HybridOrderLoss(weights, centers, projector, config.reduction)
-    return Objective(config.cross_entropy, relational)
+    return HybridOrderLoss(weights, centers, projector, config.reduction)
+
+
+def _hinted(config: RunConfig) -> bool:
+    return any(name == "fitnet" and weight for name, weight in config.baselines)
+
+
+def _regressor(network: Network, frozen: Network) -> nn.Module:
+    """FitNet's 1×1 convolution from the learner's middle map to the frozen model's channels."""
+    ours, theirs = network.channels, frozen.channels
+    stage = middle(min(len(ours), len(theirs))) - min(len(ours), len(theirs))  # from the end
+    return nn.Conv2d(ours[stage], theirs[stage], 1)
 
 
 class _Saver:
     """Writes the state after an epoch, unless the last write was moments ago."""
 
-    def __init__(self, path: Path, config: RunConfig, settings: Settings) -> None:
+    def __init__(
+        self, path: Path, config: RunConfig, settings: Settings, deadline: float | None
+    ) -> None:
         self.path, self.config, self.settings = path, config, settings
+        self.deadline = deadline
         self.last = time.monotonic()
 
     def __call__(self, state: State) -> None:
-        done = state.epoch == self.config.recipe.epochs
-        if done or time.monotonic() - self.last < SAVE_EVERY_SECONDS:
+        if state.epoch == self.config.recipe.epochs:
             return
+        now = time.monotonic()
+        late = self.deadline is not None and now + state.seconds[-1] > self.deadline
+        if late or now - self.last >= SAVE_EVERY_SECONDS:
+            self._save(state)
+        if late:
+            raise TimeUp(
+                f"time is up after epoch {state.epoch} of {self.config.recipe.epochs} of "
+                f"{self.config.name}"
+            )
+
+    def _save(self, state: State) -> None:
         tensors = {f"network.{n}": t for n, t in state.network.state_dict().items()}
         tensors |= {f"objective.{n}": t for n, t in state.objective.state_dict().items()}
         tensors |= {f"best.{n}": t for n, t in (state.best or {}).items()}
@@ -374,6 +586,7 @@ class _Saver:
             "epoch": state.epoch,
             "history": state.history,
             "seconds": state.seconds,
+            "remembered": state.remembered,
             "best_epoch": state.best_epoch,
             "config": asdict(self.config),
             "settings": asdict(self.settings),
@@ -420,6 +633,7 @@ def _resume(state: State, path: Path, config: RunConfig) -> None:
     state.optimizer.load_state_dict(saved)
     state.epoch, state.best_epoch = metadata["epoch"], metadata["best_epoch"]
     state.history, state.seconds = metadata["history"], metadata["seconds"]
+    state.remembered = metadata["remembered"]
 
 
 def _finish(
@@ -468,7 +682,11 @@ def _finish(
         "history": state.history,
         "cost": cost,
         "training_images": len(_training_images(config, data)),
-        "seconds": {"total": sum(state.seconds), "epochs": state.seconds},
+        "seconds": {
+            "total": sum(state.seconds),
+            "epochs": state.seconds,
+            "frozen_answers_read": state.remembered,  # epochs that did not run the frozen model
+        },
         "settings": {k: v for k, v in asdict(settings).items() if k != "progress"},
         "machine": describe_machine(settings.device),
         "versions": versions(),

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +17,25 @@ from tqdm.auto import tqdm
 from horkd.data import Batches, Dataset, ImageSet, normalise
 from horkd.errors import HorkdError
 from horkd.evaluate import score
-from horkd.models import ModelSpec, Network, Output
+from horkd.models import ModelSpec, Network
 from horkd.objectives import Frozen, Objective
+from horkd.remembered import Remembered
 from horkd.resolution import Degradation
 
 #: The gradient shares are measured on one step of this many, and at least once an epoch.
 GRADIENT_EVERY = 25
+
+
+class Diverged(HorkdError):
+    """The loss is no longer a finite number."""
+
+    def __init__(self, epoch: int, terms: dict[str, float]) -> None:
+        self.epoch, self.terms = epoch, terms
+        shown = ", ".join(f"{name} {value:.3g}" for name, value in terms.items())
+        super().__init__(
+            f"the loss is not finite in epoch {epoch} ({shown}): lower the learning rate or the "
+            "weights of the loss"
+        )
 
 
 @dataclass(frozen=True)
@@ -88,6 +102,8 @@ class Settings:
         precision: "auto", "fp32" or "bf16" (autocast).
         channels_last: memory format of images and weights: "auto", "on" or "off".
         compile: "auto" (on CUDA, if it works there), "on" or "off".
+        cache: keep the frozen model's answers on disk for other runs (`horkd.remembered`): "auto"
+            (on the CPU, if they are not too many), "on" or "off".
         progress: show progress bars.
     """
 
@@ -95,6 +111,7 @@ class Settings:
     precision: str = "auto"
     channels_last: str = "auto"
     compile: str = "auto"
+    cache: str = "auto"
     progress: bool = True
 
     def resolve(self, network: Network, resolution: int) -> "Settings":
@@ -111,7 +128,7 @@ class Settings:
         except (RuntimeError, AssertionError) as error:
             line = str(error).splitlines()[0]
             raise HorkdError(f"cannot use device {device!r}: {line}") from None
-        for name in ("channels_last", "compile"):
+        for name in ("channels_last", "compile", "cache"):
             if getattr(self, name) not in ("auto", "on", "off"):
                 raise HorkdError(f"{name} is {getattr(self, name)!r}: choose from auto, on, off")
         if self.precision not in ("auto", "fp32", "bf16"):
@@ -207,6 +224,7 @@ class State:
     epoch: int = 0
     history: list[dict] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
+    remembered: list[int] = field(default_factory=list)  # epochs whose frozen answers were read
     best: dict[str, Tensor] | None = None  # weights of the best epoch on the validation split
     best_epoch: int = 0
 
@@ -238,6 +256,8 @@ class Task:
         frozen: the model to distil from, or None.
         frozen_degradation: what the frozen model sees of the same crops.
         validation: scored after every epoch to find the best one; None scores nothing.
+        warmup: epochs over which the distillation terms rise linearly to their weights.
+        answers: folder for the frozen model's answers (`horkd.remembered`), or None.
     """
 
     data: Dataset
@@ -249,6 +269,8 @@ class Task:
     frozen: Frozen | None = None
     frozen_degradation: Degradation | None = None
     validation: ImageSet | None = None
+    warmup: float = 0.0
+    answers: Path | None = None
 
     def view(self, degradation: Degradation, seed: int) -> Callable[[Tensor], Tensor]:
         """What a model sees of a batch of crops: degraded, normalised, in its memory format."""
@@ -259,6 +281,14 @@ class Task:
             return x.contiguous(memory_format=self.settings.memory_format)
 
         return see
+
+    def frozen_answers(self, seed: int, epoch: int, maps: bool) -> Remembered | None:
+        """What the frozen model says of the crops of an epoch, batch by batch; None without one."""
+        if self.frozen is None:
+            return None
+        see = self.view(self.frozen_degradation, seed)
+        path = None if maps or self.answers is None else self.answers / f"{epoch}.safetensors"
+        return Remembered(path, lambda x: self.frozen(see(x), maps), self.settings.device)
 
 
 def fit(
@@ -279,7 +309,7 @@ def fit(
         after_epoch: called with the state after every epoch.
 
     Raises:
-        HorkdError: if the loss is no longer a finite number.
+        Diverged: if the loss is no longer a finite number.
     """
     recipe = task.recipe
     batches = Batches(task.train, recipe.batch_size, recipe.crop, task.data.flip)
@@ -321,21 +351,24 @@ def _epoch(state: State, task: Task, batches: Batches, bar: tqdm) -> dict:
     """One pass over the images. Sums stay on the device; nothing is read back before the end."""
     seed = task.seed * 100_003 + state.epoch
     learner_sees = task.view(task.degradation, seed)
-    frozen_sees = task.view(task.frozen_degradation, seed) if task.frozen else None
+    maps = state.objective.needs_maps
+    frozen = task.frozen_answers(seed, state.epoch, maps)
     sums: dict[str, Tensor] = {}
     norms: dict[str, Tensor] = {}
     trained = [p for group in state.optimizer.param_groups for p in group["params"]]
     state.network.train()
     for step, (crops, labels) in enumerate(batches.epoch(seed)):
-        rate = task.recipe.rate(state.epoch * len(batches) + step, len(batches))
+        done = state.epoch * len(batches) + step
+        rate = task.recipe.rate(done, len(batches))
+        ramp = min(1.0, (done + 1) / (task.warmup * len(batches))) if task.warmup else 1.0
         for group in state.optimizer.param_groups:
             group["lr"] = rate
         with task.settings.autocast():
-            target: Output | None = task.frozen(frozen_sees(crops)) if task.frozen else None
-            output = state.network(learner_sees(crops))
-            terms = state.objective(output, labels, target)
+            target = frozen(crops) if frozen else None
+            output = state.network(learner_sees(crops), maps)
+            terms = state.objective(output, labels, target, ramp)
         if step % GRADIENT_EVERY == 0:
-            _accumulate(norms, state.objective.gradient_norms(terms, output.features))
+            _accumulate(norms, state.objective.rebalance(terms, output.features))
         state.optimizer.zero_grad(set_to_none=True)
         terms["loss"].backward()
         if task.recipe.clip is not None:
@@ -345,10 +378,11 @@ def _epoch(state: State, task: Task, batches: Batches, bar: tqdm) -> dict:
         bar.update()
     means = {name: value.item() / len(batches) for name, value in sums.items()}
     if not all(math.isfinite(v) for v in means.values()):
-        raise HorkdError(
-            f"the loss is not finite in epoch {state.epoch + 1} ({means}): lower the learning rate "
-            "or the weights of the loss"
-        )
+        raise Diverged(state.epoch + 1, means)
+    if frozen:
+        frozen.keep()
+        if frozen.read:
+            state.remembered.append(state.epoch + 1)
     measured = {name: value.item() for name, value in norms.items()}
     whole = sum(measured.values()) or 1.0
     return {

@@ -38,7 +38,7 @@ def randomise_statistics(network: nn.Module) -> None:
 def test_shapes_at_every_resolution(architecture):
     network = build(f"{architecture}x0.25", classes=7).eval()
     for resolution in (32, 16, 8, 4, 1):
-        features, logits = network(torch.randn(2, 3, resolution, resolution))
+        features, logits, _ = network(torch.randn(2, 3, resolution, resolution))
         assert features.shape == (2, network.width)
         assert logits.shape == (2, 7)
         assert torch.isfinite(logits).all()
@@ -139,7 +139,7 @@ def test_features_are_pooled_and_are_what_the_classifier_sees(embedding):
     randomise_statistics(network)
     x = torch.randn(3, 3, 16, 16)
     with torch.no_grad():
-        features, logits = network(x)
+        features, logits, _ = network(x)
         weight, bias = network.classifier.weight, network.classifier.bias
         torch.testing.assert_close(logits, features @ weight.T + bias)
         pooled = network.backbone[0](x).mean(dim=(2, 3))

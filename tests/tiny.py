@@ -16,7 +16,7 @@ from horkd.train import Recipe, Settings
 
 CLASSES = 6
 #: Everything that could differ between two machines or two calls is fixed.
-SETTINGS = Settings("cpu", "fp32", channels_last="on", compile="off", progress=False)
+SETTINGS = Settings("cpu", "fp32", channels_last="on", compile="off", cache="off", progress=False)
 RECIPE = Recipe(epochs=3, batch_size=12, learning_rate=0.1, crop=2)
 
 
