@@ -52,6 +52,9 @@ AFTER: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "00_tour": ("02_two_stage_transfer",),
         "01_relational_potentials": ("02_two_stage_transfer",),
+        "03_table1": ("02_two_stage_transfer",),
+        "04_order_ablation": ("02_two_stage_transfer",),
+        "05_resolution_sweep": ("02_two_stage_transfer",),
     }
 )
 OWN_PARAMETERS = ("preset", "data", "out")  # given by the batch itself

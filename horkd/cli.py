@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -68,32 +69,76 @@ def _parameter(text: str) -> tuple[str, object]:
         return name, value
 
 
+StudyOption = Annotated[list[str] | None, typer.Option(help="only this study; repeatable")]
+ArmOption = Annotated[list[str] | None, typer.Option(help="only this arm; repeatable")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda")]
+
+
 @app.command()
-def train(
+def queue(
     preset: PresetOption = "quick",
     data: DataOption = "",
     seeds: SeedsOption = 0,
-    arm: Annotated[list[str] | None, typer.Option(help="only this arm; repeatable")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16")] = "auto",
-    compile: Annotated[str, typer.Option(help="auto (on CUDA), on or off")] = "auto",
-    list_only: Annotated[bool, typer.Option("--list", help="only say what is missing")] = False,
+    study: StudyOption = None,
+    arm: ArmOption = None,
+    device: DeviceOption = "auto",
+    every: Annotated[bool, typer.Option("--all", help="also finished runs")] = False,
 ) -> None:
-    """Train the runs of the two-stage transfer that are missing, most worth first."""
-    from horkd import runs
+    """List the missing runs, most worth first, with an estimate of their time."""
+    from horkd import runs, work
     from horkd.train import Settings
 
-    settings = Settings(device, precision, compile=compile)
-    for name, config in _queue(preset, data, seeds, arm):
-        if list_only:
-            state = "there  " if runs.read(config) else "missing"
-            typer.echo(f"{state}  {name:16s} {config.name}")
+    jobs = _jobs(preset, data, seeds, study, arm)
+    todo = work.missing(jobs)
+    settings = Settings(device)
+    pace = work.pace([job.config for job in todo], settings)
+    times = work.estimates(todo, pace, cached=not settings.on_cuda)
+    for job in jobs:
+        if job.config.key in times:
+            state = work.duration(times[job.config.key])
+        elif not every:
             continue
-        record = runs.run(config, settings).record
+        else:
+            state = "diverged" if runs.diverged(job.config) else "done"
         typer.echo(
-            f"{name:16s} seed {config.seed}  test top-1 {record['results']['test']['top1']:.2f} %  "
-            f"{record['seconds']['total']:.0f} s  {config.name}"
+            f"{state:>9s}  {job.study:11s} {job.arm:36s} seed {job.config.seed}  {job.config.name}"
         )
+    whole = work.duration(sum(times.values()))
+    typer.echo(f"{len(todo)} of {len(jobs)} runs missing, about {whole}, judged by {pace.source}")
+
+
+@app.command("work")
+def work_(
+    preset: PresetOption = "quick",
+    data: DataOption = "",
+    seeds: SeedsOption = 0,
+    study: StudyOption = None,
+    arm: ArmOption = None,
+    minutes: Annotated[
+        float, typer.Option(help="stop in time, between two epochs; 0: when all is done")
+    ] = 0,
+    device: DeviceOption = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16")] = "auto",
+    compile: Annotated[str, typer.Option(help="auto (on CUDA), on or off")] = "auto",
+    cache: Annotated[
+        str, typer.Option(help="keep the frozen models' answers: auto (small, CPU), on or off")
+    ] = "auto",
+) -> None:
+    """Train the missing runs, most worth first. Several workers can share a queue."""
+    from horkd.train import Settings
+    from horkd.work import work
+
+    jobs = _jobs(preset, data, seeds, study, arm)
+    settings = Settings(device, precision, compile=compile, cache=cache)
+    shift = work(jobs, minutes or None, settings, typer.echo)
+    typer.echo(f"{len(shift.done)} runs done, {len(shift.diverged)} diverged, {shift.left} missing")
+
+
+def _jobs(preset: str, data: str, seeds: int, studies: list[str] | None, arms: list[str] | None):
+    from horkd.presets import get_preset
+    from horkd.studies import choose
+
+    return choose(get_preset(preset, data, seeds), studies or (), arms or ())
 
 
 @app.command()
@@ -101,30 +146,21 @@ def export(
     out: Annotated[Path, typer.Argument(help="folder for the files")],
     preset: PresetOption = "quick",
     data: DataOption = "",
-    arm: Annotated[list[str] | None, typer.Option(help="only this arm; repeatable")] = None,
+    arm: ArmOption = None,
 ) -> None:
     """Write finished networks (seed 0) as float16 safetensors with all that a prediction needs."""
     from horkd import runs
 
-    for name, config in _queue(preset, data, 1, arm or ["teacher", "assistant", "student"]):
-        finished = runs.read(config)
+    for job in _jobs(preset, data, 1, None, arm or ["teacher", "assistant", "student"]):
+        finished = runs.read(job.config)
         if finished is None:
             raise HorkdError(
-                f"{name} of preset {preset} is not trained: run `horkd train --preset {preset}`"
+                f"{job.arm} of preset {preset} is not trained: run `horkd work --preset {preset} "
+                f'--arm "{job.arm}"`'
             )
-        path = out / f"{name.replace(' ', '-')}.safetensors"
+        path = out / f"{re.sub(r'[^a-zA-Z0-9]+', '-', job.arm).strip('-')}.safetensors"
         runs.export(finished, path)
         typer.echo(f"{path}  {path.stat().st_size / 1e6:.2f} MB")
-
-
-def _queue(preset: str, data: str, seeds: int, arms: list[str] | None):
-    from horkd.presets import TWO_STAGE, get_preset, two_stage_queue
-
-    for name in arms or []:
-        if name not in TWO_STAGE:
-            raise HorkdError(f"unknown arm {name!r}: choose from {', '.join(TWO_STAGE)}")
-    queue = two_stage_queue(get_preset(preset, data, seeds))
-    return [(name, config) for name, config in queue if not arms or name in arms]
 
 
 #: The exit code of a program that Ctrl-C ended.

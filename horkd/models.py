@@ -14,6 +14,7 @@ parameters, which we take to be `resnet34x0.6` with a 512-d embedding: 7.83 M; a
 The 3×3 stem of stride 1 replaces ImageNet's 7×7 of stride 2, which loses about ten points at 32 px.
 """
 
+import functools
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -223,6 +224,13 @@ def macs(network: Network, resolution: int) -> int:
         network(x)
     network.train(training)
     return counter.get_total_flops() // 2
+
+
+@functools.lru_cache(maxsize=256)
+def macs_of(spec: ModelSpec, resolution: int) -> int:
+    """`macs` of a network that need not be built."""
+    with torch.device("meta"):
+        return macs(Network(spec), resolution)
 
 
 def save_network(path: Path, network: Network, half: bool = False, **metadata: object) -> None:

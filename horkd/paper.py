@@ -32,12 +32,7 @@ TABLE_1 = (
     Classification("OUR-16-R", 16, 74.65),
 )
 
-#: The row of Table 1 that an arm of `horkd.presets.two_stage` corresponds to. The paper has no
-#: undistilled student and no student without assistant on CIFAR-100.
-TABLE_1_ARM = {"teacher": "Teacher ResNet50", "assistant": "OUR-32-R", "student": "OUR-16-R"}
 
-
-def table_1(arm: str) -> float | None:
-    """Top-1 (%) that the paper reports for an arm, or None where it reports nothing."""
-    model = TABLE_1_ARM.get(arm)
+def row(model: str | None) -> float | None:
+    """Top-1 (%) of a row of Table 1 by its name, or None where the paper has no such row."""
     return next((row.top1 for row in TABLE_1 if row.model == model), None)

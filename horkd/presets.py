@@ -1,6 +1,6 @@
-"""How large a study is, and which runs it is made of.
+"""How large a study is: networks, data, recipe, seeds.
 
-A preset fixes networks, sizes and the recipe; a study (here `two_stage`) turns it into named
+A preset fixes networks, sizes and the recipe; a study (`horkd.studies`) turns it into named
 configurations, its arms. Nothing else in the code knows about sizes.
 
 | preset | data | networks | meant for |
@@ -12,14 +12,11 @@ configurations, its arms. Nothing else in the code knows about sizes.
 | paper | CIFAR-100 | ResNet50 → ResNet18 | the same with RKD's 200 epochs |
 """
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from horkd.data import DATASETS
 from horkd.errors import HorkdError
-from horkd.resolution import Degradation
-from horkd.runs import Run, RunConfig, read, run
-from horkd.train import Recipe, Settings
+from horkd.train import Recipe
 
 #: Weights of orders 2, 3 and C for reduction "mean": the paper's best subset (Fig. 4). 25 and 50
 #: are the numbers usual for RKD in classification; order 2 here is on squares, twice RKD's.
@@ -46,6 +43,11 @@ class Preset:
         validation: keep the validation split out of training. The paper's presets train on all.
         orders: weights of the hybrid-order loss.
         assistant_orders: those of stage 1, if they are others.
+        second: the other compact network of Table 1 ("V").
+        sweep: resolutions below the full one to train students at, in pixels.
+        patience: how many times the recipe's epochs patient distillation takes.
+        repeat_all: repeat every arm over the seeds, not only the central comparison.
+        omit: patterns of the names of arms that are too much for this size.
     """
 
     name: str
@@ -60,6 +62,11 @@ class Preset:
     validation: bool = True
     orders: tuple[tuple[str, float], ...] = HORKD_ORDERS
     assistant_orders: tuple[tuple[str, float], ...] | None = None
+    second: str = "vgg11x0.25"
+    sweep: tuple[int, ...] = (24, 16, 12, 8, 4)
+    patience: int = 4
+    repeat_all: bool = False
+    omit: tuple[str, ...] = ()
 
 
 _RKD = Recipe(
@@ -77,16 +84,21 @@ _QUICK_TEACHER = Recipe(epochs=8, batch_size=100, learning_rate=0.2, crop=2)
 _QUICK = Recipe(epochs=6, batch_size=100, learning_rate=0.2, crop=2)
 _SMOKE = Recipe(epochs=2, batch_size=50, learning_rate=0.1, crop=2)
 
+#: Too much for minutes on two cores: full resolution, the second network, long schedules, and what
+#: differs from an arm that stays by a detail.
+_TOO_LONG = ("* 32", "* V", "* V alone", "KD patient", "student direct, equal epochs")
+_DETAILS = ("RKD distances", "RKD angles", "student, paper's weights, clipped", "order *")
+
 PRESETS = {
     preset.name: preset
     for preset in (
         Preset(
             "smoke", "glyphs", "resnet14x0.5", "resnet8x0.5", 16, _SMOKE, _SMOKE, 1, per_class=8,
-            orders=SHORT_ORDERS,
+            orders=SHORT_ORDERS, second="vgg11x0.05", sweep=(16, 8), patience=2,
         ),
         Preset(
             "quick", "glyphs", "resnet14", "resnet8", 16, _QUICK_TEACHER, _QUICK, 3,
-            orders=SHORT_ORDERS,
+            orders=SHORT_ORDERS, second="vgg11x0.125", patience=2, omit=(*_TOO_LONG, *_DETAILS),
         ),
         Preset(
             "cpu", "cifar100", "resnet14x2", "resnet8x2", 16, _CPU_TEACHER, _CPU, 3,
@@ -94,10 +106,11 @@ PRESETS = {
         ),
         Preset(
             "paper-short", "cifar100", "resnet50", "resnet18", 16, _SHORT, _SHORT, 1,
-            validation=False,
+            validation=False, second="vgg11",
         ),
         Preset(
-            "paper", "cifar100", "resnet50", "resnet18", 16, _RKD, _RKD, 3, validation=False
+            "paper", "cifar100", "resnet50", "resnet18", 16, _RKD, _RKD, 3, validation=False,
+            second="vgg11", patience=3, repeat_all=True,
         ),
     )
 }  # fmt: skip
@@ -126,85 +139,3 @@ def get_preset(name: str, data: str | None = None, seeds: int | None = None) -> 
     if seeds is not None and seeds < 0:
         raise HorkdError(f"the number of seeds must be 1 or more, got {seeds}")
     return replace(preset, seeds=seeds) if seeds else preset
-
-
-#: The arms of `two_stage` in the order in which they are worth having, with what they are.
-TWO_STAGE = {
-    "teacher": "teacher at full resolution",
-    "assistant": "assistant: compact, full resolution, distilled from the teacher (stage 1)",
-    "student": "student: compact, low resolution, distilled from the assistant (stage 2)",
-    "student alone": "control: the same student trained on labels only",
-    "student direct": "control: the same student distilled from the teacher, no assistant",
-    "assistant alone": "control: the assistant's network trained on labels only",
-}
-#: The arms that are repeated with every seed. The others are trained once.
-REPEATED = ("student", "student alone", "student direct")
-
-
-def two_stage(preset: Preset, seed: int = 0) -> Mapping[str, RunConfig]:
-    """The arms of the paper's two-stage transfer with its controls, for one seed of the students.
-
-    Returns:
-        Configurations by the names in `TWO_STAGE`. Arms of one seed share initial weights, order
-        of images and augmentation, so that they can be compared in pairs.
-    """
-    full = Degradation(32)  # both data sets have 32 pixels; the identity
-    low = Degradation(preset.low)
-    common = {
-        "data": preset.data,
-        "per_class": preset.per_class,
-        "validation": preset.validation,
-    }
-    teacher = RunConfig(preset.teacher, full, recipe=preset.teacher_recipe, **common)
-    alone32 = RunConfig(preset.compact, full, recipe=preset.recipe, **common)
-    orders = preset.assistant_orders or preset.orders
-    assistant = replace(alone32, frozen=teacher, orders=orders)
-    alone = replace(alone32, degradation=low, seed=seed)
-    return {
-        "teacher": teacher,
-        "assistant": assistant,
-        "student": replace(alone, frozen=assistant, orders=preset.orders),
-        "student alone": alone,
-        "student direct": replace(alone, frozen=teacher, orders=preset.orders),
-        "assistant alone": alone32,
-    }
-
-
-def two_stage_queue(preset: Preset) -> list[tuple[str, RunConfig]]:
-    """All runs of `two_stage` over the preset's seeds, (arm, configuration), most worth first."""
-    queue: dict[str, tuple[str, RunConfig]] = {}
-    for seed in range(preset.seeds):
-        for arm, config in two_stage(preset, seed).items():
-            if arm in REPEATED or seed == 0:
-                queue.setdefault(config.key, (arm, config))
-    # a control that is trained once can wait until every student has its seeds
-    return sorted(queue.values(), key=lambda item: item[0] == "assistant alone")
-
-
-def run_queue(
-    queue: Iterable[tuple[str, RunConfig]],
-    settings: Settings | None = None,
-    train_missing: bool = True,
-) -> dict[str, list[Run]]:
-    """Finish all runs of a queue: read those that are there, train the others.
-
-    Args:
-        queue: (arm, configuration), as from `two_stage_queue`.
-        settings: how the machine should do it.
-        train_missing: False leaves out what is not there, for a report on unfinished work.
-
-    Returns:
-        The runs by arm, in the order of `TWO_STAGE`, then of the queue.
-
-    Raises:
-        HorkdError: if nothing is there and nothing may be trained.
-    """
-    arms: dict[str, list[Run]] = {}
-    for arm, config in queue:
-        found = run(config, settings) if train_missing else read(config)
-        if found is not None:
-            arms.setdefault(arm, []).append(found)
-    if not arms:
-        raise HorkdError("no run of this study is finished: train them first (horkd train)")
-    order = list(TWO_STAGE)
-    return dict(sorted(arms.items(), key=lambda item: order.index(item[0])))

@@ -19,8 +19,9 @@ from matplotlib.figure import Figure
 
 from horkd import paper, storage
 from horkd.errors import HorkdError
-from horkd.presets import TWO_STAGE, Preset
+from horkd.presets import Preset
 from horkd.runs import Run
+from horkd.studies import Arm, study
 
 #: One colour per role, distinguishable for colour-blind readers (Okabe and Ito).
 COLORS = {
@@ -37,6 +38,10 @@ TERM_COLORS = {
     "order2": "#56B4E9",
     "order3": "#009E73",
     "order_c": "#D55E00",
+    "kd": "#0072B2",
+    "kd_standardised": "#CC79A7",
+    "fitnet": "#F0E442",
+    "at": "#000000",
 }
 TERM_NAMES = {
     "cross_entropy": "cross-entropy",
@@ -44,6 +49,10 @@ TERM_NAMES = {
     "order2": "order 2",
     "order3": "order 3",
     "order_c": "order C",
+    "kd": "KD",
+    "kd_standardised": "standardised KD",
+    "fitnet": "FitNet",
+    "at": "AT",
 }
 
 
@@ -83,12 +92,15 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def save_records(runs: Iterable[Run], out: str | Path) -> None:
-    """Copy the record of each run to `records/`: no number without it."""
+    """Copy the record of each run, and its views if any, to `records/`: no number without it."""
     if not out:
         return
     for run in runs:
-        with storage.replacing(Path(out) / "records" / f"{run.config.name}.json") as temporary:
-            shutil.copyfile(run.folder / "record.json", temporary)
+        for source, ending in (("record.json", ".json"), ("views.json", ".views.json")):
+            target = Path(out) / "records" / f"{run.config.name}{ending}"
+            if (run.folder / source).is_file():
+                with storage.replacing(target) as temporary:
+                    shutil.copyfile(run.folder / source, temporary)
 
 
 def save_summary(out: str | Path, name: str, text: str) -> None:
@@ -118,17 +130,17 @@ def two_stage_table(arms: Arms, preset: Preset) -> pd.DataFrame:
     """One row per arm: accuracy with n and spread, cost, and the paper's number beside it.
 
     Args:
-        arms: finished runs by the names of `horkd.presets.TWO_STAGE`.
+        arms: finished runs of study two_stage.
         preset: what they were made with.
     """
     networks = f"{preset.teacher} → {preset.compact}"
     ours = f"test top-1 % ({preset.data}, {networks})"
     theirs = "paper % (CIFAR-100, ResNet50 → ResNet18)"
-    rows = []
+    rows, kinds = [], study(preset, "two_stage")
     for arm, runs in arms.items():
         record = runs[0].record
         best = [run.record["results"].get("best", {}).get("test", {}).get("top1") for run in runs]
-        published = paper.table_1(arm)
+        published = paper.row(kinds[arm].row)
         rows.append({
             "arm": arm,
             "pixels": record["config"]["degradation"]["size"],
@@ -252,6 +264,6 @@ def plot_images(axes: Sequence[Axes], images: np.ndarray, titles: Sequence[str] 
             ax.set_title(titles[index], fontsize=9, loc="center")
 
 
-def describe_arms(arms: Iterable[str]) -> pd.DataFrame:
+def describe_arms(arms: Mapping[str, Arm]) -> pd.DataFrame:
     """What each arm is."""
-    return pd.DataFrame({"arm": list(arms), "what it is": [TWO_STAGE[arm] for arm in arms]})
+    return pd.DataFrame({"arm": list(arms), "what it is": [arm.what for arm in arms.values()]})

@@ -469,7 +469,7 @@ def _answers(
     steps = images // config.recipe.batch_size * config.recipe.batch_size
     network = frozen.network()
     size = 4 * config.recipe.epochs * steps * (network.width + network.spec.num_classes)
-    automatic = not settings.device.startswith("cuda") and size <= remembered.LARGEST
+    automatic = not settings.on_cuda and size <= remembered.LARGEST
     if settings.cache == "off" or (settings.cache == "auto" and not automatic):
         return None
     seen = {

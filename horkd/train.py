@@ -133,8 +133,8 @@ class Settings:
                 raise HorkdError(f"{name} is {getattr(self, name)!r}: choose from auto, on, off")
         if self.precision not in ("auto", "fp32", "bf16"):
             raise HorkdError(f"precision is {self.precision!r}: choose from auto, fp32, bf16")
-        on_cuda = device.startswith("cuda")
         settings = replace(self, device=device)
+        on_cuda = settings.on_cuda
         if self.channels_last == "auto":  # what cuDNN's and oneDNN's fast kernels work on
             fast = on_cuda or torch.backends.mkldnn.is_available()
             settings = replace(settings, channels_last="on" if fast else "off")
@@ -144,6 +144,13 @@ class Settings:
             precision = _faster_precision(network.spec, resolution, settings)
             settings = replace(settings, precision=precision)
         return settings
+
+    @property
+    def on_cuda(self) -> bool:
+        """Whether the device is, or "auto" will be, a GPU."""
+        if self.device == "auto":
+            return torch.cuda.is_available()
+        return self.device.startswith("cuda")
 
     def autocast(self) -> torch.autocast:
         """The autocast context of this precision."""

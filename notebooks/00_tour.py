@@ -41,8 +41,9 @@ from horkd import evaluate, paper, report
 from horkd.data import load_dataset
 from horkd.errors import HorkdError
 from horkd.models import macs, parameters
-from horkd.presets import get_preset, run_queue, two_stage_queue
+from horkd.presets import get_preset
 from horkd.resolution import KERNELS, Degradation
+from horkd.studies import collect, study, trainer
 from horkd.train import Settings, describe_machine
 
 report.style()
@@ -142,8 +143,7 @@ plt.show()
 
 # %%
 roles = ("teacher", "assistant", "student", "student alone")
-queue = [(arm, config) for arm, config in two_stage_queue(sizes) if arm in roles]
-arms = run_queue(queue, train_missing=train_missing)
+arms = collect(sizes, "two_stage", trainer(train_missing=train_missing), only=roles)
 if set(arms) < set(roles):
     raise HorkdError(f"not trained yet: {', '.join(r for r in roles if r not in arms)}")
 report.save_records([run for runs in arms.values() for run in runs], out)
@@ -285,12 +285,13 @@ display(ipywidgets.VBox([slider, view]))
 ours = f"test top-1 % ({sizes.data}, {sizes.teacher} → {sizes.compact})"
 chance = 100 / dataset.num_classes
 theirs = "paper % (CIFAR-100, ResNet50 → ResNet18)"
+rows_of_table_1 = {name: arm.row for name, arm in study(sizes, "two_stage").items()}
 sees = {full: f"{full.size}", low: f"{low.size}", enlarged: f"{low.size} → {full.size}"}
 rows = []
 for name, (arm, view) in tries.items():
     network = place(arms[arm][0].network())
     side = low.size if view == low else full.size
-    published = paper.table_1(name)
+    published = paper.row(rows_of_table_1.get(name))
     rows.append({
         "model": name,
         "sees (px)": sees[view],
@@ -410,10 +411,13 @@ assert cost["student"] < cost["assistant"], "fewer pixels, less work"
 # |---|---|
 # | `01_relational_potentials` | what do distances, angles and centres see of a batch? |
 # | `02_two_stage_transfer` | does each stage help, and is the assistant needed? |
+# | `03_table1` | is it better than other distillation? |
+# | `04_order_ablation` | which orders does it need? |
+# | `05_resolution_sweep` | from which resolution on does it help? |
 #
 # | to | type |
 # |---|---|
 # | run every notebook and write a report, on two cores in minutes | `make reproduce` |
 # | open the notebooks | `make lab` |
-# | train on CIFAR-100 without a GPU, in hours, resumable | `python -m horkd train --preset cpu` |
+# | train on CIFAR-100 without a GPU, in hours, resumable | `python -m horkd work --preset cpu` |
 # | run only this one, larger | `papermill notebooks/00_tour.ipynb tour.ipynb -p preset quick` |

@@ -39,15 +39,15 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown, display
 
-from horkd import report
+from horkd import findings, report
 from horkd.errors import HorkdError
-from horkd.presets import get_preset, run_queue, two_stage_queue
+from horkd.presets import get_preset
+from horkd.studies import collect, study, trainer
 
 report.style()
 pd.set_option("display.max_colwidth", None)
 sizes = get_preset(preset, data, seeds)
-queue = two_stage_queue(sizes)
-display(report.describe_arms(dict(queue)))
+display(report.describe_arms(study(sizes, "two_stage")))
 
 # %% [markdown]
 # ## The runs
@@ -55,7 +55,7 @@ display(report.describe_arms(dict(queue)))
 # Each arm is a configuration. One that has been run before is read, not computed again.
 
 # %%
-arms = run_queue(queue, train_missing=train_missing)
+arms = collect(sizes, "two_stage", trainer(train_missing=train_missing))
 if {"assistant", "student", "student alone"} - arms.keys():
     raise HorkdError("needs assistant, student and student alone: set train_missing = True")
 report.save_records([run for runs in arms.values() for run in runs], out)
@@ -87,23 +87,7 @@ plt.show()
 # same batches.
 
 # %%
-questions = {
-    "stage 2: student − student alone": ("student", "student alone"),
-    "the assistant: student − student direct": ("student", "student direct"),
-    "no assistant: student direct − student alone": ("student direct", "student alone"),
-    "stage 1: assistant − assistant alone": ("assistant", "assistant alone"),
-}
-differences = {
-    question: report.gain(arms, *pair)
-    for question, pair in questions.items()
-    if set(pair) <= arms.keys()
-}
-gains = pd.DataFrame(
-    [
-        {"difference": q, "test top-1": d["text"], "is it a gain?": report.verdict(d)}
-        for q, d in differences.items()
-    ]
-)
+gains = findings.claims(arms, findings.TWO_STAGE_CLAIMS)
 report.save_table(gains, out, "two_stage_gains")
 display(gains)
 
@@ -127,20 +111,12 @@ plt.show()
 # ## Verdict
 
 # %%
-main = differences.get("stage 2: student − student alone")
-machine = arms["student"][0].record["machine"]
-lines = [f"**{q}**: {d['text']}, {report.verdict(d)}." for q, d in differences.items()]
-verdict = "\n".join(f"- {line}" for line in lines) + (
-    f"\n\nNetworks {sizes.teacher} → {sizes.compact}, {sizes.data}, students at {sizes.low} px, "
-    f"{sizes.recipe.epochs} epochs ({sizes.teacher_recipe.epochs} for the teacher), "
-    f"{machine['name']}, {machine['threads']} threads. A difference counts from three seeds and "
-    "a 95 % interval without zero; otherwise it is not shown."
-)
-display(Markdown(verdict))
+page = findings.two_stage_page(sizes, arms)
+display(Markdown(page))
 report.save_summary(
     out,
     "02_two_stage_transfer",
-    f"{verdict}\n\n{report.markdown(table)}\n\n"
+    f"{page}\n\n"
     "![Accuracy of every arm](figures/two_stage_transfer.png)\n\n"
     "![Gradient shares](figures/two_stage_gradient_shares.png)",
 )
@@ -151,4 +127,5 @@ assert {"teacher", "assistant", "student", "student alone"} <= arms.keys()
 for arm, runs in arms.items():
     assert all(r.record["config"]["model"] == table.set_index("arm").network[arm] for r in runs)
     assert len({r.config.seed for r in runs}) == len(runs), "every seed once"
-assert len(main["values"]) == min(len(arms["student"]), len(arms["student alone"]))
+paired = report.gain(arms, "student", "student alone")
+assert len(paired["values"]) == min(len(arms["student"]), len(arms["student alone"]))

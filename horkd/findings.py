@@ -1,0 +1,681 @@
+"""What the runs of a study say: its table, its claims with their verdicts, and its page.
+
+Notebooks show these; the tests make them again from the committed records alone. `Source` says
+where runs come from: `live` trains or reads them, `recorded` knows only a report's records.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from horkd import paper, report, runs, storage
+from horkd.errors import HorkdError
+from horkd.losses import ORDERS as TERMS
+from horkd.models import ModelSpec, macs_of
+from horkd.presets import Preset
+from horkd.report import Arms, gain, mean_and_spread, top1, verdict
+from horkd.resolution import Degradation
+from horkd.runs import Run, RunConfig
+from horkd.studies import (
+    FULL,
+    ORDERS,
+    Arm,
+    Find,
+    collect,
+    configure,
+    study,
+    subset_name,
+    subsets,
+    trainer,
+)
+from horkd.train import Settings
+
+#: The networks that the paper's numbers belong to.
+PAPER_NETWORKS = {"teacher": "resnet50", "compact": "resnet18", "second": "vgg11"}
+
+
+# Where runs come from -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Source:
+    """How to get at runs.
+
+    Attributes:
+        find: the finished run of a configuration, or None.
+        failed: what is known of one that diverged, or None.
+        views: test results of a run on other degradations, or None where they are not known.
+    """
+
+    find: Find
+    failed: Callable[[RunConfig], dict | None]
+    views: Callable[[Run, Sequence[Degradation]], list[dict] | None]
+
+
+def live(train_missing: bool = True, settings: Settings | None = None) -> Source:
+    """Runs of this machine: read, and trained if missing and wanted."""
+    return Source(
+        trainer(settings, train_missing),
+        runs.diverged,
+        lambda found, degradations: runs.views(found, degradations, settings),
+    )
+
+
+def recorded(folder: Path) -> Source:
+    """The records that a report keeps under `records/`; there are no networks behind them.
+
+    Args:
+        folder: the report's.
+    """
+    known, failed, seen = {}, {}, {}
+    for path in sorted((folder / "records").glob("*.json")):
+        content = storage.load_json(path)
+        if path.name.endswith(".views.json"):
+            seen[content["key"]] = {
+                _as_degradation(view["degradation"]): view["test"] for view in content["views"]
+            }
+        elif path.name.endswith(".diverged.json"):
+            failed[content["key"]] = content
+        else:
+            config = runs.config_from_dict(content["config"])
+            known[config.key] = Run(config, path.parent, content)
+
+    def views(found: Run, degradations: Sequence[Degradation]) -> list[dict] | None:
+        tests = [seen.get(found.config.key, {}).get(d) for d in degradations]
+        return None if None in tests else tests
+
+    return Source(lambda c: known.get(c.key), lambda c: failed.get(c.key), views)
+
+
+def _as_degradation(content: Mapping) -> Degradation:
+    return Degradation(**content)
+
+
+def gather(preset: Preset, names: Iterable[str], source: Source) -> dict[str, list[Run]]:
+    """The arms of several studies together; a study without any finished run adds none.
+
+    Raises:
+        HorkdError: if no run of any of them is there.
+    """
+    arms: dict[str, list[Run]] = {}
+    errors = []
+    for name in names:
+        try:
+            arms |= collect(preset, name, source.find)
+        except HorkdError as error:
+            errors.append(error)
+    if not arms:
+        raise errors[0]
+    return arms
+
+
+def save_records(preset: Preset, names: Iterable[str], arms: Arms, source: Source, out) -> None:
+    """Put the record of every run, with its views, and of every failure into the report."""
+    if not out:
+        return
+    report.save_records([run for found in arms.values() for run in found], out)
+    for name in names:
+        for arm in study(preset, name).values():
+            config = configure(preset, arm)
+            failure = source.failed(config)
+            if failure is not None:
+                path = Path(out) / "records" / f"{config.name}.diverged.json"
+                storage.save_json(path, failure)
+
+
+# Sentences ----------------------------------------------------------------------------------------
+
+
+def claims(arms: Arms, questions: Mapping[str, tuple[str, str]]) -> pd.DataFrame:
+    """One row per claim "arm is better than control" whose two arms are there.
+
+    Args:
+        arms: finished runs.
+        questions: the claim in words -> (arm, control).
+    """
+    rows = []
+    for claim, (arm, control) in questions.items():
+        if arm in arms and control in arms:
+            difference = gain(arms, arm, control)
+            rows.append({
+                "claim": claim,
+                "compared": f"{arm} − {control}",
+                "difference in test top-1": difference["text"],
+                "verdict": verdict(difference),
+            })  # fmt: skip
+    return pd.DataFrame(rows, columns=["claim", "compared", "difference in test top-1", "verdict"])
+
+
+def as_lines(table: pd.DataFrame) -> str:
+    """Claims as a Markdown list."""
+    return "\n".join(
+        f"- **{row['claim']}: {row['verdict']}.** {row['compared']}: "
+        f"{row['difference in test top-1']}."
+        for row in table.to_dict("records")
+    )
+
+
+def provenance(preset: Preset, arms: Arms) -> str:
+    """What the numbers of a page come from, in a paragraph."""
+    records = [run.record for found in arms.values() for run in found]
+    machines = sorted({r["machine"]["name"] for r in records})
+    threads = sorted({r["machine"]["threads"] for r in records})
+    hours = sum(r["seconds"]["total"] for r in records) / 3600
+    spent = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.0f} minutes"
+    return (
+        f"Preset `{preset.name}`: {preset.teacher} → {preset.compact}, {preset.data}, "
+        f"{preset.recipe.epochs} epochs ({preset.teacher_recipe.epochs} for the teacher), "
+        f"{len(records)} runs, {spent} of training on {', '.join(machines)} "
+        f"(threads: {', '.join(map(str, threads))}). Accuracy is test top-1 of the last epoch; "
+        "± is the standard deviation over seeds of the student. A claim needs three seeds and a "
+        "95 % interval of the paired differences without zero; otherwise it is not shown."
+    )
+
+
+def _control(run: Run, arms: Arms) -> str | None:
+    """The arm of the same network at the same resolution trained on labels only."""
+    for name, found in arms.items():
+        other = found[0].config
+        same = (other.model, other.degradation) == (run.config.model, run.config.degradation)
+        if same and other.frozen is None and run.config.frozen is not None:
+            return name
+    return None
+
+
+def _is_papers(preset: Preset, arm: Arm) -> bool:
+    """Whether the paper's number of an arm was measured on these networks and data."""
+    names = {arm.network} | ({"teacher"} if arm.frozen else set())
+    return preset.data == "cifar100" and all(
+        getattr(preset, name) == PAPER_NETWORKS[name] for name in names
+    )
+
+
+# Table 1 ------------------------------------------------------------------------------------------
+
+TABLE1 = ("table1", "plus")
+
+#: The paper's claims on classification, and the controls it left out.
+TABLE1_CLAIMS = {
+    "hybrid orders beat no distillation at the low resolution": ("student", "student alone"),
+    "the same at full resolution (stage 1)": ("assistant", "assistant alone"),
+    "hybrid orders beat KD": ("student", "KD"),
+    "hybrid orders beat standardised KD": ("student", "KD standardised"),
+    "hybrid orders beat RKD": ("student", "RKD"),
+    "hybrid orders beat FitNet": ("student", "FitNet"),
+    "hybrid orders beat attention transfer": ("student", "AT"),
+    "KD beats no distillation": ("KD", "student alone"),
+    "standardised KD beats no distillation": ("KD standardised", "student alone"),
+    "the assistant helps": ("student", "student direct"),
+    "the assistant helps at equal epochs": ("student", "student direct, equal epochs"),
+    "starting from the assistant's weights helps": (
+        "student from the assistant's weights",
+        "student",
+    ),
+    "horkd+ beats the paper's form": ("horkd+", "student"),
+    "horkd+ beats standardised KD": ("horkd+", "KD standardised"),
+}
+
+
+def fed(preset: Preset, arms: Arms, source: Source) -> dict[str, dict]:
+    """Teacher and assistant on the student's images: as they are, and enlarged back.
+
+    Returns:
+        Label -> `model`, `view`, `macs` of one image and `test` (accuracy); without those that are
+        not known.
+    """
+    rows = {}
+    for name, enlarged in product(("teacher", "assistant"), (False, True)):
+        if name not in arms:
+            continue
+        run = arms[name][0]
+        view = Degradation(preset.low, upsample=enlarged)
+        tests = source.views(run, [view])
+        if tests is not None:
+            side = FULL if enlarged else preset.low
+            spec = ModelSpec(run.config.model, 100)
+            rows[f"{name} fed {preset.low} px{', enlarged' if enlarged else ''}"] = {
+                "model": run.config.model,
+                "view": view,
+                "macs": macs_of(spec, side),
+                "parameters": run.record["cost"]["parameters"],
+                "test": tests[0],
+            }
+    return rows
+
+
+def table1(preset: Preset, arms: Arms, source: Source) -> pd.DataFrame:
+    """Every arm of Table 1, its controls and extensions, also those that failed or were not run."""
+    ours = f"{preset.data} top-1 %"
+    kinds = {**study(preset, "table1"), **study(preset, "plus")}
+    rows = []
+    for name, arm in kinds.items():
+        config = configure(preset, arm)
+        row = {"arm": name, "px": str(config.degradation.size), "network": config.model}
+        published = paper.row(arm.row)
+        row["paper's row"] = arm.row or "–"
+        row["paper %"] = "–" if published is None else f"{published:.2f}"
+        if name in arms:
+            row |= _measured(preset, arm, arms, ours, published)
+        else:
+            failure = source.failed(config)
+            row[ours] = f"diverged in epoch {failure['epoch']}" if failure else "not run"
+        rows.append(row)
+        if name == "assistant":
+            rows += [
+                {
+                    "arm": label,
+                    "px": str(preset.low),
+                    "network": seen["model"],
+                    ours: f"{seen['test']['top1']:.2f}",
+                    "n": "1",
+                    "parameters (M)": f"{seen['parameters'] / 1e6:.2f}",
+                    "MACs (M)": f"{seen['macs'] / 1e6:.1f}",
+                }
+                for label, seen in fed(preset, arms, source).items()
+            ]
+    order = [
+        "arm", "px", "network", ours, "n", "gain over labels only", "shown?", "best epoch %",
+        "paper's row", "paper %", "ours − paper", "parameters (M)", "MACs (M)", "training (s)",
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=order).fillna("–")
+
+
+def _measured(
+    preset: Preset, arm: Arm, arms: Arms, ours: str, published: float | None
+) -> dict[str, str]:
+    found = arms[arm.name]
+    record, values = found[0].record, top1(found)
+    best = [run.record["results"].get("best", {}).get("test", {}).get("top1") for run in found]
+    read = any(run.record["seconds"].get("frozen_answers_read") for run in found)
+    seconds = np.mean([run.record["seconds"]["total"] for run in found])
+    row = {
+        ours: mean_and_spread(values),
+        "n": str(len(found)),
+        "best epoch %": "–" if None in best else mean_and_spread(best),
+        "parameters (M)": f"{record['cost']['parameters'] / 1e6:.2f}",
+        "MACs (M)": f"{record['cost']['macs'] / 1e6:.1f}",
+        "training (s)": f"{seconds:.0f}{'†' if read else ''}",
+    }
+    control = _control(found[0], arms)
+    if control is not None:
+        difference = gain(arms, arm.name, control)
+        row["gain over labels only"] = short(difference)
+        row["shown?"] = verdict(difference)
+    if published is not None and _is_papers(preset, arm):
+        row["ours − paper"] = f"{np.mean(values) - published:+.2f}"
+    return row
+
+
+def short(difference: Mapping) -> str:
+    """`+1.69 ± 0.58` without its seeds."""
+    spread = "" if difference["std"] is None else f" ± {difference['std']:.2f}"
+    return f"{difference['mean']:+.2f}{spread}"
+
+
+#: What the marks of `table1` mean.
+TABLE1_NOTE = (
+    "The paper's numbers are of ResNet50 → ResNet18 (its FitNet, AT, RKD and KD rows equal RKD's "
+    "own table, whose student is a VGG11), and stand in columns of their own. † some runs read the "
+    "frozen model's answers from disk, which an earlier run of the same seed had computed, so "
+    "their seconds do not count it. Gains are paired by seed."
+)
+
+
+def table1_page(preset: Preset, arms: Arms, source: Source) -> str:
+    """The notebook's section of the report."""
+    table = claims(arms, TABLE1_CLAIMS)
+    return "\n\n".join([
+        as_lines(table),
+        _closeness(preset, arms),
+        report.markdown(table1(preset, arms, source)),
+        TABLE1_NOTE,
+        provenance(preset, arms),
+    ])  # fmt: skip
+
+
+def _closeness(preset: Preset, arms: Arms) -> str:
+    """How far the student stays behind its teacher, beside the same gap in the paper."""
+    if not {"teacher", "student"} <= arms.keys():
+        return "- **a low-resolution student comes close to its teacher: not shown** (not run)."
+    gap = top1(arms["teacher"])[0] - float(np.mean(top1(arms["student"])))
+    theirs = paper.row("Teacher ResNet50") - paper.row("OUR-16-R")
+    if not _is_papers(preset, study(preset, "table1")["student"]):
+        word = "not shown with these networks"
+    else:
+        word = "holds" if gap <= theirs else "does not hold"
+    return (
+        f"- **A {preset.low} px student comes as close to its {FULL} px teacher as in the paper: "
+        f"{word}.** The gap is {gap:.2f} points here, {theirs:.2f} in the paper (other networks "
+        "unless the preset is one of the paper's)."
+    )
+
+
+# Orders -------------------------------------------------------------------------------------------
+
+
+def order_arms(preset: Preset, source: Source) -> dict[int, dict[str, list[Run]]]:
+    """Subsets of orders that are there: pixels -> subset ("23C") -> runs of seed 0.
+
+    Raises:
+        HorkdError: if there is none.
+    """
+    arms = collect(preset, "orders", source.find)
+    found = {
+        pixels: {
+            orders: arms[subset_name(orders, pixels)]
+            for orders in subsets()
+            if subset_name(orders, pixels) in arms
+        }
+        for pixels in (preset.low, FULL)
+    }
+    return {pixels: arms for pixels, arms in found.items() if len(arms) > 1}
+
+
+def validation(run: Run) -> float | None:
+    """Validation top-1 (%) of the last epoch; None where nothing was held out."""
+    last = run.record["history"][-1].get("validation")
+    return None if last is None else last["top1"]
+
+
+def shares(run: Run) -> dict[str, float]:
+    """Each term's share of the gradient at the features (%), mean over epochs."""
+    history = run.record["history"]
+    return {
+        term: 100 * float(np.mean([entry["gradient_shares"][term] for entry in history]))
+        for term in history[0]["gradient_shares"]
+    }
+
+
+def order_table(found: Mapping[int, Mapping[str, list[Run]]]) -> pd.DataFrame:
+    """One row per subset and resolution, the best on the validation split first."""
+    rows = []
+    for pixels, arms in found.items():
+        none = top1(arms[""])[0] if "" in arms else None
+        for orders, (run, *_) in arms.items():
+            held, share = validation(run), shares(run)
+            value = top1([run])[0]
+            rows.append({
+                "px": str(pixels),
+                "orders": "{" + ",".join(orders) + "}",
+                "test top-1 %": f"{value:.2f}",
+                "over labels only": "–" if none is None else f"{value - none:+.2f}",
+                "validation top-1 %": "–" if held is None else f"{held:.2f}",
+                **{
+                    f"{report.TERM_NAMES[TERMS[o]]}: share of gradient %": (
+                        f"{share[TERMS[o]]:.0f}" if TERMS[o] in share else "–"
+                    )
+                    for o in ORDERS
+                },
+            })  # fmt: skip
+    table = pd.DataFrame(rows)
+    return table.sort_values(
+        ["px", "test top-1 %"], ascending=[True, False], kind="stable"
+    ).reset_index(drop=True)
+
+
+def main_effects(arms: Mapping[str, list[Run]]) -> dict[str, dict]:
+    """What adding an order does, over all pairs of subsets that differ in it only.
+
+    Args:
+        arms: subset -> runs, of one resolution.
+
+    Returns:
+        Order -> `values`, one for each pair (eight if all subsets are there), `mean`, `std`, `n`.
+    """
+    effects = {}
+    for order in ORDERS:
+        values = [
+            top1(arms[with_it])[0] - top1(arms[without])[0]
+            for without in arms
+            if order not in without
+            and (with_it := "".join(o for o in ORDERS if o in without or o == order)) in arms
+        ]
+        if values:
+            effects[order] = {
+                "values": values,
+                "mean": float(np.mean(values)),
+                "std": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+                "n": len(values),
+            }
+    return effects
+
+
+def order_claims(found: Mapping[int, Mapping[str, list[Run]]]) -> str:
+    """The paper's claims on orders, tested on the subsets that are there, as a Markdown list."""
+    lines = []
+    for pixels, arms in found.items():
+        for order, effect in main_effects(arms).items():
+            spread = "" if effect["std"] is None else f" ± {effect['std']:.2f}"
+            lines.append(
+                f"- **At {pixels} px, adding order {order}: {verdict(effect)} as a gain.** "
+                f"{effect['mean']:+.2f}{spread} points over {effect['n']} pairs of subsets that "
+                "differ in it only (one seed each, so the pairs are not independent)."
+            )
+        ranked = sorted(arms, key=lambda orders: -top1(arms[orders])[0])
+        best, place = ranked[0], {orders: i for i, orders in enumerate(ranked, 1)}
+        if "23C" in arms:
+            lines.append(
+                f"- **At {pixels} px, {{2,3,C}} is the best subset: "
+                f"{'first here' if best == '23C' else 'not first here'}.** It is number "
+                f"{place['23C']} of {len(arms)}, at {top1(arms['23C'])[0]:.2f} %; the best is "
+                f"{{{','.join(best)}}} at {top1(arms[best])[0]:.2f} %. One seed each: differences "
+                "of half a point are noise."
+            )
+        if {"23C", "123C"} <= arms.keys():
+            change = top1(arms["123C"])[0] - top1(arms["23C"])[0]
+            lines.append(
+                f"- **At {pixels} px, order 1 is redundant and hurts: not shown.** Adding it to "
+                f"{{2,3,C}} changes the accuracy by {change:+.2f} points (n = 1)."
+            )
+        sizes = {size: [top1(arms[o])[0] for o in arms if len(o) == size] for size in range(5)}
+        means = ", ".join(
+            f"{size}: {np.mean(values):.2f} %" for size, values in sizes.items() if values
+        )
+        lines.append(f"- At {pixels} px, mean accuracy by the number of orders: {means}.")
+    return "\n".join(lines)
+
+
+def weight_table(preset: Preset, source: Source) -> pd.DataFrame:
+    """The sweep around the weights, judged on the validation split; empty if nothing is there."""
+    columns = ["weights", "order 2", "order 3", "order C", "validation top-1 %", "change"]
+    centre = source.find(configure(preset, study(preset, "two_stage")["student"]))
+    held = None if centre is None else validation(centre)
+    if held is None:
+        return pd.DataFrame(columns=columns)
+    rows = [("as they are", centre)]
+    for name, arm in study(preset, "weights").items():
+        found = source.find(configure(preset, arm))
+        if found is not None:
+            rows.append((name, found))
+    if len(rows) == 1:
+        return pd.DataFrame(columns=columns)
+    return pd.DataFrame([
+        {
+            "weights": name,
+            **{f"order {o}": f"{w:g}" for o, w in run.config.orders},
+            "validation top-1 %": f"{validation(run):.2f}",
+            "change": "–" if run is centre else f"{validation(run) - held:+.2f}",
+        }
+        for name, run in rows
+    ], columns=columns)  # fmt: skip
+
+
+def orders_page(
+    preset: Preset, found: Mapping[int, Mapping[str, list[Run]]], source: Source
+) -> str:
+    """The notebook's section of the report."""
+    weights = weight_table(preset, source)
+    sweep = (
+        "The weights were not swept at this size."
+        if weights.empty
+        else f"Weights, one seed, chosen on the validation split:\n\n{report.markdown(weights)}"
+    )
+    arms = {f"{p} {o}": list(r) for p, by in found.items() for o, r in by.items()}
+    return "\n\n".join(
+        [order_claims(found), report.markdown(order_table(found)), sweep, provenance(preset, arms)]
+    )
+
+
+# Resolutions --------------------------------------------------------------------------------------
+
+
+def at_resolution(r: int, preset: Preset) -> dict[str, str]:
+    """Names of the arms at a resolution: "student", "direct" and "alone"."""
+    if r == preset.low:
+        return {"student": "student", "direct": "student direct", "alone": "student alone"}
+    if r == FULL:
+        return {"student": f"student {r}", "direct": "assistant", "alone": "assistant alone"}
+    return {
+        "student": f"student {r}",
+        "direct": f"student {r} direct",
+        "alone": f"student {r} alone",
+    }
+
+
+def resolutions(preset: Preset) -> list[int]:
+    """Resolutions of the sweep, in pixels, the largest first."""
+    return sorted({FULL, preset.low, *preset.sweep}, reverse=True)
+
+
+def resolution_table(preset: Preset, arms: Arms) -> pd.DataFrame:
+    """One row per resolution: with and without assistant, without any teacher, and the cost."""
+    rows = []
+    for r in resolutions(preset):
+        names = {kind: n for kind, n in at_resolution(r, preset).items() if n in arms}
+        if not names:
+            continue
+        record = arms[next(iter(names.values()))][0].record
+        row = {"px": str(r)}
+        for kind, title in (
+            ("alone", "labels only %"), ("direct", "from the teacher %"),
+            ("student", "from the assistant %"),
+        ):  # fmt: skip
+            row[title] = mean_and_spread(top1(arms[names[kind]])) if kind in names else "–"
+        for kind, title in (("direct", "teacher's worth"), ("student", "assistant's worth")):
+            if kind in names and "alone" in names:
+                row[title] = short(gain(arms, names[kind], names["alone"]))
+        row["n"] = "/".join(
+            str(len(arms[names[k]])) if k in names else "0" for k in ("alone", "direct", "student")
+        )
+        row["MACs (M)"] = f"{record['cost']['macs'] / 1e6:.1f}"
+        if "alone" in names:
+            seconds = np.mean([x.record["seconds"]["total"] for x in arms[names["alone"]]])
+            row["training on labels (s)"] = f"{seconds:.0f}"
+        rows.append(row)
+    return pd.DataFrame(rows).fillna("–")
+
+
+def crossed(preset: Preset, arms: Arms, source: Source, kind: str = "student") -> pd.DataFrame:
+    """Accuracy (%) of networks trained at r (rows) on images of r′ (columns), as they are.
+
+    Args:
+        preset: sizes.
+        arms: finished runs of studies two_stage and resolutions.
+        source: for the tests at other resolutions.
+        kind: "student", "direct" or "alone".
+    """
+    sizes = resolutions(preset)
+    rows = {}
+    for r in sizes:
+        name = at_resolution(r, preset)[kind]
+        if name in arms:
+            tests = source.views(arms[name][0], [Degradation(s) for s in sizes])
+            if tests is not None:
+                rows[r] = [test["top1"] for test in tests]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=sizes)
+
+
+#: Kernels for the test of a student on images that were made otherwise.
+def swapped_kernels(preset: Preset) -> dict[str, Degradation]:
+    """Degradations to the low resolution by name, the last one as a camera would do it."""
+    low = preset.low
+    named = {k: Degradation(low, k) for k in ("bicubic", "area", "bilinear", "nearest")}
+    return named | {"blur, noise, JPEG": Degradation(low, blur=1.0, noise=5.0, jpeg=75)}
+
+
+def swapped(preset: Preset, arms: Arms, source: Source) -> pd.DataFrame:
+    """Accuracy (%) of students trained on one kernel (rows) on images of others (columns)."""
+    kernels = swapped_kernels(preset)
+    rows = {}
+    for kernel, name in (
+        ("bicubic", "student"), ("area", "student area"), ("nearest", "student nearest")
+    ):  # fmt: skip
+        if name in arms:
+            tests = source.views(arms[name][0], list(kernels.values()))
+            if tests is not None:
+                rows[kernel] = [test["top1"] for test in tests]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=list(kernels))
+
+
+def resolution_claims(preset: Preset, arms: Arms) -> str:
+    """Where the high-resolution image helps, as a Markdown list."""
+    lines = []
+    for r in resolutions(preset):
+        names = at_resolution(r, preset)
+        if {names["student"], names["alone"]} <= arms.keys():
+            helped = gain(arms, names["student"], names["alone"])
+            text = f"- **At {r} px distillation helps: {verdict(helped)}.** {helped['text']}"
+            if names["direct"] in arms and names["direct"] != names["student"]:
+                part = gain(arms, names["student"], names["direct"])
+                text += f"; the assistant's part: {part['text']}"
+            lines.append(text + ".")
+    measured = {
+        r: gain(arms, names["student"], names["alone"])["mean"]
+        for r in resolutions(preset)
+        if {(names := at_resolution(r, preset))["student"], names["alone"]} <= arms.keys()
+    }
+    if measured:
+        best = max(measured, key=measured.get)
+        none = [str(r) for r, mean in measured.items() if mean <= 0]
+        lines.append(
+            f"- The gain is largest at {best} px ({measured[best]:+.2f} points); "
+            + (f"none was seen at {', '.join(none)} px." if none else "it is positive everywhere.")
+        )
+    return "\n".join(lines)
+
+
+def _matrix(table: pd.DataFrame) -> str:
+    shown = table.map(lambda x: f"{x:.2f}")
+    shown.insert(0, "trained on", [str(i) for i in table.index])
+    return report.markdown(shown.rename(columns=str))
+
+
+def resolutions_page(preset: Preset, arms: Arms, source: Source) -> str:
+    """The notebook's section of the report."""
+    parts = [resolution_claims(preset, arms), report.markdown(resolution_table(preset, arms))]
+    matrix, kernels = crossed(preset, arms, source), swapped(preset, arms, source)
+    if not matrix.empty:
+        parts.append(
+            "Students trained at r (rows), tested on images of r′ pixels as they are (columns), "
+            f"top-1 %:\n\n{_matrix(matrix)}"
+        )
+    if not kernels.empty:
+        parts.append(
+            f"Students at {preset.low} px trained on one kernel (rows), tested on another "
+            f"(columns), top-1 %:\n\n{_matrix(kernels)}"
+        )
+    return "\n\n".join([*parts, provenance(preset, arms)])
+
+
+# Two stages ---------------------------------------------------------------------------------------
+
+TWO_STAGE_CLAIMS = {
+    "stage 2 helps": ("student", "student alone"),
+    "the assistant helps": ("student", "student direct"),
+    "distillation without an assistant helps": ("student direct", "student alone"),
+    "stage 1 helps": ("assistant", "assistant alone"),
+}
+
+
+def two_stage_page(preset: Preset, arms: Arms) -> str:
+    """The notebook's section of the report."""
+    table = claims(arms, TWO_STAGE_CLAIMS)
+    return "\n\n".join([
+        as_lines(table),
+        report.markdown(report.two_stage_table(arms, preset)),
+        provenance(preset, arms),
+    ])  # fmt: skip

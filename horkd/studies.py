@@ -1,0 +1,406 @@
+"""Which runs a question is made of. An arm is data; a study is a list of arms; a preset sizes both.
+
+| study | asks | notebook |
+|---|---|---|
+| two_stage | does each stage of the transfer help? | 02 |
+| table1 | Table 1: is it better than other distillation, and than none? | 03 |
+| orders | Fig. 4: which orders? All subsets of {1, 2, 3, C} at two resolutions | 04 |
+| weights | which weights? On the validation split | 04 |
+| plus | what could be added to the paper's form? | 03 |
+| resolutions | from which resolution on does a high-resolution teacher help? | 05 |
+
+Arms of one seed share initial weights, order of images and augmentation, so that they can be
+compared in pairs. Every model that is distilled from is trained once, with seed 0.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from itertools import combinations
+from typing import Any
+
+from horkd.errors import HorkdError
+from horkd.losses import PAPER_WEIGHTS
+from horkd.presets import Preset
+from horkd.resolution import Degradation
+from horkd.runs import Run, RunConfig, read, run
+from horkd.train import Diverged, Settings
+
+FULL = 32  # pixels of both data sets
+ORDERS = "123C"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One kind of run.
+
+    Attributes:
+        name: by which tables and the command line call it.
+        what: what it is, in a line.
+        pixels: what the learner sees; None for the preset's low resolution.
+        frozen: name of the arm that is distilled from, None for labels only.
+        network: field of the preset that names the network: "teacher", "compact" or "second".
+        orders: subset of "123C", with the preset's weights.
+        scale: order -> factor of its weight.
+        epochs: multiple of the preset's epochs; "patience" for the preset's field of that name.
+        kernel: of the degradation.
+        repeated: whether every preset repeats it over seeds, or only those with `repeat_all`.
+        row: of the paper's Table 1 that it stands for.
+        fields: further fields of its RunConfig.
+    """
+
+    name: str
+    what: str
+    pixels: int | None = None
+    frozen: str | None = None
+    network: str = "compact"
+    orders: str = ""
+    scale: Mapping[str, float] = field(default_factory=dict)
+    epochs: float | str = 1
+    kernel: str = "bicubic"
+    repeated: bool = False
+    row: str | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+_KD = {"baselines": (("kd", 0.9),), "cross_entropy": 0.1}
+_STANDARDISED = {"baselines": (("kd_standardised", 9.0),), "cross_entropy": 0.1}
+_LITERAL = {"orders": tuple(PAPER_WEIGHTS.items()), "reduction": "sum"}
+_RKD_D = {"orders": (("2", 25.0),), "reduction": "rkd"}
+_RKD_A = {"orders": (("3", 50.0),), "reduction": "rkd"}
+_RKD_DA = {"orders": (("2", 25.0), ("3", 50.0)), "reduction": "rkd"}
+_FITNET = {"baselines": (("fitnet", 10.0),)}
+_AT = {"baselines": (("at", 1000.0),)}
+
+_TWO_STAGE = (
+    Arm("teacher", "teacher at full resolution", FULL, network="teacher", row="Teacher ResNet50"),
+    Arm(
+        "assistant",
+        "assistant: compact, full resolution, distilled from the teacher (stage 1)",
+        FULL, "teacher", orders="23C", row="OUR-32-R",
+    ),
+    Arm(
+        "student",
+        "student: compact, low resolution, distilled from the assistant (stage 2)",
+        None, "assistant", orders="23C", repeated=True, row="OUR-16-R",
+    ),
+    Arm(
+        "student alone", "control: the same student trained on labels only", repeated=True,
+    ),
+    Arm(
+        "student direct",
+        "control: the same student distilled from the teacher, no assistant",
+        None, "teacher", orders="23C", repeated=True,
+    ),
+    Arm("assistant alone", "control: the assistant's network trained on labels only", FULL),
+)  # fmt: skip
+
+_METHODS = (
+    ("KD", "softened answers of the teacher (Hinton et al. 2015)", _KD, "KD"),
+    ("KD standardised", "KD on z-scores of the logits (Sun et al. 2024)", _STANDARDISED, None),
+    ("RKD", "distances and angles (Park et al. 2019)", _RKD_DA, "RKD"),
+    ("RKD distances", "RKD's distances only", _RKD_D, None),
+    ("RKD angles", "RKD's angles only", _RKD_A, None),
+    ("FitNet", "the teacher's middle map (Romero et al. 2015)", _FITNET, "FitNet"),
+    ("AT", "the teacher's attention maps (Zagoruyko et al. 2017)", _AT, "Attention (AT)"),
+)
+_CENTRAL = ("KD", "KD standardised")  # repeated over seeds at the low resolution
+
+
+def _low_methods() -> list[Arm]:
+    """Every method at the student's resolution, distilled from the teacher."""
+    return [
+        Arm(name, what, None, "teacher", repeated=name in _CENTRAL, fields=fields)
+        for name, what, fields, _ in _METHODS
+    ]
+
+
+def _full_methods() -> list[Arm]:
+    """The paper's rows: the same network and methods at full resolution."""
+    return [
+        Arm(f"{name} {FULL}", what, FULL, "teacher", row=row, fields=fields)
+        for name, what, fields, row in _METHODS
+    ]
+
+
+_CONTROLS = (
+    Arm(
+        "student, paper's weights",
+        "literal sums with 0.02, 0.01 and 1, as the paper writes them",
+        None, "assistant", fields=_LITERAL,
+    ),
+    Arm(
+        "student, paper's weights, clipped",
+        "the same with the gradient's norm limited to 1",
+        None, "assistant", fields={**_LITERAL, "clip": 1.0},
+    ),
+    Arm(
+        "student from the assistant's weights",
+        "stage 2 starting from the assistant instead of from scratch",
+        None, "assistant", orders="23C", fields={"start": "frozen"},
+    ),
+    Arm(
+        "student direct, equal epochs",
+        "no assistant, with the epochs of both stages together",
+        None, "teacher", orders="23C", epochs=2,
+    ),
+    Arm(
+        "KD patient",
+        "only the teacher's answers, same views, long cosine (Beyer et al. 2022)",
+        None, "teacher", epochs="patience",
+        fields={"baselines": (("kd", 1.0),), "cross_entropy": 0.0, "schedule": "cosine"},
+    ),
+)  # fmt: skip
+
+_SECOND = (
+    Arm("assistant V", "stage 1 with the second network", FULL, "teacher", "second", "23C",
+        row="OUR-32-V"),
+    Arm("student V", "stage 2 with the second network", None, "assistant V", "second", "23C",
+        row="OUR-16-V"),
+    Arm("student V alone", "control: the second network on labels only", network="second"),
+    Arm("assistant V alone", "control: the same at full resolution", FULL, network="second"),
+)  # fmt: skip
+
+_PLUS = (
+    Arm("student + KD", "adds softened answers of the assistant",
+        None, "assistant", orders="23C", fields=_KD),
+    Arm("student + KD standardised", "adds answers of the assistant as z-scores",
+        None, "assistant", orders="23C", fields=_STANDARDISED),
+    Arm("student, balanced", "each order's gradient kept at a tenth of the cross-entropy's",
+        None, "assistant", fields={
+            "orders": (("2", 0.1), ("3", 0.1), ("C", 0.1)), "balance": True}),
+    Arm("student, warm-up", "relations rise to their weights over the first epoch",
+        None, "assistant", orders="23C", fields={"warmup": 1.0}),
+    Arm("horkd+", "relations and standardised answers, both of the teacher, without an assistant",
+        None, "teacher", orders="23C", repeated=True, fields=_STANDARDISED),
+)  # fmt: skip
+
+
+def subset_name(orders: str, pixels: int) -> str:
+    """The arm of a subset of orders: `{2,3,C} 16`."""
+    return f"{{{','.join(orders)}}} {pixels}"
+
+
+def subsets() -> list[str]:
+    """All sixteen subsets of the orders, the small ones first."""
+    return ["".join(s) for n in range(5) for s in combinations(ORDERS, n)]
+
+
+def _order_arms(preset: Preset) -> list[Arm]:
+    """Fig. 4 at both resolutions: stage 2 at the low one, stage 1 at the full one."""
+    return [
+        Arm(
+            subset_name(orders, pixels),
+            f"orders {', '.join(orders) or 'none: labels only'}",
+            pixels,
+            (None if not orders else "teacher" if pixels == FULL else "assistant"),
+            orders=orders,
+        )
+        for pixels in (preset.low, FULL)
+        for orders in subsets()
+    ]
+
+
+def _weight_arms() -> list[Arm]:
+    """One weight at a time, a tenth and ten times the preset's."""
+    return [
+        Arm(
+            f"order {order} × {factor:g}",
+            f"weight of order {order} times {factor:g}",
+            None,
+            "assistant",
+            orders="23C",
+            scale={order: factor},
+        )
+        for order in "23C"
+        for factor in (0.1, 10.0)
+    ]
+
+
+def _resolution_arms(preset: Preset) -> list[Arm]:
+    """Students at every resolution, and two that are trained on other kernels."""
+    arms = []
+    for r in (FULL, *(r for r in preset.sweep if r != preset.low)):
+        arms.append(Arm(f"student {r}", f"stage 2 at {r} px", r, "assistant", orders="23C"))
+        if r != FULL:  # at full resolution these are the assistant and its control
+            arms += [
+                Arm(f"student {r} alone", f"labels only at {r} px", r),
+                Arm(f"student {r} direct", f"no assistant, {r} px", r, "teacher", orders="23C"),
+            ]
+    return arms + [
+        Arm(f"student {kernel}", f"stage 2 on images reduced by {kernel}", None, "assistant",
+            orders="23C", kernel=kernel)
+        for kernel in ("area", "nearest")
+    ]  # fmt: skip
+
+
+#: Studies in order of worth.
+STUDIES = ("two_stage", "table1", "orders", "resolutions", "plus", "weights")
+
+
+def study(preset: Preset, name: str) -> dict[str, Arm]:
+    """The arms of a study by name, the most worth first; without those the preset leaves out.
+
+    Raises:
+        HorkdError: if there is no such study.
+    """
+    if name not in STUDIES:
+        raise HorkdError(f"unknown study {name!r}: choose from {', '.join(STUDIES)}")
+    arms = {
+        "two_stage": lambda: _TWO_STAGE,
+        "table1": lambda: (*_TWO_STAGE, *_low_methods(), *_CONTROLS, *_SECOND, *_full_methods()),
+        "orders": lambda: _order_arms(preset),
+        "resolutions": lambda: _resolution_arms(preset),
+        "plus": lambda: _PLUS,
+        "weights": _weight_arms,
+    }[name]()
+    return {arm.name: arm for arm in arms if not _omitted(preset, arm)}
+
+
+def _omitted(preset: Preset, arm: Arm) -> bool:
+    return any(fnmatchcase(arm.name, pattern) for pattern in preset.omit)
+
+
+def configure(preset: Preset, arm: Arm, seed: int = 0) -> RunConfig:
+    """The run of an arm at a preset's size.
+
+    Args:
+        preset: sizes and recipe.
+        arm: one of `study`.
+        seed: of this run; what it is distilled from has seed 0.
+    """
+    frozen = None if arm.frozen is None else configure(preset, _chain(preset)[arm.frozen])
+    teacher = arm.network == "teacher"
+    recipe = preset.teacher_recipe if teacher else preset.recipe
+    fields = dict(arm.fields)
+    factor = preset.patience if arm.epochs == "patience" else arm.epochs
+    changes = {name: fields.pop(name) for name in ("clip", "schedule") if name in fields}
+    recipe = replace(recipe, epochs=round(recipe.epochs * factor), **changes)
+    weights = {"1": 1.0, **dict(preset.orders)}  # Eq. 8 gives order 1 no weight of its own
+    if arm.name == "assistant" and preset.assistant_orders:
+        weights |= dict(preset.assistant_orders)
+    orders = tuple((order, weights[order] * arm.scale.get(order, 1.0)) for order in arm.orders)
+    return RunConfig(
+        getattr(preset, arm.network),
+        Degradation(preset.low if arm.pixels is None else arm.pixels, arm.kernel),
+        frozen,
+        **{"orders": orders, **fields},
+        data=preset.data,
+        per_class=preset.per_class,
+        validation=preset.validation,
+        recipe=recipe,
+        seed=seed,
+    )
+
+
+def _chain(preset: Preset) -> dict[str, Arm]:
+    """The arms that others are distilled from."""
+    return {arm.name: arm for arm in (*_TWO_STAGE, *_SECOND)}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that a study asks for."""
+
+    study: str
+    arm: str
+    config: RunConfig
+
+
+def queue(preset: Preset, *studies: str) -> list[Job]:
+    """All runs of some studies, the most worth first, each configuration once.
+
+    Within a study every arm comes once before any is repeated, and a control of what is trained
+    once comes last.
+
+    Args:
+        preset: sizes; its `seeds` says how often arms are repeated.
+        studies: names from `STUDIES`; all by default.
+    """
+    jobs: dict[str, Job] = {}
+    for name in studies or STUDIES:
+        arms = study(preset, name)
+        for seed in range(preset.seeds):
+            for arm in arms.values():
+                if seed in seeds(preset, arm):
+                    config = configure(preset, arm, seed)
+                    jobs.setdefault(config.key, Job(name, arm.name, config))
+    return list(jobs.values())
+
+
+def seeds(preset: Preset, arm: Arm) -> range:
+    """The seeds of an arm; what others are distilled from is trained once."""
+    frozen = arm.name in ("teacher", "assistant", "assistant V")
+    repeated = arm.repeated or (preset.repeat_all and not frozen)
+    return range(preset.seeds if repeated else 1)
+
+
+Find = Callable[[RunConfig], Run | None]
+
+
+def trainer(settings: Settings | None = None, train_missing: bool = True) -> Find:
+    """How `collect` gets a run: read or, if wanted, trained; None if it diverged."""
+
+    def find(config: RunConfig) -> Run | None:
+        if not train_missing:
+            return read(config)
+        try:
+            return run(config, settings)
+        except Diverged:
+            return None
+
+    return find
+
+
+def collect(
+    preset: Preset, name: str, find: Find | None = None, only: Sequence[str] = ()
+) -> dict[str, list[Run]]:
+    """The finished runs of a study by arm, in the study's order, seeds in order.
+
+    A run that diverged is left out; `horkd.runs.diverged` knows of it.
+
+    Args:
+        preset: sizes.
+        name: one of `STUDIES`.
+        find: how to get a run, None where it is not to be had; `trainer()` by default.
+        only: names of arms; all by default.
+
+    Raises:
+        HorkdError: if nothing is there and nothing may be trained.
+    """
+    find = find or trainer()
+    arms: dict[str, list[Run]] = {}
+    for arm in study(preset, name).values():
+        if only and arm.name not in only:
+            continue
+        for seed in seeds(preset, arm):
+            found = find(configure(preset, arm, seed))
+            if found is not None:
+                arms.setdefault(arm.name, []).append(found)
+    if not arms:
+        raise HorkdError(
+            f"no run of study {name} is finished: train them first (horkd work --preset "
+            f"{preset.name} --study {name})"
+        )
+    return arms
+
+
+def choose(preset: Preset, studies: Sequence[str] = (), arms: Sequence[str] = ()) -> list[Job]:
+    """Jobs of some studies and some arms; all of them for empty ones.
+
+    Raises:
+        HorkdError: on a study or an arm that does not exist in this preset.
+    """
+    jobs = queue(preset, *studies)
+    known = {arm for name in studies or STUDIES for arm in study(preset, name)}
+    for arm in arms:
+        if arm not in known:
+            raise HorkdError(f"unknown arm {arm!r}: choose from {', '.join(sorted(known))}")
+    keys = {
+        configure(preset, arm, seed).key
+        for name in studies or STUDIES
+        for arm in study(preset, name).values()
+        if arm.name in arms
+        for seed in seeds(preset, arm)
+    }
+    return [job for job in jobs if not arms or job.config.key in keys]

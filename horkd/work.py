@@ -1,0 +1,231 @@
+"""Time: what the missing runs of a preset will take, and doing as many as fit.
+
+Work is counted in multiply-accumulates of training: three per learner's (forward, and twice that
+for both gradients), one per frozen model's. How many a second this machine does is learnt from the
+records of its finished runs, or else from a few steps of each network.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from horkd import paths, runs, storage
+from horkd.baselines import ON_MAPS
+from horkd.data import CLASSES, training_images
+from horkd.errors import HorkdError
+from horkd.models import ModelSpec, Network, macs_of
+from horkd.resolution import Degradation
+from horkd.runs import Run, RunConfig
+from horkd.studies import FULL, Job
+from horkd.train import Diverged, Settings, describe_machine
+
+
+def _image_macs(model: str, classes: int, size: int) -> int:
+    return macs_of(ModelSpec(model, classes), size)
+
+
+def _side(degradation: Degradation) -> int:
+    return FULL if degradation.upsample else degradation.size
+
+
+def learner_macs(config: RunConfig) -> float:
+    """Multiply-accumulates of training the learner, without its frozen model."""
+    images = training_images(config.data, config.per_class, config.validation)
+    one = _image_macs(config.model, CLASSES[config.data], _side(config.degradation))
+    return 3.0 * one * images * config.recipe.epochs
+
+
+def frozen_macs(config: RunConfig) -> float:
+    """Multiply-accumulates of the frozen model over a run; 0 without distillation."""
+    if config.frozen is None or not (config.orders or config.baselines):
+        return 0.0
+    images = training_images(config.data, config.per_class, config.validation)
+    one = _image_macs(config.frozen.model, CLASSES[config.data], _side(config.frozen.degradation))
+    return one * images * config.recipe.epochs
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast this machine trains.
+
+    Attributes:
+        rates: (network, pixels) -> training multiply-accumulates a second.
+        source: where that is known from, for a sentence.
+    """
+
+    rates: dict[tuple[str, int], float]
+    source: str
+
+    def seconds(self, config: RunConfig) -> float:
+        """Estimate for one run from its first epoch, its frozen model already trained."""
+        side = _side(config.degradation)
+        rate = self.rates.get((config.model, side)) or statistics.median(self.rates.values())
+        return _all_macs(config) / rate
+
+
+def pace(configs: Sequence[RunConfig], settings: Settings) -> Pace:
+    """From finished runs on this kind of machine; from a few training steps where there are none.
+
+    Args:
+        configs: what is to be estimated; only their networks are timed.
+        settings: the device.
+    """
+    settings = settings.resolve(Network(ModelSpec("resnet8x0.25", 2)), 8)
+    name = describe_machine(settings.device)["name"]
+    found: dict[tuple[str, int], list[float]] = {}
+    for record in _records(name):
+        config = runs.config_from_dict(record["config"])
+        seconds = record["seconds"]["total"]
+        if seconds and not record["seconds"].get("frozen_answers_read"):
+            done = _all_macs(config)
+            side = _side(config.degradation)
+            found.setdefault((config.model, side), []).append(done / seconds)
+    if found:
+        return Pace({k: statistics.median(v) for k, v in found.items()}, "finished runs")
+    kinds = {(c.model, _side(c.degradation), c.recipe.batch_size, c.data) for c in configs}
+    rates = {
+        (model, side): _time_training(model, side, batch, CLASSES[data], settings)
+        for model, side, batch, data in kinds
+    }
+    return Pace(rates or {("", 0): 1e9}, "a few steps of each network")
+
+
+def _records(machine: str) -> Iterable[dict]:
+    """Records of this kind of machine under the runs folder; unreadable ones are skipped."""
+    for path in sorted(paths.runs_dir().glob("*/record.json")):
+        try:
+            record = storage.load_json(path)
+            if record["machine"]["name"] == machine:
+                yield record
+        except (HorkdError, KeyError, TypeError):
+            continue
+
+
+def _time_training(model: str, side: int, batch: int, classes: int, settings: Settings) -> float:
+    network = settings.place(Network(ModelSpec(model, classes)).train())
+    x = torch.randn(batch, 3, side, side, device=settings.device)
+    x = x.contiguous(memory_format=settings.memory_format)
+    seconds = []
+    for _ in range(4):
+        start = time.perf_counter()
+        with settings.autocast():
+            loss = network(x).logits.float().square().mean()
+        loss.backward()
+        loss.item()  # waits for the device
+        seconds.append(time.perf_counter() - start)
+    return 3.0 * _image_macs(model, classes, side) * batch / min(seconds)
+
+
+def missing(jobs: Iterable[Job]) -> list[Job]:
+    """Jobs that are neither finished nor known to diverge."""
+    return [job for job in jobs if runs.read(job.config) is None and not runs.diverged(job.config)]
+
+
+def estimates(jobs: Iterable[Job], pace: Pace, cached: bool) -> dict[str, float]:
+    """Seconds of each job by key; a model that has to be trained first counts with who needs it.
+
+    Args:
+        jobs: the missing ones, in the order in which they will be done.
+        pace: of this machine.
+        cached: whether the frozen model's answers are kept, so that only the first run of a frozen
+            model, seed and batch size waits for them.
+    """
+    seconds: dict[str, float] = {}
+    answered: set[tuple] = set()
+    for job in jobs:
+        chain = [job.config]
+        while (frozen := chain[-1].frozen) is not None:
+            if frozen.key in seconds or runs.read(frozen) is not None:
+                break
+            chain.append(frozen)
+        whole = 0.0
+        for config in chain:
+            seconds.setdefault(config.key, 0.0)
+            whole += pace.seconds(config)
+            if config.frozen is None or any(n in ON_MAPS for n, _ in config.baselines):
+                continue
+            crops = (config.frozen.key, config.seed, config.recipe.batch_size)
+            if cached and crops in answered:
+                whole -= pace.seconds(config) * frozen_macs(config) / _all_macs(config)
+            answered.add(crops)
+        seconds[job.config.key] = whole
+    return seconds
+
+
+def _all_macs(config: RunConfig) -> float:
+    return learner_macs(config) + frozen_macs(config)
+
+
+def duration(seconds: float) -> str:
+    """`40 s`, `12 min` or `3.4 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+@dataclass(frozen=True)
+class Shift:
+    """What `work` did.
+
+    Attributes:
+        done: finished runs.
+        diverged: names of runs whose loss was no longer finite.
+        left: how many jobs are still missing.
+    """
+
+    done: list[Run]
+    diverged: list[str]
+    left: int
+
+
+def work(
+    jobs: Sequence[Job],
+    minutes: float | None = None,
+    settings: Settings | None = None,
+    say: Callable[[str], None] = print,
+) -> Shift:
+    """Do the missing jobs in order until the time is up; a run in progress keeps its epochs.
+
+    Jobs that another process is at work on are left to it, so several workers share a queue. A run
+    that needs a model which is not trained yet trains it first.
+
+    Args:
+        jobs: as from `horkd.studies.queue`.
+        minutes: how long; None until all is done.
+        settings: how the machine should do it.
+        say: gets a line for each run.
+
+    Raises:
+        HorkdError: if the minutes are not positive, data are missing, the disk refuses, and so on.
+    """
+    if minutes is not None and not minutes > 0:
+        raise HorkdError(f"minutes must be positive, got {minutes:g}")
+    deadline = None if minutes is None else time.monotonic() + 60 * minutes
+    done, diverged, waiting = [], [], missing(jobs)
+    for index, job in enumerate(waiting):
+        if deadline is not None and time.monotonic() >= deadline:
+            say(f"time is up; {len(waiting) - index} runs to go")
+            break
+        try:
+            finished = runs.run(job.config, settings, deadline=deadline, wait=False)
+        except runs.TimeUp as up:
+            say(f"{up}; {len(waiting) - index} runs to go")
+            break
+        except runs.Busy:
+            say(f"{job.arm}, seed {job.config.seed}: another worker has it, or a model it needs")
+            continue
+        except Diverged as error:
+            diverged.append(job.config.name)
+            say(f"{job.arm}, seed {job.config.seed}: {error}")
+            continue
+        done.append(finished)
+        test = finished.record["results"]["test"]["top1"]
+        seconds = finished.record["seconds"]["total"]
+        say(
+            f"{job.arm}, seed {job.config.seed}: test top-1 {test:.2f} %, {seconds:.0f} s  "
+            f"{job.config.name}"
+        )
+    return Shift(done, diverged, len(missing(jobs)))
