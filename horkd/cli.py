@@ -99,12 +99,16 @@ def queue(
         elif not every:
             continue
         else:
-            state = "diverged" if runs.diverged(job.config) else "done"
+            state = "done" if runs.read(job.config) else "diverged"
         typer.echo(
             f"{state:>9s}  {job.study:11s} {job.arm:36s} seed {job.config.seed}  {job.config.name}"
         )
     whole = work.duration(sum(times.values()))
-    typer.echo(f"{len(todo)} of {len(jobs)} runs missing, about {whole}, judged by {pace.source}")
+    others = len(times) - len(todo)
+    also = f" and {others} that they learn from" if others else ""
+    typer.echo(
+        f"{len(todo)} of {len(jobs)} runs missing{also}, about {whole}, judged by {pace.source}"
+    )
 
 
 @app.command("work")
@@ -156,7 +160,7 @@ def export(
         if finished is None:
             raise HorkdError(
                 f"{job.arm} of preset {preset} is not trained: run `horkd work --preset {preset} "
-                f'--arm "{job.arm}"`'
+                f'--data {job.config.data} --arm "{job.arm}"`'
             )
         path = out / f"{re.sub(r'[^a-zA-Z0-9]+', '-', job.arm).strip('-')}.safetensors"
         runs.export(finished, path)

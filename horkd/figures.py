@@ -190,7 +190,7 @@ def plot_subsets(arms: Mapping[str, list[Run]], axes: Sequence[Axes]) -> None:
 
 def plot_effects(found: Mapping[int, Mapping[str, list[Run]]], ax: Axes) -> None:
     """What adding each order does: one dot per pair of subsets, the mean as a bar."""
-    for i, (pixels, arms) in enumerate(found.items()):
+    for i, arms in enumerate(found.values()):
         for x, (order, effect) in enumerate(main_effects(arms).items()):
             at = x + 0.3 * (i - (len(found) - 1) / 2)
             color = TERM_COLORS[TERMS[order]]

@@ -281,7 +281,12 @@ def table1(preset: Preset, arms: Arms, source: Source) -> pd.DataFrame:
         "arm", "px", "network", ours, "n", "gain over labels only", "shown?", "best epoch %",
         "paper's row", "paper %", "ours − paper", "parameters (M)", "MACs (M)", "training (s)",
     ]  # fmt: skip
-    return pd.DataFrame(rows, columns=order).fillna("–")
+    return _filled(rows, order)
+
+
+def _filled(rows: Sequence[Mapping[str, str]], columns: Iterable[str]) -> pd.DataFrame:
+    """A table with a dash in every cell that has nothing."""
+    return pd.DataFrame([{c: row.get(c, "–") for c in columns} for row in rows])
 
 
 def _measured(
@@ -566,7 +571,7 @@ def resolution_table(preset: Preset, arms: Arms) -> pd.DataFrame:
             seconds = np.mean([x.record["seconds"]["total"] for x in arms[names["alone"]]])
             row["training on labels (s)"] = f"{seconds:.0f}"
         rows.append(row)
-    return pd.DataFrame(rows).fillna("–")
+    return _filled(rows, dict.fromkeys(column for row in rows for column in row))
 
 
 def crossed(preset: Preset, arms: Arms, source: Source, kind: str = "student") -> pd.DataFrame:

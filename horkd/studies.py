@@ -378,11 +378,17 @@ def collect(
             if found is not None:
                 arms.setdefault(arm.name, []).append(found)
     if not arms:
+        _require_arms(preset, name)
         raise HorkdError(
             f"no run of study {name} is finished: train them first (horkd work --preset "
-            f"{preset.name} --study {name})"
+            f"{preset.name} --data {preset.data} --study {name})"
         )
     return arms
+
+
+def _require_arms(preset: Preset, name: str) -> None:
+    if not study(preset, name):
+        raise HorkdError(f"study {name} has no arm in preset {preset.name}: it is too small for it")
 
 
 def choose(preset: Preset, studies: Sequence[str] = (), arms: Sequence[str] = ()) -> list[Job]:
@@ -391,6 +397,8 @@ def choose(preset: Preset, studies: Sequence[str] = (), arms: Sequence[str] = ()
     Raises:
         HorkdError: on a study or an arm that does not exist in this preset.
     """
+    for name in studies:
+        _require_arms(preset, name)
     jobs = queue(preset, *studies)
     known = {arm for name in studies or STUDIES for arm in study(preset, name)}
     for arm in arms:

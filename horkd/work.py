@@ -7,7 +7,7 @@ records of its finished runs, or else from a few steps of each network.
 
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -76,13 +76,9 @@ def pace(configs: Sequence[RunConfig], settings: Settings) -> Pace:
     settings = settings.resolve(Network(ModelSpec("resnet8x0.25", 2)), 8)
     name = describe_machine(settings.device)["name"]
     found: dict[tuple[str, int], list[float]] = {}
-    for record in _records(name):
-        config = runs.config_from_dict(record["config"])
-        seconds = record["seconds"]["total"]
-        if seconds and not record["seconds"].get("frozen_answers_read"):
-            done = _all_macs(config)
-            side = _side(config.degradation)
-            found.setdefault((config.model, side), []).append(done / seconds)
+    for config, seconds in _finished(name):
+        kind = (config.model, _side(config.degradation))
+        found.setdefault(kind, []).append(_all_macs(config) / seconds)
     if found:
         return Pace({k: statistics.median(v) for k, v in found.items()}, "finished runs")
     kinds = {(c.model, _side(c.degradation), c.recipe.batch_size, c.data) for c in configs}
@@ -93,14 +89,20 @@ def pace(configs: Sequence[RunConfig], settings: Settings) -> Pace:
     return Pace(rates or {("", 0): 1e9}, "a few steps of each network")
 
 
-def _records(machine: str) -> Iterable[dict]:
-    """Records of this kind of machine under the runs folder; unreadable ones are skipped."""
+def _finished(machine: str) -> Iterator[tuple[RunConfig, float]]:
+    """Runs of this kind of machine with their seconds, if those hold all of the work.
+
+    Records that are damaged or of another version are skipped.
+    """
     for path in sorted(paths.runs_dir().glob("*/record.json")):
         try:
             record = storage.load_json(path)
-            if record["machine"]["name"] == machine:
-                yield record
-        except (HorkdError, KeyError, TypeError):
+            seconds = record["seconds"]
+            if record["machine"]["name"] != machine or seconds.get("frozen_answers_read"):
+                continue
+            if seconds["total"] > 0:
+                yield runs.config_from_dict(record["config"]), seconds["total"]
+        except (HorkdError, KeyError, TypeError, AttributeError):
             continue
 
 
@@ -120,12 +122,16 @@ def _time_training(model: str, side: int, batch: int, classes: int, settings: Se
 
 
 def missing(jobs: Iterable[Job]) -> list[Job]:
-    """Jobs that are neither finished nor known to diverge."""
-    return [job for job in jobs if runs.read(job.config) is None and not runs.diverged(job.config)]
+    """Jobs that are neither finished nor known to diverge, they or what they learn from."""
+    return [
+        job
+        for job in jobs
+        if runs.read(job.config) is None and not any(map(runs.diverged, _chain(job.config)))
+    ]
 
 
 def estimates(jobs: Iterable[Job], pace: Pace, cached: bool) -> dict[str, float]:
-    """Seconds of each job by key; a model that has to be trained first counts with who needs it.
+    """Seconds of each missing run by key, with those of the models that have to be trained first.
 
     Args:
         jobs: the missing ones, in the order in which they will be done.
@@ -136,23 +142,22 @@ def estimates(jobs: Iterable[Job], pace: Pace, cached: bool) -> dict[str, float]
     seconds: dict[str, float] = {}
     answered: set[tuple] = set()
     for job in jobs:
-        chain = [job.config]
-        while (frozen := chain[-1].frozen) is not None:
-            if frozen.key in seconds or runs.read(frozen) is not None:
-                break
-            chain.append(frozen)
-        whole = 0.0
-        for config in chain:
-            seconds.setdefault(config.key, 0.0)
-            whole += pace.seconds(config)
-            if config.frozen is None or any(n in ON_MAPS for n, _ in config.baselines):
+        for config in reversed(_chain(job.config)):
+            if config.key in seconds or (config is not job.config and runs.read(config)):
+                continue
+            seconds[config.key] = pace.seconds(config)
+            if not frozen_macs(config) or any(n in ON_MAPS for n, _ in config.baselines):
                 continue
             crops = (config.frozen.key, config.seed, config.recipe.batch_size)
             if cached and crops in answered:
-                whole -= pace.seconds(config) * frozen_macs(config) / _all_macs(config)
+                seconds[config.key] *= learner_macs(config) / _all_macs(config)
             answered.add(crops)
-        seconds[job.config.key] = whole
     return seconds
+
+
+def _chain(config: RunConfig) -> list[RunConfig]:
+    """A configuration and all that it is distilled from, directly and indirectly."""
+    return [config] if config.frozen is None else [config, *_chain(config.frozen)]
 
 
 def _all_macs(config: RunConfig) -> float:

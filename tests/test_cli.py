@@ -1,6 +1,7 @@
 """The command line: a user's mistake is one line on standard error and exit code 2."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,8 @@ import torch
 
 from horkd import cli, presets, runs, storage
 from horkd.models import load_network
-from horkd.presets import TWO_STAGE, get_preset, two_stage
+from horkd.presets import get_preset
+from horkd.studies import configure, queue, study
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -43,15 +45,29 @@ def assert_one_line(err: str, complaint: str) -> None:
 
 
 MISTAKES = [
-    (["train", "--preset", "huge"], "unknown preset 'huge': choose from smoke, quick"),
-    (["train", "--data", "mnist"], "unknown data set 'mnist': choose from glyphs, cifar100"),
-    (["train", "--arm", "pupil"], "unknown arm 'pupil': choose from teacher, assistant"),
-    (["train", "--seeds", "-2"], "the number of seeds must be 1 or more, got -2"),
-    (["train", "--seeds", "many"], "'--seeds'"),
-    (["train", "--colour", "red"], "--colour"),
-    (["train", "--preset", "smoke", "--device", "tpu9000"], "cannot use device 'tpu9000'"),
-    (["train", "--preset", "smoke", "--precision", "fp8"], "'fp8': choose from auto, fp32, bf16"),
-    (["train", "--preset", "smoke", "--compile", "yes"], "'yes': choose from auto, on, off"),
+    (["work", "--preset", "huge"], "unknown preset 'huge': choose from smoke, quick"),
+    (["work", "--data", "mnist"], "unknown data set 'mnist': choose from glyphs, cifar100"),
+    (["work", "--study", "table9"], "unknown study 'table9': choose from two_stage, table1"),
+    (["work", "--arm", "pupil"], "unknown arm 'pupil': choose from AT, FitNet, KD"),
+    (["work", "--study", "plus"], "study plus has no arm in preset quick"),
+    (["work", "--study", "orders", "--arm", "KD"], "unknown arm 'KD': choose from {1,2,3,C} 16"),
+    (["work", "--seeds", "-2"], "the number of seeds must be 1 or more, got -2"),
+    (["work", "--seeds", "many"], "'--seeds'"),
+    (["work", "--minutes", "-1"], "minutes must be positive, got -1"),
+    (["work", "--minutes", "nan"], "minutes must be positive, got nan"),
+    (["work", "--minutes", "soon"], "'--minutes'"),
+    (["work", "--colour", "red"], "--colour"),
+    (["work", "--preset", "smoke", "--device", "tpu9000"], "cannot use device 'tpu9000'"),
+    (["work", "--preset", "smoke", "--precision", "fp8"], "'fp8': choose from auto, fp32, bf16"),
+    (["work", "--preset", "smoke", "--compile", "yes"], "'yes': choose from auto, on, off"),
+    (["work", "--preset", "smoke", "--cache", "never"], "'never': choose from auto, on, off"),
+    (["queue", "--preset", "huge"], "unknown preset 'huge': choose from smoke, quick"),
+    (["queue", "--data", "mnist"], "unknown data set 'mnist': choose from glyphs, cifar100"),
+    (["queue", "--study", "table9"], "unknown study 'table9': choose from two_stage, table1"),
+    (["queue", "--arm", "pupil"], "unknown arm 'pupil': choose from AT, FitNet, KD"),
+    (["queue", "--seeds", "-2"], "the number of seeds must be 1 or more, got -2"),
+    (["queue", "--preset", "smoke", "--device", "tpu9000"], "cannot use device 'tpu9000'"),
+    (["train"], "train"),
     (["fly"], "fly"),
     (["export"], "out"),
     (["export", "folder", "--arm", "pupil"], "unknown arm 'pupil'"),
@@ -88,7 +104,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 def test_a_mistake_in_a_process_of_its_own(tmp_path):
     """What a user sees: nothing of Python's."""
     result = subprocess.run(
-        [sys.executable, "-m", "horkd", "train", "--preset", "huge"],
+        [sys.executable, "-m", "horkd", "work", "--preset", "huge"],
         cwd=ROOT,
         env=environment(tmp_path),
         capture_output=True,
@@ -103,7 +119,7 @@ def test_a_mistake_in_a_process_of_its_own(tmp_path):
 def test_ctrl_c_ends_with_one_line_and_code_130(tmp_path):
     """Sent while the smoke preset is at work; nothing half-written stays."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "horkd", "train", "--preset", "smoke", "--arm", "teacher"],
+        [sys.executable, "-m", "horkd", "work", "--preset", "smoke", "--arm", "teacher"],
         cwd=ROOT,
         env=environment(tmp_path),
         stdout=subprocess.PIPE,
@@ -128,11 +144,11 @@ def test_ctrl_c_ends_with_one_line_and_code_130(tmp_path):
 
 
 def test_ctrl_c_in_this_process(horkd, monkeypatch):
-    def interrupt(*_):
+    def interrupt(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(runs, "run", interrupt)
-    code, out, err = horkd("train", "--preset", "smoke")
+    code, out, err = horkd("work", "--preset", "smoke")
     assert code == 130
     assert_one_line(err, "interrupted; the same command goes on")
     assert out == ""
@@ -144,7 +160,7 @@ def test_missing_data_is_one_line(horkd, monkeypatch, tmp_path):
 
     monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", refuse)
     monkeypatch.setenv("HORKD_DATA", str(tmp_path))
-    code, out, err = horkd("train", "--preset", "cpu")
+    code, out, err = horkd("work", "--preset", "cpu")
     assert code == 2
     assert out == ""
     assert_one_line(err, f"CIFAR-100 is not in {tmp_path} and could not be downloaded")
@@ -155,11 +171,11 @@ def test_a_resolution_above_the_source_is_one_line(horkd, monkeypatch):
     tiny.patch(monkeypatch)
     smoke = replace(get_preset("smoke"), low=64, recipe=tiny.RECIPE, teacher_recipe=tiny.RECIPE)
     monkeypatch.setitem(presets.PRESETS, "smoke", smoke)
-    code, _, err = horkd("train", "--preset", "smoke", "--arm", "student alone")
+    code, _, err = horkd("work", "--preset", "smoke", "--arm", "student alone")
     assert code == 2
     assert "horkd: resolution 64 is above the 32 pixels of glyphs\n" in err
     monkeypatch.setitem(presets.PRESETS, "smoke", replace(smoke, low=0))
-    code, _, err = horkd("train", "--preset", "smoke", "--arm", "student alone")
+    code, _, err = horkd("work", "--preset", "smoke", "--arm", "student alone")
     assert code == 2
     assert_one_line(err, "resolution must be at least 1 pixel, got 0")
 
@@ -171,7 +187,7 @@ def test_a_full_disk_is_one_line(horkd, monkeypatch):
     tiny.patch(monkeypatch)
     small_smoke(monkeypatch)
     monkeypatch.setattr(storage, "save_file", full)
-    code, _, err = horkd("train", "--preset", "smoke", "--device", "cpu")
+    code, _, err = horkd("work", "--preset", "smoke", "--device", "cpu")
     assert code == 2
     last = err.replace("\r", "\n").strip().splitlines()[-1]
     assert last.startswith("horkd: could not write ")
@@ -191,31 +207,81 @@ def small_smoke(monkeypatch) -> None:
     monkeypatch.setitem(presets.PRESETS, "smoke", smoke)
 
 
-def test_train_list_read_and_export(horkd, monkeypatch, tmp_path):
+@pytest.fixture
+def folder(monkeypatch, tmp_path) -> Path:
+    """An empty folder of runs, and a smoke preset of a few steps."""
     tiny.patch(monkeypatch)
     small_smoke(monkeypatch)
     monkeypatch.setenv("HORKD_RUNS", str(tmp_path / "runs"))
-    code, out, _ = horkd("train", "--preset", "smoke", "--list")
-    assert code == 0
-    assert [line.split()[0] for line in out.splitlines()] == ["missing"] * len(TWO_STAGE)
-    assert not list(tmp_path.rglob("record.json"))
+    return tmp_path / "runs"
 
-    arguments = ("train", "--preset", "smoke", "--device", "cpu", "--precision", "fp32")
-    code, out, _ = horkd(*arguments, "--arm", "student")
+
+def smoke_arm(name: str):
+    preset = get_preset("smoke")
+    return configure(preset, study(preset, "two_stage")[name])
+
+
+def states(out: str) -> dict[str, str]:
+    """Of the lines of `horkd queue` but the last: what it says of each arm."""
+    return {line[23:60].strip(): line[:9].strip() for line in out.splitlines()[:-1]}
+
+
+SMOKE = ("--preset", "smoke", "--device", "cpu")
+TWO_STAGE = (*SMOKE, "--study", "two_stage")
+WORK = ("work", *SMOKE, "--precision", "fp32")
+LAST = r"(\d+) of (\d+) runs missing, about (\d+ s|\d+ min|[\d.]+ h), judged by (.*)"
+
+
+def test_queue_lists_what_is_missing_and_does_nothing(horkd, monkeypatch, folder):
+    monkeypatch.setattr(runs, "_train", None)
+    code, out, err = horkd("queue", *SMOKE)
+    assert (code, err) == (0, "")
+    *lines, last = out.splitlines()
+    jobs = queue(get_preset("smoke"))
+    assert len(lines) == len(jobs)
+    for line, job in zip(lines, jobs, strict=True):
+        assert line.endswith(f"seed {job.config.seed}  {job.config.name}")
+        assert line.split()[2] == job.study
+        assert f" {job.arm} " in line
+    missing, of, _, source = re.fullmatch(LAST, last).groups()
+    assert (int(missing), int(of)) == (len(jobs), len(jobs))
+    assert source == "a few steps of each network"
+    assert not folder.exists()
+
+
+def test_queue_of_a_study_an_arm_and_seeds(horkd, folder):
+    names = list(study(get_preset("smoke"), "two_stage"))
+    assert list(states(horkd("queue", *TWO_STAGE)[1])) == names
+    _, out, _ = horkd("queue", *TWO_STAGE, "--arm", "student", "--arm", "teacher", "--seeds", "2")
+    assert [line.split("seed ")[0].split()[-1] for line in out.splitlines()[:-1]] == [
+        *("teacher", "student", "student")
+    ]
+    assert [line.split(" seed ")[1][0] for line in out.splitlines()[:-1]] == ["0", "0", "1"]
+
+
+def test_work_then_queue_then_export(horkd, monkeypatch, tmp_path, folder):
+    code, out, _ = horkd(*WORK, "--arm", "student", "--minutes", "10")
     assert code == 0
-    (line,) = out.splitlines()
-    student = two_stage(get_preset("smoke"))["student"]
+    line, last = out.splitlines()
+    assert last == "1 runs done, 0 diverged, 0 missing"
+    student = smoke_arm("student")
     record = runs.read(student).record
+    assert line.startswith("student, seed 0: test top-1 ")
     assert f"test top-1 {record['results']['test']['top1']:.2f} %" in line
     assert student.name in line
 
     monkeypatch.setattr(runs, "_train", None)  # from here on everything is read
-    code, out, _ = horkd("train", "--preset", "smoke", "--list")
-    states = {line[9:25].strip(): line.split()[0] for line in out.splitlines()}
-    assert [arm for arm, s in states.items() if s == "there"] == ["teacher", "assistant", "student"]
-    assert horkd(*arguments, "--arm", "student")[1].splitlines() == [line]
+    code, out, _ = horkd("queue", *TWO_STAGE, "--all")
+    found = states(out)
+    assert list(found) == list(study(get_preset("smoke"), "two_stage"))
+    assert [arm for arm, s in found.items() if s == "done"] == ["teacher", "assistant", "student"]
+    missing, of, _, source = re.fullmatch(LAST, out.splitlines()[-1]).groups()
+    assert (missing, of, source) == ("3", "6", "finished runs")
+    _, out, _ = horkd("queue", *TWO_STAGE)
+    assert list(states(out)) == ["student alone", "student direct", "assistant alone"]
+    code, out, _ = horkd(*WORK, "--arm", "student")
+    assert (code, out) == (0, "0 runs done, 0 diverged, 0 missing\n")
 
-    monkeypatch.setattr(runs, "load_dataset", tiny.load)
     code, out, _ = horkd("export", str(tmp_path / "out"), "--preset", "smoke")
     assert code == 0
     files = {p.name for p in (tmp_path / "out").iterdir()}
@@ -231,8 +297,42 @@ def test_train_list_read_and_export(horkd, monkeypatch, tmp_path):
         torch.testing.assert_close(p, q, atol=1e-3, rtol=1e-3)
 
 
+def test_an_arm_that_diverges_is_named_and_the_rest_goes_on(horkd, monkeypatch, folder):
+    """A teacher that learns, and everything compact at an impossible rate."""
+    smoke = get_preset("smoke")
+    wild = replace(smoke, recipe=replace(smoke.recipe, learning_rate=1e18))
+    monkeypatch.setitem(presets.PRESETS, "smoke", wild)
+    arms = ("--arm", "student alone", "--arm", "teacher")
+    code, out, err = horkd(*WORK, *arms)
+    assert code == 0
+    assert "Traceback" not in err
+    first, second, last = out.splitlines()
+    assert first.startswith("teacher, seed 0: test top-1 ")
+    assert second.startswith("student alone, seed 0: the loss is not finite in epoch 1 ")
+    assert last == "1 runs done, 1 diverged, 0 missing"
+    code, out, _ = horkd("queue", *TWO_STAGE, *arms, "--all")
+    assert states(out) == {"teacher": "done", "student alone": "diverged"}
+    assert out.splitlines()[-1].startswith("0 of 2 runs missing, about 0 s, ")
+    monkeypatch.setattr(runs, "_train", None)
+    assert horkd(*WORK, *arms)[1] == "0 runs done, 0 diverged, 0 missing\n"
+
+
+def test_work_stops_in_time_and_says_what_is_left(horkd, folder):
+    code, out, _ = horkd(*WORK, "--study", "two_stage", "--minutes", "1e-9")
+    assert code == 0
+    assert out.splitlines() == ["time is up; 6 runs to go", "0 runs done, 0 diverged, 6 missing"]
+    assert not list(folder.rglob("record.json"))
+
+
+@pytest.mark.parametrize("cache", ["on", "off"])
+def test_the_frozen_models_answers_are_kept_if_wanted(horkd, folder, cache):
+    code, *_ = horkd(*WORK, "--arm", "student direct", "--cache", cache)
+    assert code == 0
+    assert bool(list(folder.glob(".frozen/*/*.safetensors"))) == (cache == "on")
+
+
 def test_help_names_every_command(horkd):
     code, out, _ = horkd("--help")
     assert code == 0
-    for command in ("train", "reproduce", "export"):
+    for command in ("queue", "work", "reproduce", "export"):
         assert command in out

@@ -10,12 +10,17 @@ import tiny
 from matplotlib import pyplot as plt
 
 from horkd import paper, report, storage
+from horkd.baselines import NAMES
 from horkd.errors import HorkdError
-from horkd.presets import TWO_STAGE, get_preset, two_stage
+from horkd.losses import ORDERS
+from horkd.presets import get_preset
 from horkd.runs import Run
+from horkd.studies import configure, study
 
 mpl.use("Agg")
 PRESET = get_preset("paper-short")
+TWO_STAGE = study(PRESET, "two_stage")
+RKD = {"rkd_distance", "rkd_angle"}  # in a study they are orders 2 and 3 with reduction "rkd"
 TOP1 = {
     "teacher": [77.0],
     "assistant": [75.5],
@@ -27,7 +32,7 @@ TOP1 = {
 
 
 def make_run(folder, arm: str, seed: int, top1: float, best: float | None = None) -> Run:
-    config = two_stage(PRESET, seed)[arm]
+    config = configure(PRESET, TWO_STAGE[arm], seed)
     history = [
         {
             "epoch": epoch,
@@ -79,7 +84,7 @@ def test_the_papers_table_1():
 
 
 def test_the_papers_numbers_by_arm():
-    numbers = {arm: paper.table_1(arm) for arm in TWO_STAGE}
+    numbers = {name: paper.row(arm.row) for name, arm in TWO_STAGE.items()}
     assert numbers == {
         "teacher": 77.76,
         "assistant": 76.68,
@@ -88,7 +93,8 @@ def test_the_papers_numbers_by_arm():
         "student direct": None,
         "assistant alone": None,
     }
-    assert set(paper.TABLE_1_ARM) <= set(TWO_STAGE)
+    with_row = [a.row for a in study(PRESET, "table1").values() if a.row]
+    assert sorted(with_row) == sorted(row.model for row in paper.TABLE_1), "each row has one arm"
 
 
 # Numbers
@@ -260,7 +266,9 @@ def test_every_arm_and_term_has_a_colour_of_its_own():
     assert set(report.COLORS) == set(TWO_STAGE)
     assert len(set(report.COLORS.values())) == len(TWO_STAGE)
     assert set(report.TERM_COLORS) == set(report.TERM_NAMES)
-    assert report.describe_arms(["teacher"])["what it is"].tolist() == [TWO_STAGE["teacher"]]
+    what = report.describe_arms({"teacher": TWO_STAGE["teacher"]})["what it is"].tolist()
+    assert what == ["teacher at full resolution"]
+    assert set(report.TERM_COLORS) == {"cross_entropy", *ORDERS.values(), *NAMES} - RKD
 
 
 def test_a_figure_that_cannot_be_written_is_one_line(tmp_path):

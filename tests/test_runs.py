@@ -22,10 +22,11 @@ from horkd.errors import HorkdError
 from horkd.losses import class_centers
 from horkd.models import ModelSpec, load_network
 from horkd.objectives import Objective
-from horkd.presets import PRESETS, TWO_STAGE, get_preset, run_queue, two_stage, two_stage_queue
+from horkd.presets import PRESETS, get_preset
 from horkd.resolution import Degradation
 from horkd.runs import RunConfig, config_from_dict, read
-from horkd.train import Recipe, Settings
+from horkd.studies import configure, study
+from horkd.train import Diverged, Recipe, Settings
 
 
 @pytest.fixture(autouse=True)
@@ -598,6 +599,10 @@ VARIANTS = {
         "validation": False,
         "recipe": Recipe(),
         "seed": 4,
+        "baselines": (("kd", 0.9),),
+        "temperature": 2.0,
+        "balance": True,
+        "warmup": 1.0,
     },
     Recipe: {
         "epochs": 4,
@@ -711,6 +716,10 @@ def test_a_missing_field_is_named():
         ({"orders": (), "cross_entropy": 0.0}, "nothing to minimise"),
         ({"orders": (("2", 0.0),), "cross_entropy": 0.0}, "nothing to minimise"),
         ({"model": "resnet8y2"}, "unknown model 'resnet8y2'"),
+        ({"frozen": None, "orders": (), "baselines": (("kd", 1.0),)}, "needs a frozen model"),
+        ({"cross_entropy": 0.0, "balance": True}, "balance measures against the cross-entropy"),
+        ({"warmup": 3.5}, "warmup must lie in 0 to 3 epochs, got 3.5"),
+        ({"warmup": -1.0}, "warmup must lie in 0 to 3 epochs, got -1.0"),
     ],
 )
 def test_bad_configurations(change, complaint):
@@ -726,7 +735,6 @@ def test_bad_configurations(change, complaint):
         ({"orders": (("2", -1.0),)}, "the weight of order 2 is -1.0"),
         ({"reduction": "median"}, "unknown reduction 'median'"),
         ({"recipe": replace(tiny.RECIPE, batch_size=49)}, "batch size 49 does not fit 48"),
-        ({"recipe": replace(tiny.RECIPE, learning_rate=1e18)}, "the loss is not finite"),
     ],
 )
 def test_bad_runs_are_one_line_and_leave_nothing(change, complaint, with_teacher):
@@ -736,6 +744,28 @@ def test_bad_runs_are_one_line_and_leave_nothing(change, complaint, with_teacher
     assert "\n" not in str(caught.value)
     assert not list(with_teacher.glob("*/record.json.*"))
     assert {p.name for p in with_teacher.iterdir()} <= {tiny.teacher().name, ".locks"}
+
+
+def test_a_run_that_diverges_leaves_a_note_and_is_not_tried_again(with_teacher, count_steps):
+    config = tiny.student(recipe=replace(tiny.RECIPE, learning_rate=1e18))
+    with pytest.raises(Diverged, match="the loss is not finite in epoch 1 ") as first:
+        tiny.run(config, with_teacher)
+    assert "\n" not in str(first.value)
+    assert {p.name for p in (with_teacher / config.name).iterdir()} == {"diverged.json"}
+    note = runs.diverged(config, with_teacher)
+    assert (note["key"], note["name"], note["epoch"]) == (config.key, config.name, 1)
+    assert config_from_dict(note["config"]) == config
+    assert set(note["terms"]) >= {"loss", "cross_entropy", "order2"}
+    assert read(config, with_teacher) is None
+    assert runs.diverged(tiny.student(), with_teacher) is None
+    assert count_steps
+    count_steps.clear()
+    with pytest.raises(Diverged) as second:
+        tiny.run(config, with_teacher)
+    assert second.value.epoch == first.value.epoch
+    assert {n: str(v) for n, v in second.value.terms.items()} == note["terms"]
+    assert "\n" not in str(second.value)
+    assert not count_steps
 
 
 @pytest.mark.parametrize(
@@ -788,56 +818,6 @@ def test_presets_keep_what_is_not_changed():
     assert get_preset("quick", "cifar100").data == "cifar100"
 
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_two_stage_is_the_papers_chain_with_its_controls(name):
-    preset = get_preset(name)
-    arms = two_stage(preset, seed=1)
-    assert list(arms) == list(TWO_STAGE)
-    teacher, assistant, student = (arms[a] for a in ("teacher", "assistant", "student"))
-    assert (teacher.frozen, assistant.frozen, student.frozen) == (None, teacher, assistant)
-    assert arms["student direct"].frozen == teacher
-    assert student.teacher == teacher
-    assert {o for o, _ in student.orders} == {"2", "3", "C"}  # the paper's best subset
-    assert [arms[a].degradation.size for a in TWO_STAGE] == [32, 32, 16, 16, 16, 32]
-    assert teacher.model == preset.teacher
-    assert {arms[a].model for a in list(TWO_STAGE)[1:]} == {preset.compact}
-    for control in ("student alone", "assistant alone"):
-        assert (arms[control].frozen, arms[control].orders) == (None, ())
-    alone = replace(arms["student alone"], frozen=assistant, orders=student.orders)
-    assert alone == student  # differs in the distillation only
-    assert student.seed == 1
-    assert two_stage(preset, seed=2)["assistant"] == assistant  # trained once
-
-
-def test_the_queue_has_every_run_once_and_frozen_models_before_learners():
-    queue = two_stage_queue(get_preset("quick", seeds=3))
-    arms = [arm for arm, _ in queue]
-    assert {arm: arms.count(arm) for arm in arms} == {
-        "teacher": 1,
-        "assistant": 1,
-        "student": 3,
-        "student alone": 3,
-        "student direct": 3,
-        "assistant alone": 1,
-    }
-    assert len({config.key for _, config in queue}) == 12
-    done = set()
-    for _, config in queue:
-        assert config.frozen is None or config.frozen.key in done
-        done.add(config.key)
-
-
-def test_run_queue_reads_and_says_when_there_is_nothing(monkeypatch, whole, tmp_path):
-    queue = [("student", tiny.student()), ("teacher", tiny.teacher())]
-    monkeypatch.setenv("HORKD_RUNS", str(whole.folder.parent))
-    arms = run_queue(queue, train_missing=False)
-    assert list(arms) == ["teacher", "student"]
-    assert arms["student"][0].record == whole.record
-    monkeypatch.setenv("HORKD_RUNS", str(tmp_path))
-    with pytest.raises(HorkdError, match="no run of this study is finished"):
-        run_queue(queue, train_missing=False)
-
-
 def test_a_compiled_run_is_the_plain_one(monkeypatch, tmp_path):
     """Graph capture of learner and frozen model, forward and backward; no C++ compiler needed."""
     calls = []
@@ -878,7 +858,8 @@ def test_the_papers_networks_build_and_take_a_step(name, monkeypatch, tmp_path):
         field: replace(getattr(preset, field), epochs=1, batch_size=4)
         for field in ("teacher_recipe", "recipe")
     }
-    arms = two_stage(replace(preset, **one_step))
+    small = replace(preset, **one_step)
+    arms = {name: configure(small, arm) for name, arm in study(small, "two_stage").items()}
     student = tiny.run(arms["student"], tmp_path)  # the teacher and the assistant first
     assistant, teacher = (read(arms[a], tmp_path) for a in ("assistant", "teacher"))
     assert (teacher.config.model, assistant.config.model) == ("resnet50", "resnet18")

@@ -1,0 +1,347 @@
+"""Every number in a committed report and in the README has a record behind it, and equals it."""
+
+import json
+import re
+from dataclasses import replace
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import pyplot as plt
+
+from horkd import figures, findings, paths, report, runs, storage
+from horkd.errors import HorkdError
+from horkd.presets import get_preset
+from horkd.resolution import Degradation
+from horkd.runs import Run
+from horkd.studies import FULL, STUDIES, collect, configure, seeds, study
+
+mpl.use("Agg")
+REPORTS = {"quick-glyphs": "quick", "cpu-cifar100": "cpu"}
+
+
+def page(name: str, folder, preset) -> str:
+    """What a notebook's summary says, made again from the records alone."""
+    source = findings.recorded(folder)
+    if name == "02_two_stage_transfer":
+        return findings.two_stage_page(preset, collect(preset, "two_stage", source.find))
+    if name == "03_table1":
+        arms = findings.gather(preset, findings.TABLE1, source)
+        return findings.table1_page(preset, arms, source)
+    if name == "04_order_ablation":
+        return findings.orders_page(preset, findings.order_arms(preset, source), source)
+    arms = findings.gather(preset, ("two_stage", "resolutions"), source)
+    return findings.resolutions_page(preset, arms, source)
+
+
+PAGES = ("02_two_stage_transfer", "03_table1", "04_order_ablation", "05_resolution_sweep")
+
+
+@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("folder", REPORTS)
+def test_a_committed_page_is_what_the_records_say(folder, name):
+    out = paths.root() / "reports" / folder
+    again = page(name, out, get_preset(REPORTS[folder]))
+    committed = (out / "summaries" / f"{name}.md").read_text(encoding="utf-8")
+    assert committed.startswith(again), "run the notebook again: its page is not of these records"
+    assert again in (out / "REPORT.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("folder", REPORTS)
+def test_a_committed_record_is_of_its_configuration_and_of_a_study(folder):
+    out, preset = paths.root() / "reports" / folder, get_preset(REPORTS[folder])
+    asked = {
+        configure(preset, arm, seed).key
+        for name in STUDIES
+        for arm in study(preset, name).values()
+        for seed in seeds(preset, arm)
+    }
+    for path in sorted((out / "records").glob("*.json")):
+        content = storage.load_json(path)
+        if "config" in content:
+            config = runs.config_from_dict(content["config"])
+            assert config.key == content["key"]
+            assert path.name.startswith(config.name)
+        assert content["key"] in asked, f"{path.name} belongs to no study"
+
+
+@pytest.mark.parametrize("folder", REPORTS)
+def test_the_tour_shows_accuracies_that_are_on_record(folder):
+    """The tour measures again, on its own machine: an image or two may differ."""
+    out, preset = paths.root() / "reports" / folder, get_preset(REPORTS[folder])
+    arms = collect(preset, "two_stage", findings.recorded(out).find)
+    tour = pd.read_csv(out / "tables" / "tour.csv").set_index("model")
+    ours = next(c for c in tour.columns if c.startswith("test top-1"))
+    for arm in ("teacher", "assistant", "student", "student alone"):
+        mean = float(str(tour.loc[arm, ours]).split()[0])
+        assert mean == pytest.approx(np.mean(report.top1(arms[arm])), abs=0.3), arm
+
+
+def tables(text: str) -> list[list[dict[str, str]]]:
+    """The Markdown tables of a text, each a list of rows."""
+    found = []
+    for block in re.findall(r"(?:^\|.*\|\n)+", text, re.MULTILINE):
+        rows = [[c.strip() for c in line.strip("|").split("|")] for line in block.splitlines()]
+        found.append([dict(zip(rows[0], row, strict=True)) for row in rows[2:]])
+    return found
+
+
+def test_the_readme_table_is_what_the_records_say():
+    text = (paths.root() / "README.md").read_text(encoding="utf-8")
+    results = [t for t in tables(text) if t and {"arm", "top-1 %", "n"} <= t[0].keys()]
+    assert len(results) == 1, "the result table is gone"
+    preset, out = get_preset("cpu"), paths.root() / "reports" / "cpu-cifar100"
+    source = findings.recorded(out)
+    arms = findings.gather(preset, (*findings.TABLE1, "resolutions"), source)
+    seen = findings.fed(preset, arms, source)
+    for row in results[0]:
+        name, value = row["arm"].replace("*", ""), row["top-1 %"].replace("*", "")
+        if name in seen:
+            assert value == f"{seen[name]['test']['top1']:.2f}", name
+            continue
+        assert value == report.mean_and_spread(report.top1(arms[name])), name
+        assert int(row["n"]) == len(arms[name]), name
+        assert int(row["pixels"]) == arms[name][0].config.degradation.size, name
+        alone = row["over labels only"].replace("*", "")
+        control = findings._control(arms[name][0], arms)
+        if control is None:
+            assert alone == "–", name
+        else:
+            assert alone == findings.short(report.gain(arms, name, control)), name
+
+
+def test_every_signed_difference_in_the_readme_is_on_record():
+    """Differences in points, as in +1.69 ± 0.58, wherever the text has them."""
+    text = (paths.root() / "README.md").read_text(encoding="utf-8")
+    known = "".join(
+        (paths.root() / "reports" / folder / "REPORT.md").read_text(encoding="utf-8")
+        for folder in REPORTS
+    )
+    for number in re.findall(r"[+−-]\d+\.\d\d\b", text):
+        assert number.replace("−", "-") in known, f"{number} is in no report"
+
+
+# The functions, on records made up for the purpose ------------------------------------------------
+
+PRESET = replace(get_preset("paper-short"), seeds=3, sweep=(16, 8))
+
+
+def fake(config, top1: float, folder, shares=None) -> Run:
+    """A finished run without a network."""
+    names = ["cross_entropy", *(findings.TERMS[o] for o, _ in config.orders)]
+    shares = shares or {name: 1 / len(names) for name in names}
+    record = {
+        "key": config.key,
+        "config": json.loads(json.dumps(runs.asdict(config))),
+        "results": {"test": {"top1": top1, "top5": 90.0, "n": 10_000}},
+        "history": [
+            {"epoch": e, "gradient_shares": shares, "validation": {"top1": top1 - 1}}
+            for e in (1, 2)
+        ],
+        "cost": {"parameters": 11_000_000, "macs": 10**6 * config.degradation.size},
+        "seconds": {"total": 60.0, "frozen_answers_read": []},
+        "machine": {"name": "a machine", "threads": 2},
+    }
+    storage.save_json(folder / "records" / f"{config.name}.json", record)
+    return Run(config, folder, record)
+
+
+def pretend(folder, studies=STUDIES, leave_out=()):
+    """A report whose every arm scores by a rule that the tests can compute."""
+    for name in studies:
+        for arm in study(PRESET, name).values():
+            for seed in seeds(PRESET, arm):
+                config = configure(PRESET, arm, seed)
+                there = (folder / "records" / f"{config.name}.json").exists()  # in two studies
+                if arm.name not in leave_out and not there:
+                    fake(config, score(arm.name, seed), folder)
+    return findings.recorded(folder)
+
+
+def score(arm: str, seed: int) -> float:
+    base = {"teacher": 80.0, "student": 74.0, "student alone": 72.0, "KD": 75.0}
+    base |= {"assistant": 76.0, "assistant alone": 76.5, "horkd+": 75.5}
+    return base.get(arm, 70.0) + 0.1 * seed * (1 if arm == "student" else 2)
+
+
+def test_table1_has_every_arm_with_gain_paper_and_difference(tmp_path):
+    source = pretend(tmp_path)
+    arms = findings.gather(PRESET, findings.TABLE1, source)
+    table = findings.table1(PRESET, arms, source).set_index("arm")
+    assert list(table.index) == [*study(PRESET, "table1"), *study(PRESET, "plus")]
+    assert table.loc["student", "cifar100 top-1 %"] == "74.10 ± 0.10"
+    assert table.loc["student", "gain over labels only"] == "+1.90 ± 0.10"
+    assert table.loc["student", "shown?"] == "holds"
+    assert table.loc["student", "ours − paper"] == "-0.55"  # 74.10 - 74.65
+    assert table.loc["assistant", "gain over labels only"] == "-0.50"
+    assert table.loc["assistant", "shown?"] == "not shown"  # one seed
+    assert table.loc["KD 32", "paper's row"] == "KD"
+    assert table.loc["KD 32", "paper %"] == "74.26"
+    assert table.loc["teacher", "gain over labels only"] == "–"
+
+
+def test_small_networks_have_no_difference_to_the_paper(tmp_path):
+    small = replace(PRESET, compact="resnet8", teacher="resnet14", second="vgg11x0.25")
+    arm = study(small, "table1")["student"]
+    run = fake(configure(small, arm), 50.0, tmp_path)
+    table = findings.table1(small, {"student": [run]}, findings.recorded(tmp_path))
+    row = table.set_index("arm").loc["student"]
+    assert row["paper %"] == "74.65"
+    assert row["ours − paper"] == "–"
+    assert "not shown with these networks" in findings._closeness(
+        small, {"student": [run], "teacher": [run]}
+    )
+
+
+def test_failures_and_gaps_stay_in_the_table(tmp_path):
+    source = pretend(tmp_path, leave_out=("student, paper's weights", "AT"))
+    config = configure(PRESET, study(PRESET, "table1")["student, paper's weights"])
+    note = {"key": config.key, "epoch": 2, "config": {}}
+    storage.save_json(tmp_path / "records" / f"{config.name}.diverged.json", note)
+    source = findings.recorded(tmp_path)
+    arms = findings.gather(PRESET, findings.TABLE1, source)
+    table = findings.table1(PRESET, arms, source).set_index("arm")["cifar100 top-1 %"]
+    assert table["student, paper's weights"] == "diverged in epoch 2"
+    assert table["AT"] == "not run"
+    findings.save_records(PRESET, ("table1",), {}, source, tmp_path / "copy")
+    assert findings.recorded(tmp_path / "copy").failed(config)["epoch"] == 2
+
+
+def test_networks_fed_small_images_are_rows_of_their_own(tmp_path):
+    source = pretend(tmp_path)
+    run = source.find(configure(PRESET, study(PRESET, "table1")["teacher"]))
+    views = [
+        {"degradation": runs.asdict(Degradation(16, upsample=up)), "test": {"top1": 30.0 + up}}
+        for up in (False, True)
+    ]
+    content = {"key": run.config.key, "files": {}, "views": views}
+    storage.save_json(tmp_path / "records" / f"{run.config.name}.views.json", content)
+    source = findings.recorded(tmp_path)
+    arms = findings.gather(PRESET, findings.TABLE1, source)
+    seen = findings.fed(PRESET, arms, source)
+    assert list(seen) == ["teacher fed 16 px", "teacher fed 16 px, enlarged"]
+    assert [s["test"]["top1"] for s in seen.values()] == [30.0, 31.0]
+    assert seen["teacher fed 16 px, enlarged"]["macs"] > 3.9 * seen["teacher fed 16 px"]["macs"]
+    table = findings.table1(PRESET, arms, source).set_index("arm")
+    assert table.loc["teacher fed 16 px", "cifar100 top-1 %"] == "30.00"
+
+
+def test_claims_name_both_arms_and_leave_out_what_is_not_there(tmp_path):
+    source = pretend(tmp_path, leave_out=("FitNet",))
+    arms = findings.gather(PRESET, findings.TABLE1, source)
+    table = findings.claims(arms, findings.TABLE1_CLAIMS).set_index("claim")
+    assert table.loc["hybrid orders beat KD", "verdict"] == "does not hold"  # -1.1 ± 0.1
+    assert table.loc["hybrid orders beat KD", "compared"] == "student − KD"
+    assert "hybrid orders beat FitNet" not in table.index
+    lines = findings.as_lines(table.reset_index())
+    assert "- **hybrid orders beat KD: does not hold.** student − KD: -1.10 ± 0.10" in lines
+
+
+def test_main_effects_are_means_over_all_pairs(tmp_path):
+    """Additive accuracies give back exactly what each order adds."""
+    worth = {"1": -0.5, "2": 1.0, "3": 0.25, "C": 2.0}
+    for arm in study(PRESET, "orders").values():
+        total = 60 + sum(worth[o] for o in arm.orders)
+        fake(configure(PRESET, arm), total, tmp_path)
+    found = findings.order_arms(PRESET, findings.recorded(tmp_path))
+    assert list(found) == [16, FULL]
+    for arms in found.values():
+        assert len(arms) == 16
+        effects = findings.main_effects(arms)
+        assert {o: e["mean"] for o, e in effects.items()} == pytest.approx(worth)
+        assert {e["n"] for e in effects.values()} == {8}
+        assert max(e["std"] for e in effects.values()) < 1e-9
+    text = findings.order_claims(found)
+    assert "At 16 px, {2,3,C} is the best subset: first here" in text
+    assert "Adding it to {2,3,C} changes the accuracy by -0.50 points" in text
+    table = findings.order_table(found)
+    assert len(table) == 32
+    assert table.loc[0, "orders"] == "{2,3,C}"
+    assert table.loc[0, "over labels only"] == "+3.25"
+
+
+def test_weights_are_judged_on_the_validation_split(tmp_path):
+    source = pretend(tmp_path)
+    table = findings.weight_table(PRESET, source).set_index("weights")
+    assert table.loc["as they are", "validation top-1 %"] == "73.00"  # the test has 74
+    assert table.loc["order 2 × 10", "order 2"] == "250"
+    assert table.loc["order 2 × 10", "change"] == "-4.00"
+    assert findings.weight_table(PRESET, findings.recorded(tmp_path / "empty")).empty
+
+
+def test_the_resolution_table_pairs_each_student_with_its_control(tmp_path):
+    source = pretend(tmp_path)
+    arms = findings.gather(PRESET, ("two_stage", "resolutions"), source)
+    table = findings.resolution_table(PRESET, arms).set_index("px")
+    assert list(table.index) == ["32", "16", "8"]
+    assert table.loc["16", "from the assistant %"] == "74.10 ± 0.10"
+    assert table.loc["16", "assistant's worth"] == "+1.90 ± 0.10"
+    assert table.loc["16", "n"] == "3/3/3"
+    assert table.loc["8", "n"] == "1/1/1"
+    assert table.loc["32", "from the teacher %"] == "76.00"
+    text = findings.resolution_claims(PRESET, arms)
+    assert "At 16 px distillation helps: holds" in text
+    assert "none was seen at 32, 8 px" in text  # 70 - 76.5 and 70 - 70
+
+
+def test_matrices_need_the_views_of_every_cell(tmp_path):
+    source = pretend(tmp_path)
+    arms = findings.gather(PRESET, ("two_stage", "resolutions"), source)
+    assert findings.crossed(PRESET, arms, source).empty
+    sizes = findings.resolutions(PRESET)
+    for r in sizes:
+        run = arms[findings.at_resolution(r, PRESET)["student"]][0]
+        views = [
+            {"degradation": runs.asdict(Degradation(s)), "test": {"top1": 10.0 * r + s}}
+            for s in sizes
+        ]
+        content = {"key": run.config.key, "files": {}, "views": views}
+        storage.save_json(tmp_path / "records" / f"{run.config.name}.views.json", content)
+    matrix = findings.crossed(PRESET, arms, findings.recorded(tmp_path))
+    assert matrix.loc[16, 8] == 168.0
+    assert matrix.shape == (3, 3)
+
+
+def test_gather_says_what_to_train_when_nothing_is_there(tmp_path):
+    with pytest.raises(HorkdError, match=r"no run of study table1 .*horkd work --preset"):
+        findings.gather(PRESET, findings.TABLE1, findings.recorded(tmp_path))
+
+
+def test_the_figures_show_every_arm(tmp_path):
+    source = pretend(tmp_path)
+    arms = findings.gather(PRESET, findings.TABLE1, source)
+    figure, axes = plt.subplots(2, 2)
+    figures.plot_methods(PRESET, arms, source, 16, axes[0, 0])
+    figures.plot_methods(PRESET, arms, source, FULL, axes[0, 1])
+    figures.plot_cost(PRESET, arms, source, axes[1, 0])
+    figures.plot_paper(axes[1, 1])
+    shown = [t.get_text() for ax in axes[0] for t in ax.get_yticklabels()]
+    assert sorted(shown) == sorted(arms)
+    best = axes[0, 0].get_yticklabels()[-1].get_text()
+    assert best == max(
+        (n for n in arms if arms[n][0].config.degradation.size == 16),
+        key=lambda n: np.mean(report.top1(arms[n])),
+    )
+    assert [t.get_text() for t in axes[1, 1].get_yticklabels()][-1] == "Teacher ResNet50, 32 px"
+    plt.close(figure)
+    found = findings.order_arms(PRESET, source)
+    figure, axes = plt.subplots(1, 3)
+    figures.plot_subsets(found[16], axes)
+    assert len(axes[0].get_yticklabels()) == 16
+    assert {ax.get_ylim() for ax in axes} == {axes[0].get_ylim()}, "rows are aligned"
+    plt.close(figure)
+    figure, axes = plt.subplots(1, 2)
+    figures.plot_resolutions(PRESET, findings.gather(PRESET, STUDIES, source), axes)
+    assert [t.get_text() for t in axes[0].get_xticklabels()] == ["8", "16", "32"]
+    plt.close(figure)
+
+
+def test_every_family_is_told_from_its_configuration(tmp_path):
+    source = pretend(tmp_path)
+    arms = findings.gather(PRESET, findings.TABLE1, source)
+    kinds = {name: figures.family(name, found[0]) for name, found in arms.items()}
+    assert kinds["student alone"] == kinds["assistant V alone"] == "labels only"
+    assert kinds["student"] == kinds["student, paper's weights"] == "hybrid orders"
+    assert kinds["KD"] == kinds["RKD 32"] == kinds["AT"] == "other distillation"
+    assert {kinds[name] for name in study(PRESET, "plus")} == {"horkd+ and its parts"}
