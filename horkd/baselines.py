@@ -59,7 +59,7 @@ def kd(frozen: Tensor, learner: Tensor, temperature: float = 4.0) -> Tensor:
 def standardise(logits: Tensor) -> Tensor:
     """Z-scores of each image's logits (N, C): zero mean, unit (population) standard deviation.
 
-    Logits that are all equal become zero, with a finite gradient.
+    Logits that are all equal become equal z-scores, with a finite gradient.
     """
     z = logits.float()
     z = z - z.mean(1, keepdim=True)

@@ -40,7 +40,8 @@ class Objective(nn.Module):
             follows the measured norms. Differs from the paper.
 
     Raises:
-        HorkdError: if terms should be balanced against a cross-entropy that is not there.
+        HorkdError: if terms should be balanced against a cross-entropy that is not there, or by a
+            gradient at the features that they do not have (losses on maps).
     """
 
     def __init__(
@@ -53,6 +54,10 @@ class Objective(nn.Module):
         super().__init__()
         if balance and not cross_entropy:
             raise HorkdError("balance needs a cross-entropy to measure the other terms against")
+        if balance and baselines is not None and baselines.needs_maps:
+            raise HorkdError(
+                "balance goes by gradients at the features, and fitnet and at have none there"
+            )
         self.relational, self.baselines = relational, baselines
         self.weights: dict[str, float] = {}
         if cross_entropy:
@@ -126,7 +131,8 @@ class Objective(nn.Module):
             factor = getattr(self, f"factor_{name}", None)
             if factor is not None:
                 whole = self.weights["cross_entropy"] * norms["cross_entropy"]
-                target = whole / norms[name].clamp(min=1e-12)
+                # a gradient that is only rounding is not worth being made as large as another
+                target = whole / norms[name].maximum(1e-4 * whole).clamp(min=1e-12)
                 factor.copy_(torch.where(factor == 0, target, (factor + target) / 2))
         return {name: self._weight(name) * norm for name, norm in norms.items()}
 

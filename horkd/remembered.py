@@ -11,6 +11,7 @@ The folder is a cache: it may be deleted at any time.
 
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -57,7 +58,8 @@ class Remembered:
             tensors, _ = storage.load_tensors(self.path)
             return Output(tensors["features"], tensors["logits"])
         except (HorkdError, KeyError) as error:
-            storage.set_aside(self.path, str(error))
+            with suppress(OSError):  # another worker was faster, or the folder is read-only
+                storage.set_aside(self.path, str(error))
             return None
 
     def __call__(self, crops: Tensor) -> Output:

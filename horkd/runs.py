@@ -120,13 +120,12 @@ class RunConfig:
             )
         if self.orders:  # refuses an unknown order now, not after the teacher's training
             HybridOrderLoss(dict(self.orders), torch.empty(0), reduction=self.reduction)
-        Baselines(dict(self.baselines), self.temperature)
+        baselines = Baselines(dict(self.baselines), self.temperature)
+        Objective(self.cross_entropy, None, baselines, self.balance)
         if not self.cross_entropy and not any(w for _, w in (*self.orders, *self.baselines)):
             raise HorkdError(
                 "nothing to minimise: give cross_entropy, an order or a baseline a weight"
             )
-        if self.balance and not self.cross_entropy:
-            raise HorkdError("balance measures against the cross-entropy: give it a weight")
         if not 0 <= self.warmup <= self.recipe.epochs:
             raise HorkdError(
                 f"warmup must lie in 0 to {self.recipe.epochs} epochs, got {self.warmup}"
@@ -358,7 +357,11 @@ def diverged(config: RunConfig, runs: Path | None = None) -> dict | None:
     path = (runs or paths.runs_dir()) / config.name / "diverged.json"
     if not path.is_file():
         return None
-    note = storage.load_json(path)
+    try:
+        note = storage.load_json(path)
+    except storage.DamagedFile as error:
+        storage.set_aside(path, str(error))
+        return None
     return note if note.get("key") == config.key else None
 
 

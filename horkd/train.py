@@ -30,8 +30,8 @@ class Diverged(HorkdError):
     """The loss is no longer a finite number."""
 
     def __init__(self, epoch: int, terms: dict[str, float]) -> None:
-        self.epoch, self.terms = epoch, terms
-        shown = ", ".join(f"{name} {value:.3g}" for name, value in terms.items())
+        self.epoch, self.terms = epoch, dict(sorted(terms.items()))
+        shown = ", ".join(f"{name} {value:.3g}" for name, value in self.terms.items())
         super().__init__(
             f"the loss is not finite in epoch {epoch} ({shown}): lower the learning rate or the "
             "weights of the loss"
