@@ -9,10 +9,10 @@ import seaborn as sns
 from matplotlib.axes import Axes
 
 from horkd import paper
-from horkd.findings import at_resolution, fed, main_effects, resolutions, shares, validation
+from horkd.findings import at_resolution, effects, fed, resolutions, shares, validation
 from horkd.losses import ORDERS as TERMS
 from horkd.presets import Preset
-from horkd.report import TERM_COLORS, TERM_NAMES, Arms, mean_and_spread, top1
+from horkd.report import TERM_COLORS, TERM_NAMES, Arms, gain, mean_and_spread, top1
 from horkd.runs import Run
 from horkd.studies import FULL, ORDERS
 
@@ -33,7 +33,7 @@ def family(arm: str, run: Run | None) -> str:
         return "fed small images"
     if arm == "teacher":
         return "teacher"
-    if run.config.frozen is None:
+    if not (run.config.orders or run.config.baselines):
         return "labels only"
     plus = run.config.balance or run.config.warmup
     if plus or (run.config.orders and run.config.baselines):
@@ -145,16 +145,21 @@ def plot_subsets(arms: Mapping[str, list[Run]], axes: Sequence[Axes]) -> None:
         axes: three axes side by side that share their rows.
     """
     names, accuracy, gradient = axes
-    ranked = sorted(arms, key=lambda orders: top1(arms[orders])[0])
+    ranked = sorted(arms, key=lambda orders: np.mean(top1(arms[orders])))
     for y, orders in enumerate(ranked):
         for x, order in enumerate(ORDERS):
             color = TERM_COLORS[TERMS[order]] if order in orders else "#E0E0E0"
             names.plot(x, y, "o", ms=9, color=color)
-        value = top1(arms[orders])[0]
+        value = np.mean(top1(arms[orders]))
         best = orders == "23C"
         accuracy.barh(y, value, color="#D55E00" if best else "#999999", height=0.65, alpha=0.8)
         accuracy.annotate(
-            f"{value:.2f}", (value, y), (4, 0), textcoords="offset points", va="center", fontsize=8
+            mean_and_spread(top1(arms[orders])),
+            (value, y),
+            (4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
         )
         left = 0.0
         for term, share in shares(arms[orders][0]).items():
@@ -164,11 +169,11 @@ def plot_subsets(arms: Mapping[str, list[Run]], axes: Sequence[Axes]) -> None:
     names.set_yticks(range(len(ranked)), ["{" + ",".join(o) + "}" for o in ranked], fontsize=8.5)
     names.set_xlim(-0.6, len(ORDERS) - 0.4)
     names.set_xlabel("orders")
-    values = [top1(arms[o])[0] for o in ranked]
+    values = [np.mean(top1(arms[o])) for o in ranked]
     span = max(values) - min(values)
     start = max(0, min(values) - 0.3 * span - 0.3)
     accuracy.set_xlim(start, max(values) + 0.25 * span + 0.3)
-    accuracy.set_xlabel("test top-1 (%), one seed" + ("; axis is cut" if start else ""))
+    accuracy.set_xlabel("test top-1 (%)" + ("; axis is cut" if start else ""))
     gradient.set_xlim(0, 100)
     gradient.set_xlabel("share of the gradient (%)")
     for ax in axes:
@@ -191,12 +196,13 @@ def plot_subsets(arms: Mapping[str, list[Run]], axes: Sequence[Axes]) -> None:
 def plot_effects(found: Mapping[int, Mapping[str, list[Run]]], ax: Axes) -> None:
     """What adding each order does: one dot per pair of subsets, the mean as a bar."""
     for i, arms in enumerate(found.values()):
-        for x, (order, effect) in enumerate(main_effects(arms).items()):
+        for x, (order, pairs) in enumerate(effects(arms).items()):
+            values = list(pairs.values())
             at = x + 0.3 * (i - (len(found) - 1) / 2)
             color = TERM_COLORS[TERMS[order]]
             alpha = 0.9 if i == 0 else 0.45
-            ax.bar(at, effect["mean"], width=0.26, color=color, alpha=alpha)
-            ax.plot([at] * effect["n"], effect["values"], "o", ms=3.5, mfc="white", mec="black")
+            ax.bar(at, np.mean(values), width=0.26, color=color, alpha=alpha)
+            ax.plot([at] * len(values), values, "o", ms=3.5, mfc="white", mec="black")
     ax.axhline(0, color="black", lw=0.8)
     labels = ", ".join(f"{pixels} px" for pixels in found)
     ax.set_xlabel(f"left to right: {labels}" if len(found) > 1 else labels)
@@ -235,7 +241,7 @@ def plot_resolutions(preset: Preset, arms: Arms, axes: Sequence[Axes]) -> None:
         if kind == "alone":
             continue
         gains = {
-            r: _paired(arms, names[r], at_resolution(r, preset)["alone"])
+            r: gain(arms, names[r], at_resolution(r, preset)["alone"])["values"]
             for r in xs
             if at_resolution(r, preset)["alone"] in arms
         }
@@ -252,12 +258,6 @@ def plot_resolutions(preset: Preset, arms: Arms, axes: Sequence[Axes]) -> None:
     left.set_ylabel("test top-1 (%)")
     right.set_ylabel("gain over labels only (points)")
     left.legend(frameon=False, fontsize=9)
-
-
-def _paired(arms: Arms, arm: str, control: str) -> list[float]:
-    theirs = {r.config.seed: v for r, v in zip(arms[control], top1(arms[control]), strict=True)}
-    ours = zip(arms[arm], top1(arms[arm]), strict=True)
-    return [v - theirs[r.config.seed] for r, v in ours if r.config.seed in theirs]
 
 
 def plot_matrix(table: pd.DataFrame, ax: Axes, rows: str, columns: str) -> None:

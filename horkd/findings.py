@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 
 from horkd import paper, report, runs, storage
-from horkd.errors import HorkdError
 from horkd.losses import ORDERS as TERMS
 from horkd.models import ModelSpec, macs_of
 from horkd.presets import Preset
@@ -23,20 +22,19 @@ from horkd.runs import Run, RunConfig
 from horkd.studies import (
     FULL,
     ORDERS,
+    STUDIES,
     Arm,
     Find,
     collect,
     configure,
+    finished,
+    seeds,
     study,
     subset_name,
     subsets,
     trainer,
 )
 from horkd.train import Settings
-
-#: The networks that the paper's numbers belong to.
-PAPER_NETWORKS = {"teacher": "resnet50", "compact": "resnet18", "second": "vgg11"}
-
 
 # Where runs come from -----------------------------------------------------------------------------
 
@@ -101,16 +99,11 @@ def gather(preset: Preset, names: Iterable[str], source: Source) -> dict[str, li
     Raises:
         HorkdError: if no run of any of them is there.
     """
+    names = tuple(names)
     arms: dict[str, list[Run]] = {}
-    errors = []
     for name in names:
-        try:
-            arms |= collect(preset, name, source.find)
-        except HorkdError as error:
-            errors.append(error)
-    if not arms:
-        raise errors[0]
-    return arms
+        arms |= finished(preset, name, source.find)
+    return arms or collect(preset, names[0], source.find)  # says what to train
 
 
 def save_records(preset: Preset, names: Iterable[str], arms: Arms, source: Source, out) -> None:
@@ -120,32 +113,44 @@ def save_records(preset: Preset, names: Iterable[str], arms: Arms, source: Sourc
     report.save_records([run for found in arms.values() for run in found], out)
     for name in names:
         for arm in study(preset, name).values():
-            config = configure(preset, arm)
-            failure = source.failed(config)
-            if failure is not None:
+            for config, failure in failures(preset, arm, source):
                 path = Path(out) / "records" / f"{config.name}.diverged.json"
                 storage.save_json(path, failure)
+
+
+def failures(preset: Preset, arm: Arm, source: Source) -> list[tuple[RunConfig, dict]]:
+    """The seeds of an arm whose loss was no longer finite, with what is known of them."""
+    configs = [configure(preset, arm, seed) for seed in seeds(preset, arm)]
+    notes = [(config, source.failed(config)) for config in configs]
+    return [(config, note) for config, note in notes if note is not None]
 
 
 # Sentences ----------------------------------------------------------------------------------------
 
 
-def claims(arms: Arms, questions: Mapping[str, tuple[str, str]]) -> pd.DataFrame:
+def claims(
+    preset: Preset, arms: Arms, questions: Mapping[str, tuple[str, str]], source: Source
+) -> pd.DataFrame:
     """One row per claim "arm is better than control" whose two arms are there.
 
     Args:
+        preset: sizes.
         arms: finished runs.
         questions: the claim in words -> (arm, control).
+        source: knows the seeds that failed; a claim about an arm with such a seed is not shown.
     """
+    kinds = {name: arm for one in STUDIES for name, arm in study(preset, one).items()}
     rows = []
     for claim, (arm, control) in questions.items():
         if arm in arms and control in arms:
             difference = gain(arms, arm, control)
+            lost = [n for n in (arm, control) if failures(preset, kinds[n], source)]
             rows.append({
                 "claim": claim,
                 "compared": f"{arm} − {control}",
-                "difference in test top-1": difference["text"],
-                "verdict": verdict(difference),
+                "difference in test top-1": difference["text"]
+                + "".join(f", and seeds of {name} diverged" for name in lost),
+                "verdict": "not shown" if lost else verdict(difference),
             })  # fmt: skip
     return pd.DataFrame(rows, columns=["claim", "compared", "difference in test top-1", "verdict"])
 
@@ -177,10 +182,14 @@ def provenance(preset: Preset, arms: Arms) -> str:
 
 
 def _control(run: Run, arms: Arms) -> str | None:
-    """The arm of the same network at the same resolution trained on labels only."""
+    """The arm of the same network, resolution and recipe that is trained on labels only."""
+
+    def sort(config: RunConfig) -> tuple:
+        return config.model, config.degradation, config.recipe
+
     for name, found in arms.items():
         other = found[0].config
-        same = (other.model, other.degradation) == (run.config.model, run.config.degradation)
+        same = sort(other) == sort(run.config)
         if same and other.frozen is None and run.config.frozen is not None:
             return name
     return None
@@ -188,35 +197,52 @@ def _control(run: Run, arms: Arms) -> str | None:
 
 def _is_papers(preset: Preset, arm: Arm) -> bool:
     """Whether the paper's number of an arm was measured on these networks and data."""
-    names = {arm.network} | ({"teacher"} if arm.frozen else set())
-    return preset.data == "cifar100" and all(
-        getattr(preset, name) == PAPER_NETWORKS[name] for name in names
-    )
+    if preset.data != "cifar100" or preset.teacher != paper.network("Teacher ResNet50"):
+        return False
+    return getattr(preset, arm.network) == paper.network(arm.row)
 
 
 # Table 1 ------------------------------------------------------------------------------------------
 
 TABLE1 = ("table1", "plus")
 
-#: The paper's claims on classification, and the controls it left out.
+#: The paper's claims on classification. Methods are compared at one teacher and one stage
+#: ("student direct"), and the whole two-stage transfer, which trains twice, with each of them.
 TABLE1_CLAIMS = {
-    "hybrid orders beat no distillation at the low resolution": ("student", "student alone"),
-    "the same at full resolution (stage 1)": ("assistant", "assistant alone"),
-    "hybrid orders beat KD": ("student", "KD"),
-    "hybrid orders beat standardised KD": ("student", "KD standardised"),
-    "hybrid orders beat RKD": ("student", "RKD"),
-    "hybrid orders beat FitNet": ("student", "FitNet"),
-    "hybrid orders beat attention transfer": ("student", "AT"),
+    "two stages of hybrid orders beat no distillation": ("student", "student alone"),
+    "stage 1 beats no distillation": ("assistant", "assistant alone"),
+    "hybrid orders of the teacher beat no distillation": ("student direct", "student alone"),
     "KD beats no distillation": ("KD", "student alone"),
     "standardised KD beats no distillation": ("KD standardised", "student alone"),
+    "hybrid orders beat KD, both of the teacher": ("student direct", "KD"),
+    "hybrid orders beat standardised KD, both of the teacher": (
+        "student direct",
+        "KD standardised",
+    ),
+    "hybrid orders beat RKD, both of the teacher": ("student direct", "RKD"),
+    "hybrid orders beat FitNet, both of the teacher": ("student direct", "FitNet"),
+    "hybrid orders beat AT, both of the teacher": ("student direct", "AT"),
+    "hybrid orders beat KD, both of the assistant": ("student", "KD from the assistant"),
+    "two stages beat KD of the teacher in one": ("student", "KD"),
+    "two stages beat standardised KD of the teacher in one": ("student", "KD standardised"),
     "the assistant helps": ("student", "student direct"),
     "the assistant helps at equal epochs": ("student", "student direct, equal epochs"),
     "starting from the assistant's weights helps": (
         "student from the assistant's weights",
         "student",
     ),
-    "horkd+ beats the paper's form": ("horkd+", "student"),
-    "horkd+ beats standardised KD": ("horkd+", "KD standardised"),
+    "relations help a student that starts from the assistant": (
+        "student from the assistant's weights",
+        "assistant fine-tuned on small images",
+    ),
+    "more epochs help labels": ("student alone, equal epochs", "student alone"),
+    "the assistant's weights help as much as more epochs on labels": (
+        "assistant fine-tuned on small images",
+        "student alone, equal epochs",
+    ),
+    "patience helps KD more than more epochs help labels": ("KD patient", "student alone, patient"),
+    "horkd+ beats the paper's losses, both of the teacher": ("horkd+", "student direct"),
+    "horkd+ beats standardised KD: the relations add to it": ("horkd+", "KD standardised"),
 }
 
 
@@ -258,11 +284,13 @@ def table1(preset: Preset, arms: Arms, source: Source) -> pd.DataFrame:
         published = paper.row(arm.row)
         row["paper's row"] = arm.row or "–"
         row["paper %"] = "–" if published is None else f"{published:.2f}"
+        failed = failures(preset, arm, source)
         if name in arms:
-            row |= _measured(preset, arm, arms, ours, published)
+            row |= _measured(preset, arm, arms, ours, published, len(failed))
+        elif failed:
+            row[ours] = f"diverged in epoch {failed[0][1]['epoch']}"
         else:
-            failure = source.failed(config)
-            row[ours] = f"diverged in epoch {failure['epoch']}" if failure else "not run"
+            row[ours] = "not run"
         rows.append(row)
         if name == "assistant":
             rows += [
@@ -290,7 +318,7 @@ def _filled(rows: Sequence[Mapping[str, str]], columns: Iterable[str]) -> pd.Dat
 
 
 def _measured(
-    preset: Preset, arm: Arm, arms: Arms, ours: str, published: float | None
+    preset: Preset, arm: Arm, arms: Arms, ours: str, published: float | None, failed: int
 ) -> dict[str, str]:
     found = arms[arm.name]
     record, values = found[0].record, top1(found)
@@ -299,7 +327,7 @@ def _measured(
     seconds = np.mean([run.record["seconds"]["total"] for run in found])
     row = {
         ours: mean_and_spread(values),
-        "n": str(len(found)),
+        "n": f"{len(found)}{f', {failed} diverged' if failed else ''}",
         "best epoch %": "–" if None in best else mean_and_spread(best),
         "parameters (M)": f"{record['cost']['parameters'] / 1e6:.2f}",
         "MACs (M)": f"{record['cost']['macs'] / 1e6:.1f}",
@@ -309,7 +337,7 @@ def _measured(
     if control is not None:
         difference = gain(arms, arm.name, control)
         row["gain over labels only"] = short(difference)
-        row["shown?"] = verdict(difference)
+        row["shown?"] = "not shown" if failed else verdict(difference)
     if published is not None and _is_papers(preset, arm):
         row["ours − paper"] = f"{np.mean(values) - published:+.2f}"
     return row
@@ -324,46 +352,84 @@ def short(difference: Mapping) -> str:
 #: What the marks of `table1` mean.
 TABLE1_NOTE = (
     "The paper's numbers are of ResNet50 → ResNet18 (its FitNet, AT, RKD and KD rows equal RKD's "
-    "own table, whose student is a VGG11), and stand in columns of their own. † some runs read the "
-    "frozen model's answers from disk, which an earlier run of the same seed had computed, so "
-    "their seconds do not count it. Gains are paired by seed."
+    "own table, whose student is a VGG11), and stand in columns of their own; a difference is "
+    "formed only on the same network. Labels only: the same network, resolution and recipe, paired "
+    "by seed. † some runs read the frozen model's answers from disk, which an earlier run of the "
+    "same seed had computed, so their seconds do not count it."
 )
+
+
+def reasons(arms: Arms) -> pd.DataFrame:
+    """Scale and target of some arms: gradient shares, and likeness to the model they learn from."""
+    rows = []
+    for name in ("student", "student direct", "KD", "KD standardised", "RKD", "FitNet", "horkd+"):
+        if name not in arms:
+            continue
+        record = arms[name][0].record
+        own = [
+            100 * sum(v for n, v in entry["gradient_shares"].items() if n != "cross_entropy")
+            for entry in record["history"]
+        ]
+        agreement = record["results"].get("agreement", {})
+        rows.append({
+            "arm": name,
+            "learns from": arms[name][0].config.frozen.model,
+            "test top-1 %": mean_and_spread(top1(arms[name])),
+            "share of the gradient, first epoch %": f"{own[0]:.0f}",
+            "last epoch %": f"{own[-1]:.0f}",
+            "same answer as its model %": f"{agreement.get('same_answer', np.nan):.1f}",
+            "KL to its model (nats)": f"{agreement.get('kl', np.nan):.2f}",
+        })  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 def table1_page(preset: Preset, arms: Arms, source: Source) -> str:
     """The notebook's section of the report."""
-    table = claims(arms, TABLE1_CLAIMS)
-    return "\n\n".join([
-        as_lines(table),
-        _closeness(preset, arms),
+    parts = [
+        as_lines(claims(preset, arms, TABLE1_CLAIMS, source)) + "\n" + _closeness(preset, arms),
         report.markdown(table1(preset, arms, source)),
         TABLE1_NOTE,
+    ]
+    if preset.assistant_orders:
+        weights = ", ".join(f"{order}: {weight:g}" for order, weight in preset.assistant_orders)
+        parts.append(
+            f"The assistant was trained with other weights than the students ({weights}), before "
+            "those were chosen; the second network's assistant was not."
+        )
+    parts += [
+        "Scale and target of some arms (seed 0; FitNet has no gradient at the features):\n\n"
+        + report.markdown(reasons(arms)),
         provenance(preset, arms),
-    ])  # fmt: skip
+    ]
+    return "\n\n".join(parts)
 
 
 def _closeness(preset: Preset, arms: Arms) -> str:
     """How far the student stays behind its teacher, beside the same gap in the paper."""
     if not {"teacher", "student"} <= arms.keys():
-        return "- **a low-resolution student comes close to its teacher: not shown** (not run)."
-    gap = top1(arms["teacher"])[0] - float(np.mean(top1(arms["student"])))
+        return "- **A low-resolution student comes close to its teacher: not shown** (not run)."
+    gaps = [top1(arms["teacher"])[0] - value for value in top1(arms["student"])]
     theirs = paper.row("Teacher ResNet50") - paper.row("OUR-16-R")
-    if not _is_papers(preset, study(preset, "table1")["student"]):
-        word = "not shown with these networks"
-    else:
-        word = "holds" if gap <= theirs else "does not hold"
+    same = _is_papers(preset, study(preset, "table1")["student"])
+    word = verdict(_over([theirs - gap for gap in gaps])) if same else "not shown"
     return (
         f"- **A {preset.low} px student comes as close to its {FULL} px teacher as in the paper: "
-        f"{word}.** The gap is {gap:.2f} points here, {theirs:.2f} in the paper (other networks "
-        "unless the preset is one of the paper's)."
+        f"{word}.** The gap is {mean_and_spread(gaps)} points here (n = {len(gaps)}), {theirs:.2f} "
+        f"in the paper{'' if same else ', whose networks are others'}."
     )
+
+
+def _over(values: Sequence[float]) -> dict:
+    """Values of several seeds as `horkd.report.verdict` takes them."""
+    std = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return {"values": list(values), "mean": float(np.mean(values)), "std": std, "n": len(values)}
 
 
 # Orders -------------------------------------------------------------------------------------------
 
 
 def order_arms(preset: Preset, source: Source) -> dict[int, dict[str, list[Run]]]:
-    """Subsets of orders that are there: pixels -> subset ("23C") -> runs of seed 0.
+    """Subsets of orders that are there: pixels -> subset ("23C") -> runs, one per seed.
 
     Raises:
         HorkdError: if there is none.
@@ -396,92 +462,131 @@ def shares(run: Run) -> dict[str, float]:
 
 
 def order_table(found: Mapping[int, Mapping[str, list[Run]]]) -> pd.DataFrame:
-    """One row per subset and resolution, the best on the validation split first."""
+    """One row per subset and resolution, the best on the validation split first (else on test)."""
     rows = []
     for pixels, arms in found.items():
-        none = top1(arms[""])[0] if "" in arms else None
-        for orders, (run, *_) in arms.items():
-            held, share = validation(run), shares(run)
-            value = top1([run])[0]
+        held = {o: [validation(run) for run in runs] for o, runs in arms.items()}
+        known = not any(None in values for values in held.values())
+        judged = held if known else {o: top1(runs) for o, runs in arms.items()}
+        for orders in sorted(arms, key=lambda o: -np.mean(judged[o])):
+            share = shares(arms[orders][0])
+            alone = orders and "" in arms
+            over = _over(_paired(arms, orders, "")) if alone else None
             rows.append({
                 "px": str(pixels),
                 "orders": "{" + ",".join(orders) + "}",
-                "test top-1 %": f"{value:.2f}",
-                "over labels only": "–" if none is None else f"{value - none:+.2f}",
-                "validation top-1 %": "–" if held is None else f"{held:.2f}",
+                "validation top-1 %": mean_and_spread(held[orders]) if known else "–",
+                "test top-1 %": mean_and_spread(top1(arms[orders])),
+                "n": str(len(arms[orders])),
+                "over labels only": short(over) if over else "–",
                 **{
-                    f"{report.TERM_NAMES[TERMS[o]]}: share of gradient %": (
+                    f"order {o}: share of gradient %": (
                         f"{share[TERMS[o]]:.0f}" if TERMS[o] in share else "–"
                     )
                     for o in ORDERS
                 },
             })  # fmt: skip
-    table = pd.DataFrame(rows)
-    return table.sort_values(
-        ["px", "test top-1 %"], ascending=[True, False], kind="stable"
-    ).reset_index(drop=True)
+    return pd.DataFrame(rows)
 
 
-def main_effects(arms: Mapping[str, list[Run]]) -> dict[str, dict]:
-    """What adding an order does, over all pairs of subsets that differ in it only.
+def _paired(arms: Mapping[str, list[Run]], arm: str, control: str) -> list[float]:
+    """Differences in test top-1 of two arms, seed by seed."""
+    return gain(arms, arm, control)["values"]
+
+
+def effects(arms: Mapping[str, list[Run]]) -> dict[str, dict[tuple[str, int], float]]:
+    """What adding an order does, in points, for each pair of runs that differ in it only.
 
     Args:
         arms: subset -> runs, of one resolution.
 
     Returns:
-        Order -> `values`, one for each pair (eight if all subsets are there), `mean`, `std`, `n`.
+        Order -> (subset without it, seed) -> difference; eight subsets if all are there.
     """
-    effects = {}
+    found = {}
     for order in ORDERS:
-        values = [
-            top1(arms[with_it])[0] - top1(arms[without])[0]
-            for without in arms
-            if order not in without
-            and (with_it := "".join(o for o in ORDERS if o in without or o == order)) in arms
-        ]
-        if values:
-            effects[order] = {
-                "values": values,
-                "mean": float(np.mean(values)),
-                "std": float(np.std(values, ddof=1)) if len(values) > 1 else None,
-                "n": len(values),
-            }
-    return effects
+        for without in arms:
+            with_it = "".join(o for o in ORDERS if o in without or o == order)
+            if order not in without and with_it in arms:
+                seeds_of = {run.config.seed for run in arms[without]}
+                both = sorted(seeds_of & {run.config.seed for run in arms[with_it]})
+                for seed, value in zip(both, _paired(arms, with_it, without), strict=True):
+                    found.setdefault(order, {})[without, seed] = value
+    return found
+
+
+def main_effect(pairs: Mapping[tuple[str, int], float]) -> dict:
+    """Mean over the pairs of each seed, and their spread over seeds."""
+    by_seed = {seed: [v for (_, s), v in pairs.items() if s == seed] for _, seed in pairs}
+    return _over([float(np.mean(values)) for values in by_seed.values()])
 
 
 def order_claims(found: Mapping[int, Mapping[str, list[Run]]]) -> str:
     """The paper's claims on orders, tested on the subsets that are there, as a Markdown list."""
     lines = []
     for pixels, arms in found.items():
-        for order, effect in main_effects(arms).items():
-            spread = "" if effect["std"] is None else f" ± {effect['std']:.2f}"
+        at, pairs = f"At {pixels} px", effects(arms)
+        main = {order: main_effect(values) for order, values in pairs.items()}
+        for order, effect in main.items():
+            values = list(pairs[order].values())
             lines.append(
-                f"- **At {pixels} px, adding order {order}: {verdict(effect)} as a gain.** "
-                f"{effect['mean']:+.2f}{spread} points over {effect['n']} pairs of subsets that "
-                "differ in it only (one seed each, so the pairs are not independent)."
+                f"- **{at}, adding order {order} helps: {verdict(effect)}.** {short(effect)} "
+                f"points (mean of {len(values)} pairs of runs that differ in it only, from "
+                f"{min(values):+.2f} to {max(values):+.2f}; n = {effect['n']})."
             )
-        ranked = sorted(arms, key=lambda orders: -top1(arms[orders])[0])
-        best, place = ranked[0], {orders: i for i, orders in enumerate(ranked, 1)}
-        if "23C" in arms:
-            lines.append(
-                f"- **At {pixels} px, {{2,3,C}} is the best subset: "
-                f"{'first here' if best == '23C' else 'not first here'}.** It is number "
-                f"{place['23C']} of {len(arms)}, at {top1(arms['23C'])[0]:.2f} %; the best is "
-                f"{{{','.join(best)}}} at {top1(arms[best])[0]:.2f} %. One seed each: differences "
-                "of half a point are noise."
-            )
+        lines += [
+            _claim(f"{at}, more orders help", _slopes(arms), "points for each order added"),
+            _claim(
+                f"{at}, among equal numbers higher orders help more",
+                _high_over_low(main),
+                "points, mean effect of orders 3 and C minus that of 1 and 2",
+            ),
+            *_best_subset(at, arms),
+        ]
         if {"23C", "123C"} <= arms.keys():
-            change = top1(arms["123C"])[0] - top1(arms["23C"])[0]
-            lines.append(
-                f"- **At {pixels} px, order 1 is redundant and hurts: not shown.** Adding it to "
-                f"{{2,3,C}} changes the accuracy by {change:+.2f} points (n = 1)."
-            )
-        sizes = {size: [top1(arms[o])[0] for o in arms if len(o) == size] for size in range(5)}
-        means = ", ".join(
-            f"{size}: {np.mean(values):.2f} %" for size, values in sizes.items() if values
-        )
-        lines.append(f"- At {pixels} px, mean accuracy by the number of orders: {means}.")
-    return "\n".join(lines)
+            hurt = _paired(arms, "23C", "123C")
+            lines.append(_claim(f"{at}, adding order 1 to {{2,3,C}} hurts", hurt, "points lost"))
+    return "\n".join(filter(None, lines))
+
+
+def _claim(text: str, values: Sequence[float], unit: str) -> str:
+    if not values:
+        return ""
+    over = _over(values)
+    return f"- **{text}: {verdict(over)}.** {short(over)} {unit} (n = {over['n']})."
+
+
+def _slopes(arms: Mapping[str, list[Run]]) -> list[float]:
+    """For each seed that all subsets have, the regression of accuracy on the number of orders."""
+    seeds_of = set.intersection(*({run.config.seed for run in runs} for runs in arms.values()))
+    slopes = []
+    for seed in sorted(seeds_of):
+        y = [v for r in arms.values() for x, v in zip(r, top1(r), strict=True)
+             if x.config.seed == seed]  # fmt: skip
+        slopes.append(float(np.polyfit([len(orders) for orders in arms], y, 1)[0]))
+    return slopes
+
+
+def _high_over_low(main: Mapping[str, dict]) -> list[float]:
+    if len(main) < len(ORDERS) or len({effect["n"] for effect in main.values()}) > 1:
+        return []
+    values = {order: np.array(effect["values"]) for order, effect in main.items()}
+    return list((values["3"] + values["C"] - values["1"] - values["2"]) / 2)
+
+
+def _best_subset(at: str, arms: Mapping[str, list[Run]]) -> list[str]:
+    """{2,3,C} against the best of the others."""
+    others = [orders for orders in arms if orders != "23C"]
+    if "23C" not in arms or not others:
+        return []
+    ranked = sorted(arms, key=lambda orders: -np.mean(top1(arms[orders])))
+    best = max(others, key=lambda orders: np.mean(top1(arms[orders])))
+    ahead = _over(_paired(arms, "23C", best))
+    return [
+        f"- **{at}, {{2,3,C}} is the best subset: {verdict(ahead)}.** It is number "
+        f"{ranked.index('23C') + 1} of {len(arms)} on the test set, {short(ahead)} points from the "
+        f"best other, {{{','.join(best)}}} (n = {ahead['n']})."
+    ]
 
 
 def weight_table(preset: Preset, source: Source) -> pd.DataFrame:
@@ -514,11 +619,14 @@ def orders_page(
 ) -> str:
     """The notebook's section of the report."""
     weights = weight_table(preset, source)
-    sweep = (
-        "The weights were not swept at this size."
-        if weights.empty
-        else f"Weights, one seed, chosen on the validation split:\n\n{report.markdown(weights)}"
-    )
+    sweep = "The weights were not swept at this size."
+    if not weights.empty:
+        held = weights["validation top-1 %"].astype(float)
+        sweep = (
+            "Weights around those of the preset, one seed, judged on the validation split. The "
+            f"best is `{weights['weights'][held.idxmax()]}`; the preset's weights were fixed "
+            f"before and stay.\n\n{report.markdown(weights)}"
+        )
     arms = {f"{p} {o}": list(r) for p, by in found.items() for o, r in by.items()}
     return "\n\n".join(
         [order_claims(found), report.markdown(order_table(found)), sweep, provenance(preset, arms)]
@@ -560,9 +668,11 @@ def resolution_table(preset: Preset, arms: Arms) -> pd.DataFrame:
             ("student", "from the assistant %"),
         ):  # fmt: skip
             row[title] = mean_and_spread(top1(arms[names[kind]])) if kind in names else "–"
-        for kind, title in (("direct", "teacher's worth"), ("student", "assistant's worth")):
+        for kind, title in (("direct", "gain, teacher"), ("student", "gain, assistant")):
             if kind in names and "alone" in names:
                 row[title] = short(gain(arms, names[kind], names["alone"]))
+        if {"student", "direct"} <= names.keys():
+            row["assistant over teacher"] = short(gain(arms, names["student"], names["direct"]))
         row["n"] = "/".join(
             str(len(arms[names[k]])) if k in names else "0" for k in ("alone", "direct", "student")
         )
@@ -626,7 +736,7 @@ def resolution_claims(preset: Preset, arms: Arms) -> str:
             text = f"- **At {r} px distillation helps: {verdict(helped)}.** {helped['text']}"
             if names["direct"] in arms and names["direct"] != names["student"]:
                 part = gain(arms, names["student"], names["direct"])
-                text += f"; the assistant's part: {part['text']}"
+                text += f"; assistant instead of teacher: {part['text']}"
             lines.append(text + ".")
     measured = {
         r: gain(arms, names["student"], names["alone"])["mean"]
@@ -637,8 +747,9 @@ def resolution_claims(preset: Preset, arms: Arms) -> str:
         best = max(measured, key=measured.get)
         none = [str(r) for r, mean in measured.items() if mean <= 0]
         lines.append(
-            f"- The gain is largest at {best} px ({measured[best]:+.2f} points); "
-            + (f"none was seen at {', '.join(none)} px." if none else "it is positive everywhere.")
+            f"- The gain measured is largest at {best} px ({measured[best]:+.2f} points); "
+            + (f"none was seen at {', '.join(none)} px" if none else "it is positive everywhere")
+            + ". Most resolutions have one seed, so this is a lead, not a result."
         )
     return "\n".join(lines)
 
@@ -676,9 +787,9 @@ TWO_STAGE_CLAIMS = {
 }
 
 
-def two_stage_page(preset: Preset, arms: Arms) -> str:
+def two_stage_page(preset: Preset, arms: Arms, source: Source) -> str:
     """The notebook's section of the report."""
-    table = claims(arms, TWO_STAGE_CLAIMS)
+    table = claims(preset, arms, TWO_STAGE_CLAIMS, source)
     return "\n\n".join([
         as_lines(table),
         report.markdown(report.two_stage_table(arms, preset)),

@@ -246,7 +246,8 @@ def run(
         config: what to run.
         settings: how the machine should do it.
         runs: folder of all runs; `horkd.paths.runs_dir()` if None.
-        deadline: `time.monotonic()` at which to stop: before an epoch that would not end by then.
+        deadline: `time.monotonic()` at which to stop: after an epoch, if another one of its length
+            would not end by then. The first epoch of a call is not cut short.
         wait: for another process that trains the same; False raises Busy instead.
 
     Raises:
@@ -257,6 +258,9 @@ def run(
     """
     runs = runs or paths.runs_dir()
     folder = runs / config.name
+    found = _finished(config, folder)  # what is there needs no lock
+    if found is not None:
+        return found
     with _locked(runs / ".locks" / f"{config.key}.lock", wait):
         found = _finished(config, folder)
         if found is None:
@@ -368,7 +372,9 @@ def diverged(config: RunConfig, runs: Path | None = None) -> dict | None:
 def _refuse_diverged(config: RunConfig, folder: Path) -> None:
     note = diverged(config, folder.parent)
     if note is not None:
-        raise Diverged(note["epoch"], {name: float(value) for name, value in note["terms"].items()})
+        terms = {name: float(value) for name, value in note["terms"].items()}
+        path = folder / "diverged.json"
+        raise Diverged(note["epoch"], terms, f"known from {path}, remove it to try again")
 
 
 @contextmanager
@@ -424,7 +430,11 @@ def _train(
         raise HorkdError(
             f"resolution {config.degradation.size} is above the {data.size} pixels of {data.name}"
         )
+    called = time.monotonic()
     frozen_run = run(config.frozen, settings, runs, deadline, wait) if config.frozen else None
+    started = time.monotonic()
+    if deadline is not None and called < deadline <= started:
+        raise TimeUp(f"time is up before the first epoch of {config.name}")
     spec = ModelSpec(config.model, data.num_classes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -455,31 +465,32 @@ def _train(
         config.frozen.degradation if frozen else None,
         data.validation.to(settings.device) if config.validation else None,
         config.warmup,
-        _answers(config, frozen_run, len(train), settings, runs) if frozen else None,
+        _answers(config, frozen_run, frozen.network, data, settings, runs) if frozen else None,
     )
+    earlier = sum(state.seconds)
     try:
         fit(state, task, label=config.name.rsplit("-", 1)[0], after_epoch=saver)
     except Diverged as error:
         _note_divergence(config, folder, error, settings)
         raise
-    return _finish(config, folder, state, frozen_run, data, settings)
+    return _finish(config, folder, state, frozen_run, data, settings, started + earlier)
 
 
 def _answers(
-    config: RunConfig, frozen: Run, images: int, settings: Settings, runs: Path
+    config: RunConfig, frozen: Run, network: Network, data: Dataset, settings: Settings, runs: Path
 ) -> Path | None:
     """The folder of the frozen model's answers to the crops of this run, if they are kept."""
-    steps = images // config.recipe.batch_size * config.recipe.batch_size
-    network = frozen.network()
-    size = 4 * config.recipe.epochs * steps * (network.width + network.spec.num_classes)
+    images = len(data.train) + (0 if config.validation else len(data.validation))
+    size = 4 * config.recipe.epochs * images * (network.width + network.spec.num_classes)
     automatic = not settings.on_cuda and size <= remembered.LARGEST
     if settings.cache == "off" or (settings.cache == "auto" and not automatic):
         return None
     seen = {
+        "format": FORMAT,
         "frozen": frozen.record["files"],  # its very weights, not its configuration
         "view": _set_fields(config.frozen.degradation),
         "data": [config.data, DRAWN.get(config.data), config.per_class, config.validation],
-        "crops": [config.recipe.batch_size, config.recipe.crop, config.seed],
+        "crops": [config.recipe.batch_size, config.recipe.crop, data.flip, config.seed],
         "machine": [settings.device, settings.precision, settings.channels_last],
     }
     key = hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()[:12]
@@ -604,8 +615,11 @@ def _as_before(settings: Settings, path: Path) -> Settings:
         saved = storage.load_tensors(path)[1]["settings"] if path.is_file() else {}
     except (storage.DamagedFile, KeyError):  # `_resume` deals with it
         return settings
-    if settings.device not in ("auto", saved.get("device")):
+    device = saved.get("device", "")
+    if settings.device not in ("auto", device):
         return settings
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        return settings  # begun on a GPU that is gone: go on with what there is
     open_ones = [f.name for f in dataclasses.fields(settings) if f.name in saved]
     return dataclasses.replace(
         settings, **{n: saved[n] for n in open_ones if getattr(settings, n) == "auto"}
@@ -646,6 +660,7 @@ def _finish(
     frozen_run: Run | None,
     data: Dataset,
     settings: Settings,
+    started: float,
 ) -> Run:
     """Write the checkpoint, look at the test set with what was written, write the record."""
     files = {}
@@ -688,6 +703,8 @@ def _finish(
         "seconds": {
             "total": sum(state.seconds),
             "epochs": state.seconds,
+            # loading, centres, compiling, checkpoints and tests of the last call
+            "around_epochs": round(time.monotonic() - started - sum(state.seconds), 3),
             "frozen_answers_read": state.remembered,  # epochs that did not run the frozen model
         },
         "settings": {k: v for k, v in asdict(settings).items() if k != "progress"},

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -28,7 +29,8 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         HorkdError: if the disk is full, read-only or otherwise refuses.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # not the process id alone: machines may share the folder
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

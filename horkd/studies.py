@@ -126,7 +126,7 @@ def _full_methods() -> list[Arm]:
 _CONTROLS = (
     Arm(
         "student, paper's weights",
-        "literal sums with 0.02, 0.01 and 1, as the paper writes them",
+        "literal sums with 0.02, 0.01 and 1, as the paper writes them, from the same assistant",
         None, "assistant", fields=_LITERAL,
     ),
     Arm(
@@ -140,15 +140,35 @@ _CONTROLS = (
         None, "assistant", orders="23C", fields={"start": "frozen"},
     ),
     Arm(
+        "assistant fine-tuned on small images",
+        "control: the same start, then labels only",
+        None, "assistant", fields={"start": "frozen"},
+    ),
+    Arm(
         "student direct, equal epochs",
         "no assistant, with the epochs of both stages together",
         None, "teacher", orders="23C", epochs=2,
+    ),
+    Arm(
+        "student alone, equal epochs",
+        "control: labels only, with the epochs of both stages together",
+        epochs=2,
+    ),
+    Arm(
+        "KD from the assistant",
+        "stage 2 by softened answers instead of relations",
+        None, "assistant", fields=_KD,
     ),
     Arm(
         "KD patient",
         "only the teacher's answers, same views, long cosine (Beyer et al. 2022)",
         None, "teacher", epochs="patience",
         fields={"baselines": (("kd", 1.0),), "cross_entropy": 0.0, "schedule": "cosine"},
+    ),
+    Arm(
+        "student alone, patient",
+        "control: labels only, with the same long cosine",
+        epochs="patience", fields={"schedule": "cosine"},
     ),
 )  # fmt: skip
 
@@ -171,6 +191,9 @@ _PLUS = (
             "orders": (("2", 0.1), ("3", 0.1), ("C", 0.1)), "balance": True}),
     Arm("student, warm-up", "relations rise to their weights over the first epoch",
         None, "assistant", orders="23C", fields={"warmup": 1.0}),
+    Arm("horkd+ from the assistant's weights",
+        "relations and standardised answers of the assistant, starting from its weights",
+        None, "assistant", orders="23C", fields={**_STANDARDISED, "start": "frozen"}),
     Arm("horkd+", "relations and standardised answers, both of the teacher, without an assistant",
         None, "teacher", orders="23C", repeated=True, fields=_STANDARDISED),
 )  # fmt: skip
@@ -252,7 +275,8 @@ def study(preset: Preset, name: str) -> dict[str, Arm]:
         "orders": lambda: _order_arms(preset),
         "resolutions": lambda: _resolution_arms(preset),
         "plus": lambda: _PLUS,
-        "weights": _weight_arms,
+        # without a validation split there is nothing to choose weights on
+        "weights": lambda: _weight_arms() if preset.validation else (),
     }[name]()
     return {arm.name: arm for arm in arms if not _omitted(preset, arm)}
 
@@ -368,7 +392,20 @@ def collect(
     Raises:
         HorkdError: if nothing is there and nothing may be trained.
     """
-    find = find or trainer()
+    arms = finished(preset, name, find or trainer(), only)
+    if not arms:
+        _require_arms(preset, name)
+        raise HorkdError(
+            f"no run of study {name} is finished: train them first (horkd work --preset "
+            f"{preset.name} --data {preset.data} --study {name})"
+        )
+    return arms
+
+
+def finished(
+    preset: Preset, name: str, find: Find, only: Sequence[str] = ()
+) -> dict[str, list[Run]]:
+    """`collect`, but for an empty answer where nothing is there."""
     arms: dict[str, list[Run]] = {}
     for arm in study(preset, name).values():
         if only and arm.name not in only:
@@ -377,12 +414,6 @@ def collect(
             found = find(configure(preset, arm, seed))
             if found is not None:
                 arms.setdefault(arm.name, []).append(found)
-    if not arms:
-        _require_arms(preset, name)
-        raise HorkdError(
-            f"no run of study {name} is finished: train them first (horkd work --preset "
-            f"{preset.name} --data {preset.data} --study {name})"
-        )
     return arms
 
 

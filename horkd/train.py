@@ -29,12 +29,12 @@ GRADIENT_EVERY = 25
 class Diverged(HorkdError):
     """The loss is no longer a finite number."""
 
-    def __init__(self, epoch: int, terms: dict[str, float]) -> None:
+    def __init__(self, epoch: int, terms: dict[str, float], known: str = "") -> None:
         self.epoch, self.terms = epoch, dict(sorted(terms.items()))
         shown = ", ".join(f"{name} {value:.3g}" for name, value in self.terms.items())
         super().__init__(
             f"the loss is not finite in epoch {epoch} ({shown}): lower the learning rate or the "
-            "weights of the loss"
+            f"weights of the loss{f' ({known})' if known else ''}"
         )
 
 
@@ -327,7 +327,7 @@ def fit(
             initial=state.epoch * len(batches),
             desc=label,
             unit="step",
-            disable=not task.settings.progress,
+            disable=None if task.settings.progress else True,  # None: only on a terminal
             mininterval=1.0,
             dynamic_ncols=True,
         ) as bar,

@@ -47,6 +47,10 @@ def frozen_macs(config: RunConfig) -> float:
     return one * images * config.recipe.epochs
 
 
+#: How often a worker looks again at what others are doing.
+POLL_SECONDS = 5.0
+
+
 @dataclass(frozen=True)
 class Pace:
     """How fast this machine trains.
@@ -100,13 +104,15 @@ def _finished(machine: str) -> Iterator[tuple[RunConfig, float]]:
             seconds = record["seconds"]
             if record["machine"]["name"] != machine or seconds.get("frozen_answers_read"):
                 continue
-            if seconds["total"] > 0:
-                yield runs.config_from_dict(record["config"]), seconds["total"]
+            whole = seconds["total"] + seconds.get("around_epochs", 0.0)
+            if whole > 0:
+                yield runs.config_from_dict(record["config"]), whole
         except (HorkdError, KeyError, TypeError, AttributeError):
             continue
 
 
 def _time_training(model: str, side: int, batch: int, classes: int, settings: Settings) -> float:
+    batch = batch if settings.on_cuda else min(batch, 16)  # a CPU gains nothing by more
     network = settings.place(Network(ModelSpec(model, classes)).train())
     x = torch.randn(batch, 3, side, side, device=settings.device)
     x = x.contiguous(memory_format=settings.memory_format)
@@ -194,8 +200,9 @@ def work(
 ) -> Shift:
     """Do the missing jobs in order until the time is up; a run in progress keeps its epochs.
 
-    Jobs that another process is at work on are left to it, so several workers share a queue. A run
-    that needs a model which is not trained yet trains it first.
+    Jobs that another process is at work on are left to it, so several workers share a queue; a
+    worker with nothing else to do waits for them. A run that needs a model which is not trained yet
+    trains it first.
 
     Args:
         jobs: as from `horkd.studies.queue`.
@@ -210,27 +217,35 @@ def work(
         raise HorkdError(f"minutes must be positive, got {minutes:g}")
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
     done, diverged, waiting = [], [], missing(jobs)
-    for index, job in enumerate(waiting):
+    busy: set[str] = set()
+    while waiting:
         if deadline is not None and time.monotonic() >= deadline:
-            say(f"time is up; {len(waiting) - index} runs to go")
+            say(f"time is up; {len(waiting)} runs to go")
             break
+        job = next((job for job in waiting if job.config.key not in busy), None)
+        if job is None:  # others are at work on all that is left, or on what it learns from
+            time.sleep(POLL_SECONDS)
+            busy.clear()
+            waiting = missing(waiting)
+            continue
+        label = f"{job.arm}, seed {job.config.seed}"
         try:
             finished = runs.run(job.config, settings, deadline=deadline, wait=False)
         except runs.TimeUp as up:
-            say(f"{up}; {len(waiting) - index} runs to go")
+            say(f"{up}; {len(waiting)} runs to go")
             break
         except runs.Busy:
-            say(f"{job.arm}, seed {job.config.seed}: another worker has it, or a model it needs")
+            busy.add(job.config.key)
             continue
         except Diverged as error:
             diverged.append(job.config.name)
-            say(f"{job.arm}, seed {job.config.seed}: {error}")
+            say(f"{label}: {error}")
+            waiting = missing(waiting)
             continue
+        busy.clear()
+        waiting.remove(job)
         done.append(finished)
         test = finished.record["results"]["test"]["top1"]
         seconds = finished.record["seconds"]["total"]
-        say(
-            f"{job.arm}, seed {job.config.seed}: test top-1 {test:.2f} %, {seconds:.0f} s  "
-            f"{job.config.name}"
-        )
+        say(f"{label}: test top-1 {test:.2f} %, {seconds:.0f} s  {job.config.name}")
     return Shift(done, diverged, len(missing(jobs)))

@@ -25,7 +25,8 @@ def page(name: str, folder, preset) -> str:
     """What a notebook's summary says, made again from the records alone."""
     source = findings.recorded(folder)
     if name == "02_two_stage_transfer":
-        return findings.two_stage_page(preset, collect(preset, "two_stage", source.find))
+        arms = collect(preset, "two_stage", source.find)
+        return findings.two_stage_page(preset, arms, source)
     if name == "03_table1":
         arms = findings.gather(preset, findings.TABLE1, source)
         return findings.table1_page(preset, arms, source)
@@ -111,14 +112,18 @@ def test_the_readme_table_is_what_the_records_say():
             assert alone == findings.short(report.gain(arms, name, control)), name
 
 
-def test_every_signed_difference_in_the_readme_is_on_record():
-    """Differences in points, as in +1.69 ± 0.58, wherever the text has them."""
+def test_every_number_of_the_results_in_the_readme_is_on_record():
+    """All numbers with two decimals: accuracies, spreads, differences."""
     text = (paths.root() / "README.md").read_text(encoding="utf-8")
+    results = text[text.index("## What came out") : text.index("## Notebooks")]
+    prose = "\n".join(line for line in results.splitlines() if not line.startswith("|"))
     known = "".join(
         (paths.root() / "reports" / folder / "REPORT.md").read_text(encoding="utf-8")
         for folder in REPORTS
     )
-    for number in re.findall(r"[+−-]\d+\.\d\d\b", text):
+    numbers = re.findall(r"[+−-]?\d+\.\d\d\b", prose)
+    assert len(numbers) > 10
+    for number in numbers:
         assert number.replace("−", "-") in known, f"{number} is in no report"
 
 
@@ -178,6 +183,10 @@ def test_table1_has_every_arm_with_gain_paper_and_difference(tmp_path):
     assert table.loc["assistant", "shown?"] == "not shown"  # one seed
     assert table.loc["KD 32", "paper's row"] == "KD"
     assert table.loc["KD 32", "paper %"] == "74.26"
+    assert table.loc["KD 32", "ours − paper"] == "–"  # the paper's was a VGG11
+    assert table.loc["student V", "ours − paper"] == "+0.13"  # 70.00 - 69.87
+    assert table.loc["KD patient", "gain over labels only"] == "+0.00"  # of the same epochs: 70
+    assert table.loc["student, paper's weights, clipped", "gain over labels only"] == "–"
     assert table.loc["teacher", "gain over labels only"] == "–"
 
 
@@ -189,7 +198,7 @@ def test_small_networks_have_no_difference_to_the_paper(tmp_path):
     row = table.set_index("arm").loc["student"]
     assert row["paper %"] == "74.65"
     assert row["ours − paper"] == "–"
-    assert "not shown with these networks" in findings._closeness(
+    assert "whose networks are others" in findings._closeness(
         small, {"student": [run], "teacher": [run]}
     )
 
@@ -230,44 +239,120 @@ def test_networks_fed_small_images_are_rows_of_their_own(tmp_path):
 def test_claims_name_both_arms_and_leave_out_what_is_not_there(tmp_path):
     source = pretend(tmp_path, leave_out=("FitNet",))
     arms = findings.gather(PRESET, findings.TABLE1, source)
-    table = findings.claims(arms, findings.TABLE1_CLAIMS).set_index("claim")
-    assert table.loc["hybrid orders beat KD", "verdict"] == "does not hold"  # -1.1 ± 0.1
-    assert table.loc["hybrid orders beat KD", "compared"] == "student − KD"
-    assert "hybrid orders beat FitNet" not in table.index
+    table = findings.claims(PRESET, arms, findings.TABLE1_CLAIMS, source).set_index("claim")
+    two_stages = table.loc["two stages beat KD of the teacher in one"]
+    assert two_stages["verdict"] == "does not hold"  # -1.1 ± 0.1
+    assert two_stages["compared"] == "student − KD"
+    assert "hybrid orders beat FitNet, both of the teacher" not in table.index
     lines = findings.as_lines(table.reset_index())
-    assert "- **hybrid orders beat KD: does not hold.** student − KD: -1.10 ± 0.10" in lines
+    assert ": does not hold.** student − KD: -1.10 ± 0.10" in lines
+
+
+def test_methods_are_compared_at_one_teacher_and_one_recipe():
+    kinds = {**study(PRESET, "table1"), **study(PRESET, "plus")}
+    for claim, pair in findings.TABLE1_CLAIMS.items():
+        configs = [configure(PRESET, kinds[name]) for name in pair]
+        if "both of the teacher" in claim or "both of the assistant" in claim:
+            assert configs[0].frozen == configs[1].frozen is not None, claim
+            assert configs[0].recipe == configs[1].recipe, claim
+        assert configs[0].degradation == configs[1].degradation, claim
+        assert configs[0].model == configs[1].model, claim
+
+
+def test_a_seed_that_diverged_is_counted_and_no_claim_is_shown(tmp_path):
+    source = pretend(tmp_path)
+    config = configure(PRESET, study(PRESET, "table1")["student direct"], 1)
+    (tmp_path / "records" / f"{config.name}.json").unlink()
+    note = {"key": config.key, "epoch": 3, "config": {}}
+    storage.save_json(tmp_path / "records" / f"{config.name}.diverged.json", note)
+    source = findings.recorded(tmp_path)
+    arms = findings.gather(PRESET, findings.TABLE1, source)
+    table = findings.table1(PRESET, arms, source).set_index("arm")
+    assert table.loc["student direct", "n"] == "2, 1 diverged"
+    assert table.loc["student direct", "shown?"] == "not shown"
+    claims = findings.claims(PRESET, arms, findings.TABLE1_CLAIMS, source).set_index("claim")
+    assert claims.loc["the assistant helps", "verdict"] == "not shown"
+    assert "diverged" in claims.loc["the assistant helps", "difference in test top-1"]
+    findings.save_records(PRESET, ("table1",), {}, source, tmp_path / "copy")
+    assert findings.recorded(tmp_path / "copy").failed(config)["epoch"] == 3
+
+
+def test_a_gap_to_the_teacher_needs_three_seeds(tmp_path):
+    arms = findings.gather(PRESET, ("two_stage",), pretend(tmp_path))
+    text = findings._closeness(PRESET, arms)  # gaps of 6.0, 5.9 and 5.8 against 3.11
+    assert "does not hold" in text
+    assert "5.90 ± 0.10" in text
+    one = {name: found[:1] for name, found in arms.items()}
+    assert "not shown" in findings._closeness(PRESET, one)
+
+
+def additive(folder, noise=0.0, count=1):
+    """Subsets whose accuracy is a sum of what each order is worth."""
+    worth = {"1": -0.5, "2": 1.0, "3": 0.25, "C": 2.0}
+    preset = replace(PRESET, repeat_all=True, seeds=count)
+    for arm in study(preset, "orders").values():
+        for seed in range(count):
+            total = 60 + sum(worth[o] for o in arm.orders) + noise * seed
+            fake(configure(preset, arm, seed), total, folder)
+    return worth, findings.order_arms(preset, findings.recorded(folder))
 
 
 def test_main_effects_are_means_over_all_pairs(tmp_path):
     """Additive accuracies give back exactly what each order adds."""
-    worth = {"1": -0.5, "2": 1.0, "3": 0.25, "C": 2.0}
-    for arm in study(PRESET, "orders").values():
-        total = 60 + sum(worth[o] for o in arm.orders)
-        fake(configure(PRESET, arm), total, tmp_path)
-    found = findings.order_arms(PRESET, findings.recorded(tmp_path))
+    worth, found = additive(tmp_path)
     assert list(found) == [16, FULL]
     for arms in found.values():
         assert len(arms) == 16
-        effects = findings.main_effects(arms)
-        assert {o: e["mean"] for o, e in effects.items()} == pytest.approx(worth)
-        assert {e["n"] for e in effects.values()} == {8}
-        assert max(e["std"] for e in effects.values()) < 1e-9
-    text = findings.order_claims(found)
-    assert "At 16 px, {2,3,C} is the best subset: first here" in text
-    assert "Adding it to {2,3,C} changes the accuracy by -0.50 points" in text
+        pairs = findings.effects(arms)
+        main = {order: findings.main_effect(values) for order, values in pairs.items()}
+        assert {o: e["mean"] for o, e in main.items()} == pytest.approx(worth)
+        assert {len(values) for values in pairs.values()} == {8}
+        assert {e["n"] for e in main.values()} == {1}
+        assert findings._slopes(arms) == pytest.approx([np.mean(list(worth.values()))])
     table = findings.order_table(found)
     assert len(table) == 32
     assert table.loc[0, "orders"] == "{2,3,C}"
     assert table.loc[0, "over labels only"] == "+3.25"
 
 
+def test_one_seed_of_the_ablation_shows_nothing(tmp_path):
+    text = findings.order_claims(additive(tmp_path)[1])
+    assert "holds" not in text.replace("does not hold", "")
+    assert "does not hold" not in text
+    assert "At 16 px, {2,3,C} is the best subset: not shown.** It is number 1 of 16" in text
+
+
+def test_three_seeds_of_the_ablation_give_verdicts(tmp_path):
+    text = findings.order_claims(additive(tmp_path, noise=0.3, count=3)[1])
+    assert "At 16 px, adding order C helps: holds.** +2.00 ± 0.00" in text
+    assert "At 16 px, adding order 1 helps: does not hold.** -0.50 ± 0.00" in text
+    assert "At 16 px, more orders help: holds.** +0.69" in text  # mean of the four
+    assert "higher orders help more: holds.** +0.88" in text  # (0.25 + 2 + 0.5 - 1) / 2
+    assert "{2,3,C} is the best subset: holds" in text
+    assert "adding order 1 to {2,3,C} hurts: holds.** +0.50" in text
+
+
+def test_the_ablation_is_sorted_by_number_not_by_text(tmp_path):
+    scores = {"2": 9.5, "3": 43.0, "C": 10.2, "": 5.0}
+    for arm in study(PRESET, "orders").values():
+        if arm.orders in scores and arm.pixels == 16:
+            fake(configure(PRESET, arm), scores[arm.orders], tmp_path)
+    table = findings.order_table(findings.order_arms(PRESET, findings.recorded(tmp_path)))
+    assert table["test top-1 %"].tolist() == ["43.00", "10.20", "9.50", "5.00"]
+
+
 def test_weights_are_judged_on_the_validation_split(tmp_path):
-    source = pretend(tmp_path)
-    table = findings.weight_table(PRESET, source).set_index("weights")
+    assert not study(PRESET, "weights"), "no validation split, no choice of weights"
+    preset = replace(PRESET, validation=True)
+    for name in ("two_stage", "weights"):
+        for arm in study(preset, name).values():
+            fake(configure(preset, arm), score(arm.name, 0), tmp_path)
+    source = findings.recorded(tmp_path)
+    table = findings.weight_table(preset, source).set_index("weights")
     assert table.loc["as they are", "validation top-1 %"] == "73.00"  # the test has 74
     assert table.loc["order 2 × 10", "order 2"] == "250"
     assert table.loc["order 2 × 10", "change"] == "-4.00"
-    assert findings.weight_table(PRESET, findings.recorded(tmp_path / "empty")).empty
+    assert findings.weight_table(preset, findings.recorded(tmp_path / "empty")).empty
 
 
 def test_the_resolution_table_pairs_each_student_with_its_control(tmp_path):
@@ -276,7 +361,8 @@ def test_the_resolution_table_pairs_each_student_with_its_control(tmp_path):
     table = findings.resolution_table(PRESET, arms).set_index("px")
     assert list(table.index) == ["32", "16", "8"]
     assert table.loc["16", "from the assistant %"] == "74.10 ± 0.10"
-    assert table.loc["16", "assistant's worth"] == "+1.90 ± 0.10"
+    assert table.loc["16", "gain, assistant"] == "+1.90 ± 0.10"
+    assert table.loc["16", "assistant over teacher"] == "+3.90 ± 0.10"
     assert table.loc["16", "n"] == "3/3/3"
     assert table.loc["8", "n"] == "1/1/1"
     assert table.loc["32", "from the teacher %"] == "76.00"

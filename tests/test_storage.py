@@ -154,7 +154,8 @@ def test_a_device_without_space(tmp_path, monkeypatch, write):
     """The real errno of a full disk, out of the real writers."""
     path = tmp_path / "file"
     monkeypatch.setattr(storage.os, "getpid", lambda: "x")
-    (tmp_path / ".file.x.tmp").symlink_to("/dev/full")
+    monkeypatch.setattr(storage.secrets, "token_hex", lambda n: "y")
+    (tmp_path / ".file.x-y.tmp").symlink_to("/dev/full")
     with pytest.raises(HorkdError, match="the disk is full; nothing was changed"):
         write(path)
     assert not path.exists()
