@@ -116,11 +116,11 @@ report.save_table(reasons, out, "table1_why")
 display(reasons)
 
 # %%
-figure, axes = plt.subplots(1, 3, figsize=(13, 3.6), width_ratios=(1, 1, 1.2))
+figure, axes = plt.subplots(1, 3, figsize=(13, 4.2), width_ratios=(1, 1, 1.2))
 for ax, name in zip(axes[:2], [n for n in ("student", "horkd+", "KD") if n in arms], strict=False):
     report.plot_gradient_shares(arms[name][0], ax)
     ax.set_title(f"{name} (seed 0)")
-    ax.legend(frameon=False, fontsize=7.5, loc="lower left")
+    ax.legend(frameon=False, fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.16))
 axes[1].set_ylabel("")
 figures.plot_schedules(arms, ("student", "KD", "horkd+", "student alone"), axes[2])
 axes[2].set_title("validation accuracy (seed 0)")

@@ -118,7 +118,7 @@ def probability(name: str, index: int) -> float:
 
 def look(index: int) -> plt.Figure:
     """A test image at every resolution, and what the students make of it."""
-    steps = findings.resolutions(sizes)
+    steps = sorted(findings.resolutions(sizes))
     figure = plt.figure(figsize=(11, 4.2))
     grid = figure.add_gridspec(2, len(steps), height_ratios=(1, 1.3))
     for column, r in enumerate(steps):
