@@ -359,7 +359,8 @@ def _epoch(state: State, task: Task, batches: Batches, bar: tqdm) -> dict:
     seed = task.seed * 100_003 + state.epoch
     learner_sees = task.view(task.degradation, seed)
     maps = state.objective.needs_maps
-    frozen = task.frozen_answers(seed, state.epoch, maps)
+    asked = bool(state.objective.distilled)  # a run may only start from the frozen weights
+    frozen = task.frozen_answers(seed, state.epoch, maps) if asked else None
     sums: dict[str, Tensor] = {}
     norms: dict[str, Tensor] = {}
     trained = [p for group in state.optimizer.param_groups for p in group["params"]]

@@ -624,3 +624,16 @@ def test_the_same_fields_train_the_same_network_twice(with_teacher, tmp_path):
     other = tmp_path / "other"
     copy_run(with_teacher, other, tiny.teacher())
     assert_same(tiny.run(config, other), tiny.run(config, with_teacher))
+
+
+def test_a_frozen_model_that_is_only_a_start_is_not_asked(monkeypatch, tmp_path):
+    """Labels only, from the frozen weights: nothing depends on what it would say."""
+    teacher = tiny.teacher()
+    config = tiny.teacher(frozen=teacher, start="frozen", degradation=Degradation(8))
+    tiny.patch(monkeypatch)
+    tiny.run(teacher, tmp_path)
+    calls = []
+    monkeypatch.setattr(train.Task, "frozen_answers", lambda *_: calls.append(1))
+    record = tiny.run(config, tmp_path).record
+    assert calls == []
+    assert set(record["history"][0]["gradient_shares"]) == {"cross_entropy"}
