@@ -6,6 +6,7 @@ A notebook passes `out`, the folder of its report. An empty `out` shows and writ
           records/<run>.json          summaries/<notebook>.md
 """
 
+import io
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 from horkd import paper, storage
 from horkd.errors import HorkdError
@@ -73,8 +75,11 @@ def save_figure(figure: Figure, out: str | Path, name: str) -> None:
     """Write `figures/<name>.png`, the same bytes for the same figure."""
     if not out:
         return
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png")
     with storage.replacing(Path(out) / "figures" / f"{name}.png") as temporary:
-        figure.savefig(temporary, format="png", metadata={"Software": None})
+        # opaque: without the alpha channel it is a tenth smaller
+        Image.open(drawn).convert("RGB").save(temporary, "PNG", optimize=True)
 
 
 def save_table(table: pd.DataFrame, out: str | Path, name: str) -> None:
