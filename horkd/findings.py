@@ -210,6 +210,14 @@ TABLE1 = ("table1", "plus")
 #: ("student direct"), and the whole two-stage transfer, which trains twice, with each of them.
 TABLE1_CLAIMS = {
     "two stages of hybrid orders beat no distillation": ("student", "student alone"),
+    "two stages beat labels only with the epochs of both": (
+        "student",
+        "student alone, equal epochs",
+    ),
+    "hybrid orders beat labels only, both with the epochs of two stages": (
+        "student direct, equal epochs",
+        "student alone, equal epochs",
+    ),
     "stage 1 beats no distillation": ("assistant", "assistant alone"),
     "hybrid orders of the teacher beat no distillation": ("student direct", "student alone"),
     "KD beats no distillation": ("KD", "student alone"),
