@@ -534,6 +534,11 @@ def order_claims(found: Mapping[int, Mapping[str, list[Run]]]) -> str:
     lines = []
     for pixels, arms in found.items():
         at, pairs = f"At {pixels} px", effects(arms)
+        if len(arms) < len(subsets()):
+            lines.append(
+                f"- {at}, {len(arms)} of the {len(subsets())} subsets were run; what follows is "
+                "about those."
+            )
         main = {order: main_effect(values) for order, values in pairs.items()}
         for order, effect in main.items():
             values = list(pairs[order].values())
