@@ -20,7 +20,8 @@ from horkd.data import Batches, load_dataset
 from horkd.losses import HybridOrderLoss
 from horkd.models import ModelSpec, Network
 from horkd.objectives import Frozen, Objective
-from horkd.presets import get_preset, two_stage
+from horkd.presets import get_preset
+from horkd.studies import configure, study
 from horkd.train import Settings, Task, describe_machine, exact_matmul, new_state
 
 NECESSARY = ("frozen model", "student", "losses", "backward", "optimiser")
@@ -45,7 +46,8 @@ class Clock:
 
 def prepare(preset_name: str, data_name: str) -> tuple[Task, object]:
     """A student's task with untrained networks: the time does not depend on the weights."""
-    config = two_stage(get_preset(preset_name, data_name))["student"]
+    preset = get_preset(preset_name, data_name)
+    config = configure(preset, study(preset, "two_stage")["student"])
     data = load_dataset(config.data, config.per_class)
     torch.manual_seed(0)
     student = Network(ModelSpec(config.model, data.num_classes))

@@ -54,8 +54,9 @@ from horkd.kernels import NEAR_DUPLICATE
 from horkd.losses import class_centers, order1, order2, order3, order_c
 from horkd.models import ModelSpec, Network
 from horkd.potentials import angle_cosines, center_distances, pairwise_distances
-from horkd.presets import get_preset, run_queue, two_stage_queue
+from horkd.presets import get_preset
 from horkd.resolution import Degradation
+from horkd.studies import collect, trainer
 
 report.style()
 sizes = get_preset(preset, data, seeds)
@@ -250,8 +251,7 @@ live(draw_moved, controls)
 
 # %%
 wanted = ("teacher", "assistant", "student", "student alone")
-queue = [(arm, config) for arm, config in two_stage_queue(sizes) if arm in wanted]
-arms = run_queue(queue, train_missing=train_missing)
+arms = collect(sizes, "two_stage", trainer(train_missing=train_missing), only=wanted)
 by_seed = {arm: {run.config.seed: run for run in arms.get(arm, [])} for arm in wanted}
 paired = [seed for seed in by_seed["student"] if seed in by_seed["student alone"]]
 if not (by_seed["teacher"] and by_seed["assistant"] and paired):
