@@ -91,7 +91,9 @@ _TOO_LONG = (
     *("* 32", "* V", "* V alone", "KD patient", "student direct, equal epochs", "order *"),
     *("student + *", "student, balanced", "student, warm-up", "horkd+", "RKD distances"),
     *("RKD angles", "student, paper's weights, clipped", "student from the assistant's weights"),
-    *("student alone, equal epochs", "student alone, patient", "KD from the assistant"),
+    *("student alone, equal epochs", "student alone, patient", "KD from the assistant", "AT"),
+    # all subsets of {2,3,C} stay, and order 1 alone and on top of them
+    *("{1,?} *", "{1,?,?} *"),
     *("assistant fine-tuned *", "horkd+ *"),
 )
 

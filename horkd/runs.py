@@ -36,7 +36,15 @@ from horkd.baselines import Baselines, middle
 from horkd.data import DRAWN, Dataset, ImageSet, load_dataset
 from horkd.errors import HorkdError
 from horkd.losses import HybridOrderLoss, class_centers
-from horkd.models import ModelSpec, Network, load_network, macs, parameters, save_network
+from horkd.models import (
+    ModelSpec,
+    Network,
+    Output,
+    load_network,
+    macs,
+    parameters,
+    save_network,
+)
 from horkd.objectives import Frozen, Objective
 from horkd.resolution import Degradation
 from horkd.train import (
@@ -445,7 +453,8 @@ def _train(
         if config.start == "frozen":
             network.load_state_dict(frozen.network.state_dict())
         train = _training_images(config, data).to(settings.device)
-        objective = _objective(config, network, frozen, train, data).to(settings.device)
+        objective = _objective(config, network, frozen_run, frozen, train, data)
+        objective = objective.to(settings.device)
     state = new_state(settings.place(network), objective, config.recipe)
     _resume(state, folder / "state.safetensors", config)
     if settings.compile == "on":
@@ -527,13 +536,39 @@ def _training_images(config: RunConfig, data: Dataset) -> ImageSet:
     )
 
 
+_PREDICTED: dict[str, Output] = {}
+
+
+def _predicted(
+    config: RunConfig, frozen_run: Run, network: Network, split: str, images: Tensor, data: Dataset
+) -> Output:
+    """What the frozen model says of a whole split; the last few are kept for further runs."""
+    asked = {
+        "weights": frozen_run.record["files"],
+        "view": _view_key(config.frozen.degradation),
+        "images": [split, data.name, len(images), config.per_class],
+        "device": str(next(network.parameters()).device),
+    }
+    key = json.dumps(asked, sort_keys=True)
+    if key not in _PREDICTED:
+        while len(_PREDICTED) >= 4:
+            _PREDICTED.pop(next(iter(_PREDICTED)))
+        _PREDICTED[key] = evaluate.predict(network, images, data, config.frozen.degradation)
+    return _PREDICTED[key]
+
+
 def _objective(
-    config: RunConfig, network: Network, frozen: Frozen | None, train: ImageSet, data: Dataset
+    config: RunConfig,
+    network: Network,
+    frozen_run: Run | None,
+    frozen: Frozen | None,
+    train: ImageSet,
+    data: Dataset,
 ) -> Objective:
     """Cross-entropy and, with a frozen model, the losses against it with what they need."""
     relational = baselines = None
     if config.orders:
-        relational = _relational(config, network, frozen, train, data)
+        relational = _relational(config, network, frozen_run, frozen, train, data)
     if config.baselines:
         regressor = _regressor(network, frozen.network) if _hinted(config) else None
         baselines = Baselines(dict(config.baselines), config.temperature, regressor)
@@ -541,15 +576,19 @@ def _objective(
 
 
 def _relational(
-    config: RunConfig, network: Network, frozen: Frozen, train: ImageSet, data: Dataset
+    config: RunConfig,
+    network: Network,
+    frozen_run: Run,
+    frozen: Frozen,
+    train: ImageSet,
+    data: Dataset,
 ) -> HybridOrderLoss:
     weights = dict(config.orders)
     wide = frozen.network.width
     centers = projector = None
     if weights.get("C"):
-        view = config.frozen.degradation
-        features = evaluate.predict(frozen.network, train.images, data, view).features
-        centers = class_centers(features, train.labels, data.num_classes)
+        seen = _predicted(config, frozen_run, frozen.network, "train", train.images, data)
+        centers = class_centers(seen.features, train.labels, data.num_classes)
     if {"1", "C"} & weights.keys() and network.width != wide:
         projector = nn.Linear(network.width, wide)
     return HybridOrderLoss(weights, centers, projector, config.reduction)
@@ -672,8 +711,8 @@ def _finish(
     last = evaluate.predict(network, test.images, data, config.degradation).logits
     results: dict[str, object] = {"test": evaluate.accuracy(last, test.labels)}
     if frozen_run is not None:
-        view, frozen = config.frozen.degradation, settings.place(frozen_run.network())
-        target = evaluate.predict(frozen, test.images, data, view).logits
+        frozen = settings.place(frozen_run.network())
+        target = _predicted(config, frozen_run, frozen, "test", test.images, data).logits
         results["agreement"] = evaluate.agreement(last, target)
     extras = state.objective.state_dict()
     if extras:
