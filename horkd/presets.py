@@ -94,6 +94,7 @@ _TOO_LONG = (
     *("student alone, equal epochs", "student alone, patient", "KD from the assistant", "AT"),
     # all subsets of {2,3,C} stay, and order 1 alone and on top of them
     *("{1,?} *", "{1,?,?} *"),
+    *("student 24 direct", "student 4 direct", "student area"),
     *("assistant fine-tuned *", "horkd+ *"),
 )
 

@@ -328,6 +328,7 @@ def test_quick_leaves_out_what_its_patterns_say():
         "student from the assistant's weights",
         *("student alone, equal epochs", "student alone, patient", "KD from the assistant"),
         *("assistant fine-tuned on small images", "AT"),
+        *("student 24 direct", "student 4 direct", "student area"),
         *(f"{{1,{rest}}} 16" for rest in ("2", "3", "C", "2,3", "2,C", "3,C")),
         *(a.name for a in study(all_of_it, "plus").values()),
         *(f"order {order} × {factor}" for order in "23C" for factor in ("0.1", "10")),
