@@ -233,22 +233,19 @@ def plot_resolutions(preset: Preset, arms: Arms, axes: Sequence[Axes]) -> None:
     for kind, (label, color, marker) in KINDS.items():
         names = {r: at_resolution(r, preset)[kind] for r in sizes}
         there = {r: top1(arms[n]) for r, n in names.items() if n in arms}
-        xs = sorted(there)
-        ax_x = [place[r] for r in xs]
-        left.plot(ax_x, [np.mean(there[r]) for r in xs], marker=marker, color=color, label=label)
-        for r in xs:
+        look = {"marker": marker, "color": color, "label": label}
+        left.plot(range(len(place)), _means(there, place), **look)
+        for r in there:
             left.plot([place[r]] * len(there[r]), there[r], "o", ms=3, mfc="white", mec=color)
         if kind == "alone":
             continue
         gains = {
             r: gain(arms, names[r], at_resolution(r, preset)["alone"])["values"]
-            for r in xs
+            for r in there
             if at_resolution(r, preset)["alone"] in arms
         }
-        xs = sorted(gains)
-        means = [np.mean(gains[r]) for r in xs]
-        right.plot([place[r] for r in xs], means, marker=marker, color=color, label=label)
-        for r in xs:
+        right.plot(range(len(place)), _means(gains, place), **look)
+        for r in gains:
             right.plot([place[r]] * len(gains[r]), gains[r], "o", ms=3, mfc="white", mec=color)
     right.axhline(0, color="black", lw=0.8)
     for ax in axes:
@@ -258,6 +255,11 @@ def plot_resolutions(preset: Preset, arms: Arms, axes: Sequence[Axes]) -> None:
     left.set_ylabel("test top-1 (%)")
     right.set_ylabel("gain over labels only (points)")
     left.legend(frameon=False, fontsize=9)
+
+
+def _means(values: Mapping[int, list[float]], order: Sequence[int]) -> list[float]:
+    """A gap where nothing was measured: no line through it."""
+    return [float(np.mean(values[r])) if r in values else np.nan for r in order]
 
 
 def plot_matrix(table: pd.DataFrame, ax: Axes, rows: str, columns: str) -> None:
