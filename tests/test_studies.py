@@ -150,6 +150,9 @@ def test_arms_differ_from_their_control_only_in_what_is_distilled(preset):
 @each_preset
 def test_students_of_other_kernels_differ_in_the_kernel_only(preset):
     for kernel in ("area", "nearest"):
+        if f"student {kernel}" not in study(preset, "resolutions"):
+            assert preset.name == "quick"  # too long for it
+            continue
         other = named(preset, f"student {kernel}")
         assert other.degradation == Degradation(preset.low, kernel)
         assert replace(other, degradation=Degradation(preset.low)) == named(preset, "student")
