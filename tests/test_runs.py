@@ -717,7 +717,7 @@ def test_a_missing_field_is_named():
         ({"orders": (("2", 0.0),), "cross_entropy": 0.0}, "nothing to minimise"),
         ({"model": "resnet8y2"}, "unknown model 'resnet8y2'"),
         ({"frozen": None, "orders": (), "baselines": (("kd", 1.0),)}, "needs a frozen model"),
-        ({"cross_entropy": 0.0, "balance": True}, "balance measures against the cross-entropy"),
+        ({"cross_entropy": 0.0, "balance": True}, "balance needs a cross-entropy"),
         ({"warmup": 3.5}, "warmup must lie in 0 to 3 epochs, got 3.5"),
         ({"warmup": -1.0}, "warmup must lie in 0 to 3 epochs, got -1.0"),
     ],
