@@ -592,14 +592,15 @@ def test_the_regressor_joins_middle_maps_of_unlike_networks(tmp_path):
 def test_the_temperature_reaches_the_loss(with_teacher):
     recipe = replace(tiny.RECIPE, epochs=1, learning_rate=1e-12)
     found = {}
-    for temperature in (None, 4.0, 1.0):
+    for temperature in (None, 4.0, 0.1):
         config = tiny.student(
             orders=(), baselines=(("kd", 1.0),), temperature=temperature, recipe=recipe
         )
         run = tiny.run(config, with_teacher)
         found[temperature] = run.record["history"][0]["terms"]["kd"]
     assert found[None] == pytest.approx(found[4.0], rel=1e-3)  # a small number after T²
-    assert found[None] != pytest.approx(found[1.0], rel=0.01)
+    # With small logits T² KL hardly depends on a T of 1 or above, so take one far below.
+    assert found[None] != pytest.approx(found[0.1], rel=0.1)
 
 
 def test_balanced_terms_have_the_share_of_the_gradient_that_they_are_given(with_teacher):
