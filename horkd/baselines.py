@@ -9,12 +9,11 @@ float32. All are means over the batch, so that a weight means the same at any ba
 | kd_standardised | the same on z-scores | 9, 0.1 | Sun et al., CVPR 2024, arXiv 2403.01427 |
 | fitnet | the map of the middle stage | 10, 1 | Romero et al., ICLR 2015, arXiv 1412.6550 |
 | at | where each stage is active | 1000, 1 | Zagoruyko, Komodakis, ICLR 2017, arXiv 1612.03928 |
-| rkd_distance | distances of pairs | 25, 1 | Park et al., CVPR 2019, arXiv 1904.05068 |
-| rkd_angle | angles of triplets | 50, 1 | the same |
 
 The weights of kd and at are those of the comparison in Tian et al., ICLR 2020, arXiv 1910.10699;
-those of kd_standardised and RKD are their authors'. For fitnet that comparison has 100 at a
+those of kd_standardised are its authors'. For fitnet that comparison has 100 at a
 learning rate of 0.05; at the 0.1 to 0.2 used here the regressor then diverges in the first steps.
+RKD (Park et al., CVPR 2019) is orders 2 and 3 of `horkd.losses` with reduction "rkd".
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +23,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from horkd.errors import HorkdError
-from horkd.losses import order2, order3
 from horkd.models import Output
 
 
@@ -168,17 +166,7 @@ def at(pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     return sum((attention(f.detach()) - attention(g)).square().mean() for f, g in pairs)
 
 
-def rkd_distance(frozen: Tensor, learner: Tensor) -> Tensor:
-    """RKD's distance-wise loss: `horkd.losses.order2` in the convention of its published code."""
-    return order2(frozen, learner, "rkd")
-
-
-def rkd_angle(frozen: Tensor, learner: Tensor) -> Tensor:
-    """RKD's angle-wise loss: `horkd.losses.order3` in the convention of its published code."""
-    return order3(frozen, learner, "rkd")
-
-
-NAMES = ("kd", "kd_standardised", "fitnet", "at", "rkd_distance", "rkd_angle")
+NAMES = ("kd", "kd_standardised", "fitnet", "at")
 #: Those that look at maps inside the networks.
 ON_MAPS = ("fitnet", "at")
 
@@ -236,8 +224,6 @@ class Baselines(nn.Module):
             ),
             "fitnet": lambda: self._hint(*pairs[middle(len(pairs))]),
             "at": lambda: at(pairs),
-            "rkd_distance": lambda: rkd_distance(frozen.features, learner.features),
-            "rkd_angle": lambda: rkd_angle(frozen.features, learner.features),
         }
         terms = {name: compute[name]() for name in self.weights}
         zero = (learner.features.float() * 0).sum()

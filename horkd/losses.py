@@ -207,6 +207,12 @@ def class_centers(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     return (total / count[:, None]).to(x.dtype)
 
 
+def unit_length(features: Tensor) -> Tensor:
+    """Features (N, D) divided by their length, in float32 or better; zeros stay zero."""
+    x = as_features(features)
+    return nn.functional.normalize(x, dim=1)
+
+
 class HybridOrderLoss(nn.Module):
     """L = w_1 L_1 + α L_2 + β L_3 + γ L_C (Eq. 8), with named terms.
 
@@ -227,6 +233,8 @@ class HybridOrderLoss(nn.Module):
         gather: take the relations over the batches of all processes of torch.distributed: under
             DistributedDataParallel, loss and gradients are those of one process with the whole
             batch. Without several processes it changes nothing.
+        unit: scale all features to unit length first, as those that compare them by their cosine
+            do. `centers` must then be those of unit features. Differs from the paper.
 
     Raises:
         HorkdError: on an unknown order or reduction, a negative weight, or order C without centres.
@@ -239,6 +247,7 @@ class HybridOrderLoss(nn.Module):
         projector: nn.Module | None = None,
         reduction: str = "mean",
         gather: bool = False,
+        unit: bool = False,
     ) -> None:
         super().__init__()
         for order, weight in weights.items():
@@ -252,6 +261,7 @@ class HybridOrderLoss(nn.Module):
             raise HorkdError("order C needs class centres: pass centers=class_centers(...)")
         self.reduction = reduction
         self.gather = gather
+        self.unit = unit
         self.projector = projector
         self.register_buffer("centers", None if centers is None else centers.detach().clone())
 
@@ -271,6 +281,8 @@ class HybridOrderLoss(nn.Module):
         if self.projector is not None and ("1" in self.weights or "C" in self.weights):
             with kernels.without_autocast(learner):
                 aligned = self.projector(as_features(learner, "learner features"))
+        if self.unit:
+            frozen, learner, aligned = map(unit_length, (frozen, learner, aligned))
         per_tuple = "mean" if self.reduction == "rkd" else self.reduction
         compute = {
             "1": lambda: order1(frozen, aligned, per_tuple),

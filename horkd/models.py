@@ -1,4 +1,4 @@
-"""Networks for small images. All return pooled features and logits.
+"""Networks for small images and faces. All return features and logits.
 
 A name is an architecture and, after `x`, a width multiplier: `resnet50`, `resnet34x0.6`.
 
@@ -8,9 +8,13 @@ A name is an architecture and, after `x`, a width multiplier: `resnet50`, `resne
 | resnet50 | four stages of bottlenecks, 3×3 stem, no max-pool | 64, 128, 256, 512 (×4) |
 | vgg11 | eight 3×3 convolutions with BatchNorm; pools that no longer fit are dropped | 64 … 512 |
 | resnet8, 14, 20, 32 | the ResNet paper's CIFAR networks: three stages of n blocks | 16, 32, 64 |
+| mobilefacenet | for faces of 112 px: inverted residuals, 7×7 depthwise end | 64, 128, 512 |
+| torchvision:NAME | that library's network, without its last linear layer | |
+| timm:NAME | the same for timm | |
 
 The paper's networks are resnet50, resnet18, vgg11 and, for faces, a "simplified" ResNet34 of 7.8 M
 parameters, which we take to be `resnet34x0.6` with a 512-d embedding: 7.83 M; an inference.
+Networks of torchvision and timm serve as teachers (`horkd.pretrained`); they return no maps.
 The 3×3 stem of stride 1 replaces ImageNet's 7×7 of stride 2, which loses about ten points at 32 px.
 """
 
@@ -35,7 +39,11 @@ _RESNETS = {
     **{f"resnet{6 * n + 2}": (BasicBlock, (n, n, n)) for n in (1, 2, 3, 5)},
 }
 _VGG11 = ((64,), (128,), (256, 256), (512, 512), (512, 512))
-ARCHITECTURES = (*_RESNETS, "vgg11")
+#: Inverted residuals of MobileFaceNet: expansion, width, repeats, stride of the first.
+_MOBILEFACENET = ((2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1))
+ARCHITECTURES = (*_RESNETS, "vgg11", "mobilefacenet")
+LIBRARIES = ("torchvision", "timm")
+Statistics = tuple[float, float, float]
 
 
 class Output(NamedTuple):
@@ -52,26 +60,32 @@ class ModelSpec:
 
     Attributes:
         name: architecture with an optional width multiplier, as in this module's table.
-        num_classes: outputs of the classifier.
+        num_classes: outputs of the classifier; 0 for a network that only gives features.
         embedding: width of a linear layer between pooling and classifier, or None for none; its
-            output is then the feature.
+            output is then the feature. MobileFaceNet ends in such a layer anyway, 128 wide.
+        mean, std: channel statistics (scale 0 to 1) that the network expects of its images, if they
+            are not those of the data set.
     """
 
     name: str
     num_classes: int
     embedding: int | None = None
+    mean: Statistics | None = None
+    std: Statistics | None = None
 
     def parse(self) -> tuple[str, float]:
-        """(architecture, width multiplier).
+        """(architecture, width multiplier); a library's network keeps its whole name, width 1.
 
         Raises:
             HorkdError: if the name is not one of this module's.
         """
-        match = re.fullmatch(r"([a-z]+\d+)(?:x(\d+(?:\.\d+)?))?", self.name)
+        if self.name.partition(":")[0] in LIBRARIES:
+            return self.name, 1.0
+        match = re.fullmatch(r"([a-z]+\d*)(?:x(\d+(?:\.\d+)?))?", self.name)
         if match is None or match[1] not in ARCHITECTURES or float(match[2] or 1) <= 0:
             raise HorkdError(
                 f"unknown model {self.name!r}: choose from {', '.join(ARCHITECTURES)}, with a "
-                "width multiplier if you like, as in resnet18x0.5"
+                "width multiplier if you like, as in resnet18x0.5, or torchvision:NAME, timm:NAME"
             )
         return match[1], float(match[2] or 1)
 
@@ -164,8 +178,175 @@ def _vgg11(width: float) -> tuple[list[nn.Module], dict[int, int], int]:
     return layers, ends, inputs
 
 
+def _conv_bn(
+    inputs: int,
+    outputs: int,
+    kernel: int = 1,
+    stride: int = 1,
+    groups: int = 1,
+    activation: type[nn.Module] | None = nn.ReLU6,
+) -> nn.Sequential:
+    """Convolution without bias, BatchNorm and, if any, an activation."""
+    layers: list[nn.Module] = [
+        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(outputs),
+    ]
+    return nn.Sequential(*layers, *([activation(inplace=True)] if activation else []))
+
+
+class _InvertedResidual(nn.Module):
+    """Widen, filter each channel, narrow; a shortcut where the shape stays."""
+
+    def __init__(self, inputs: int, outputs: int, expansion: int, stride: int) -> None:
+        super().__init__()
+        wide = expansion * inputs
+        self.conv = nn.Sequential(
+            _conv_bn(inputs, wide),
+            _conv_bn(wide, wide, 3, stride, groups=wide),
+            *_conv_bn(wide, outputs, activation=None),
+        )
+        self.shortcut = stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv(x) if self.shortcut else self.conv(x)
+
+
+class _DepthwiseSeparable(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.pointwise = nn.Conv2d(channels, channels, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.bn1(self.depthwise(x)).relu_()
+        return self.bn2(self.pointwise(x)).relu_()
+
+
+class _GlobalDepthwise(nn.Module):
+    """A 7×7 filter per channel over the whole last map, instead of its mean."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(channels, channels, 7, groups=channels, bias=False)
+        self.bn = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-2:] != (7, 7):
+            raise HorkdError(
+                f"mobilefacenet takes images of 112 pixels, and these end in a map of "
+                f"{x.shape[-2]}×{x.shape[-1]}: enlarge them (Degradation(…, upsample=True))"
+            )
+        return self.bn(self.depthwise(x))
+
+
+class _MobileFaceNet(nn.Module):
+    """MobileFaceNet (Chen et al. 2018, arXiv 1804.07573); module names as in published weights.
+
+    Args:
+        width: multiplier of all channels but the embedding's.
+        embedding: width of the features.
+    """
+
+    def __init__(self, width: float, embedding: int) -> None:
+        super().__init__()
+
+        def scaled(channels: int) -> int:
+            return max(1, round(channels * width))
+
+        self.conv1 = _conv_bn(3, scaled(64), 3, 2)
+        self.dw_conv = _DepthwiseSeparable(scaled(64))
+        blocks: list[nn.Module] = []
+        inputs, ends = scaled(64), {}
+        for expansion, channels, repeats, stride in _MOBILEFACENET:
+            if stride == 2 and blocks:
+                ends[len(blocks) - 1] = inputs  # a stage ends where the map gets smaller
+            for index in range(repeats):
+                outputs = scaled(channels)
+                blocks.append(
+                    _InvertedResidual(inputs, outputs, expansion, stride if index == 0 else 1)
+                )
+                inputs = outputs
+        ends[len(blocks) - 1] = inputs
+        self.features = nn.Sequential(*blocks)
+        self.conv2 = _conv_bn(inputs, scaled(512))
+        self.gdconv = _GlobalDepthwise(scaled(512))
+        self.conv3 = nn.Conv2d(scaled(512), embedding, 1)
+        self.bn = nn.BatchNorm1d(embedding)
+        self.ends = frozenset(ends)
+        self.channels = tuple(ends.values())
+        self.width = embedding
+
+    def forward(self, x: Tensor, maps: bool = False) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Features and, if wanted, the map at the end of each stage."""
+        kept = []
+        x = self.dw_conv(self.conv1(x))
+        for index, block in enumerate(self.features):
+            x = block(x)
+            if maps and index in self.ends:
+                kept.append(x)
+        x = self.conv3(self.gdconv(self.conv2(x))).flatten(1)
+        return self.bn(x), tuple(kept)
+
+
+class _Library(nn.Module):
+    """A network of torchvision or timm without its last linear layer; it has no maps to show.
+
+    Args:
+        name: `torchvision:resnet50`, `timm:resnet50`.
+        embedding: width of a linear layer after it, or None.
+    """
+
+    channels: tuple[int, ...] = ()
+
+    def __init__(self, name: str, embedding: int | None) -> None:
+        super().__init__()
+        library, _, architecture = name.partition(":")
+        build = _torchvision if library == "torchvision" else _timm
+        self.trunk, outputs = build(architecture)
+        self.embedding = nn.Identity() if embedding is None else nn.Linear(outputs, embedding)
+        self.width = outputs if embedding is None else embedding
+
+    def forward(self, x: Tensor, maps: bool = False) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Features, and no maps."""
+        return self.embedding(self.trunk(x).flatten(1)), ()
+
+
+def _torchvision(architecture: str) -> tuple[nn.Module, int]:
+    """The network and the width of what its last linear layer was fed."""
+    import torchvision
+
+    try:
+        network = torchvision.models.get_model(architecture, weights=None)
+    except ValueError:
+        raise HorkdError(
+            f"torchvision has no network {architecture!r}: torchvision.models.list_models() names "
+            "them"
+        ) from None
+    last = [name for name, m in network.named_modules() if isinstance(m, nn.Linear)]
+    if not last:
+        raise HorkdError(f"torchvision:{architecture} does not end in a linear layer: use timm's")
+    width = network.get_submodule(last[-1]).in_features
+    network.set_submodule(last[-1], nn.Identity())
+    return network, width
+
+
+def _timm(architecture: str) -> tuple[nn.Module, int]:
+    try:
+        import timm
+    except ImportError:
+        raise HorkdError(
+            "networks of timm need that package: pip install 'horkd[metric]'"
+        ) from None
+    if not timm.is_model(architecture):
+        raise HorkdError(f"timm has no network {architecture!r}: timm.list_models() names them")
+    network = timm.create_model(architecture, pretrained=False, num_classes=0)
+    return network, network.num_features
+
+
 class Network(nn.Module):
-    """Backbone, global average pooling, optional embedding, one linear classifier.
+    """Backbone, pooling, optional embedding, and one linear classifier if there are classes.
 
     Example:
         >>> out = Network(ModelSpec("resnet8", 10))(torch.zeros(2, 3, 16, 16), maps=True)
@@ -183,19 +364,11 @@ class Network(nn.Module):
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
-        architecture, width = spec.parse()
         self.spec = spec
-        layers, ends, outputs = (
-            _vgg11(width) if architecture == "vgg11" else _resnet(architecture, width)
-        )
-        head: list[nn.Module] = [_GlobalAverage(), nn.Flatten()]
-        if spec.embedding is not None:
-            head.append(nn.Linear(outputs, spec.embedding))
         # Ends at the features, so that gradients there stay within reach of who measures them.
-        self.backbone = _Backbone(layers, ends, head)
-        self.width = outputs if spec.embedding is None else spec.embedding
+        self.backbone, self.width = _backbone(spec)
         self.channels = self.backbone.channels
-        self.classifier = nn.Linear(self.width, spec.num_classes)
+        self.classifier = nn.Linear(self.width, spec.num_classes) if spec.num_classes else None
         self._initialise()
 
     def _initialise(self) -> None:
@@ -206,7 +379,27 @@ class Network(nn.Module):
     def forward(self, x: Tensor, maps: bool = False) -> Output:
         """Features (N, D), logits (N, C) and, if wanted, maps of normalised images (N, 3, H, W)."""
         features, kept = self.backbone(x, maps)
+        if self.classifier is None:
+            return Output(features, features.new_empty(len(features), 0), kept)
         return Output(features, self.classifier(features), kept)
+
+
+def _backbone(spec: ModelSpec) -> tuple[nn.Module, int]:
+    """What turns images into features, and how wide they are."""
+    architecture, width = spec.parse()
+    if architecture == "mobilefacenet":
+        backbone = _MobileFaceNet(width, spec.embedding or 128)
+        return backbone, backbone.width
+    if ":" in architecture:
+        backbone = _Library(architecture, spec.embedding)
+        return backbone, backbone.width
+    layers, ends, outputs = (
+        _vgg11(width) if architecture == "vgg11" else _resnet(architecture, width)
+    )
+    head: list[nn.Module] = [_GlobalAverage(), nn.Flatten()]
+    if spec.embedding is not None:
+        head.append(nn.Linear(outputs, spec.embedding))
+    return _Backbone(layers, ends, head), outputs if spec.embedding is None else spec.embedding
 
 
 def parameters(network: nn.Module) -> int:
@@ -249,6 +442,11 @@ def save_network(path: Path, network: Network, half: bool = False, **metadata: o
     save_tensors(path, tensors, {"spec": asdict(network.spec), **metadata})
 
 
+def spec_from_dict(content: dict) -> ModelSpec:
+    """A specification as JSON keeps it: lists become tuples."""
+    return ModelSpec(**{k: tuple(v) if isinstance(v, list) else v for k, v in content.items()})
+
+
 def load_network(path: Path, spec: ModelSpec | None = None) -> Network:
     """Read a network written by `save_network`, in float32, in eval mode.
 
@@ -261,7 +459,7 @@ def load_network(path: Path, spec: ModelSpec | None = None) -> Network:
     """
     tensors, metadata = load_tensors(path)
     try:
-        found = ModelSpec(**metadata["spec"])
+        found = spec_from_dict(metadata["spec"])
     except (KeyError, TypeError):
         raise HorkdError(
             f"{path} has no model specification: it was not written by horkd"

@@ -1,5 +1,7 @@
 """What a learner minimises: cross-entropy on the labels plus distillation from a frozen model."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -28,6 +30,31 @@ class Frozen(nn.Module):
         return self.network(x, maps)
 
 
+def margin_head(name: str, num_classes: int, width: int) -> nn.Module:
+    """A margin softmax over cosines, as pytorch-metric-learning has it.
+
+    `cosface`: 0.35 on the cosine (Wang et al. 2018, arXiv 1801.09414); `arcface`: 0.5 radians
+    on the angle (Deng et al. 2019, arXiv 1801.07698), in degrees there. Both scale cosines by 64.
+
+    Args:
+        name: "cosface" or "arcface".
+        num_classes: C; labels are 0 .. C - 1.
+        width: D, of the features.
+
+    Raises:
+        HorkdError: if the package is not installed.
+    """
+    try:
+        from pytorch_metric_learning.losses import ArcFaceLoss, CosFaceLoss
+    except ImportError:
+        raise HorkdError(
+            f"the {name} head needs pytorch-metric-learning: pip install 'horkd[metric]'"
+        ) from None
+    if name == "cosface":
+        return CosFaceLoss(num_classes, width, margin=0.35, scale=64)
+    return ArcFaceLoss(num_classes, width, margin=math.degrees(0.5), scale=64)
+
+
 class Objective(nn.Module):
     """Named terms and their weighted sum for one batch.
 
@@ -35,6 +62,8 @@ class Objective(nn.Module):
         cross_entropy: weight of the cross-entropy on the labels.
         relational: the hybrid-order loss against a frozen model, or None (teacher, controls).
         baselines: further losses against the frozen model, or None.
+        head: turns features (N, D) and labels into the cross-entropy, in place of the network's own
+            classifier: a margin softmax. It is trained with the network and no part of it.
         balance: let a weight of a distillation term mean its gradient at the features as a multiple
             of the cross-entropy's, whatever the term's own scale: each term gets a factor that
             follows the measured norms. Differs from the paper.
@@ -50,8 +79,10 @@ class Objective(nn.Module):
         relational: HybridOrderLoss | None = None,
         baselines: Baselines | None = None,
         balance: bool = False,
+        head: nn.Module | None = None,
     ):
         super().__init__()
+        self.head = head
         if balance and not cross_entropy:
             raise HorkdError("balance needs a cross-entropy to measure the other terms against")
         if balance and baselines is not None and baselines.needs_maps:
@@ -93,7 +124,7 @@ class Objective(nn.Module):
         """
         terms: dict[str, Tensor] = {}
         if "cross_entropy" in self.weights:
-            terms["cross_entropy"] = F.cross_entropy(learner.logits.float(), labels)
+            terms["cross_entropy"] = self._cross_entropy(learner, labels)
         if self.relational is not None:
             terms |= self.relational(frozen.features, learner.features)
         if self.baselines is not None:
@@ -102,6 +133,12 @@ class Objective(nn.Module):
         weighted = {name: self._weight(name) * term for name, term in terms.items()}
         loss = sum(w if name == "cross_entropy" else ramp * w for name, w in weighted.items())
         return {"loss": loss, **terms}
+
+    def _cross_entropy(self, learner: Output, labels: Tensor) -> Tensor:
+        if self.head is None:
+            return F.cross_entropy(learner.logits.float(), labels)
+        with torch.autocast(labels.device.type, enabled=False):
+            return self.head(learner.features.float(), labels)
 
     def _weight(self, name: str) -> float | Tensor:
         factor = getattr(self, f"factor_{name}", None)

@@ -10,12 +10,15 @@ configurations, its arms. Nothing else in the code knows about sizes.
 | cpu | CIFAR-100 | 0.3 to 0.7 M parameters | real images without a GPU: hours, resumable |
 | paper-short | CIFAR-100 | ResNet50 → ResNet18 | Table 1 on one large GPU |
 | paper | CIFAR-100 | ResNet50 → ResNet18 | the same with RKD's 200 epochs |
+| faces | LFW, nine folds | MobileFaceNet → ResNet8 | faces without a GPU: hours, resumable |
+| faces-paper | UMDFaces | ResNet50 → ResNet34 × 0.6 | Tables 2 and 3 for those who have the sets |
 """
 
 from dataclasses import dataclass, replace
 
-from horkd.data import DATASETS
+from horkd.data import DATASETS, is_faces
 from horkd.errors import HorkdError
+from horkd.models import Statistics
 from horkd.train import Recipe
 
 #: Weights of orders 2, 3 and C for reduction "mean": the paper's best subset (Fig. 4). 25 and 50
@@ -27,6 +30,41 @@ HORKD_ORDERS = (("2", 25.0), ("3", 50.0), ("C", 1.0))
 #: split of the embedded set; how CIFAR-100 came to them is in reports/tuning. The assistant of
 #: preset cpu was trained before that choice and keeps the larger weights.
 SHORT_ORDERS = (("2", 2.5), ("3", 5.0), ("C", 1.0))
+
+
+@dataclass(frozen=True)
+class FaceSizes:
+    """Sizes of the study of faces (`horkd.studies`), which has a teacher trained by others.
+
+    Attributes:
+        embedding: width of the features of compact networks.
+        orders: weights of the losses between unit-length features; those of `main` are used
+            together, the others alone and in the ablation.
+        main: the subset of orders that students are distilled with.
+        slim, slim_embedding: the paper's student for faces.
+        lows: resolutions of students, in pixels, the most important first.
+        assistant: resolution of the assistant, in pixels.
+        tuned: recipe of students that start from the teacher's weights.
+        folds: the folds of LFW that are held out in turn, all arms and seeds on the first; empty
+            for a training set of its own, tested on all of LFW.
+        clusters: clusters that stand for people where order C has no labels.
+        weights: digest of the teacher's weights file (`horkd.pretrained.digest`).
+        mean, std: channel statistics that the teacher expects; None for ImageNet's.
+    """
+
+    embedding: int | None
+    orders: tuple[tuple[str, float], ...]
+    main: str
+    slim: str
+    slim_embedding: int
+    lows: tuple[int, ...]
+    assistant: int
+    tuned: Recipe
+    folds: tuple[int, ...] = ()
+    clusters: int = 1000
+    weights: str = ""
+    mean: Statistics | None = None
+    std: Statistics | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +87,7 @@ class Preset:
         patience: how many times the recipe's epochs patient distillation takes.
         repeat_all: repeat every arm over the seeds, not only the central comparison.
         omit: patterns of the names of arms that are too much for this size.
+        faces: sizes of the study of faces, for a preset that has no other study.
     """
 
     name: str
@@ -68,6 +107,7 @@ class Preset:
     patience: int = 4
     repeat_all: bool = False
     omit: tuple[str, ...] = ()
+    faces: FaceSizes | None = None
 
 
 _RKD = Recipe(
@@ -84,6 +124,22 @@ _CPU = Recipe(epochs=5, batch_size=128, learning_rate=0.2)
 _QUICK_TEACHER = Recipe(epochs=8, batch_size=100, learning_rate=0.2, crop=2)
 _QUICK = Recipe(epochs=6, batch_size=100, learning_rate=0.2, crop=2)
 _SMOKE = Recipe(epochs=2, batch_size=50, learning_rate=0.1, crop=2)
+
+#: Crops of ±4 of 112 pixels; four views, so that the teacher looks at each photo four times in all.
+_FACES = Recipe(epochs=24, batch_size=64, learning_rate=0.3, crop=4, views=4)
+_TUNED = Recipe(epochs=2, batch_size=64, learning_rate=0.02, crop=4, views=4)
+_FACES_PAPER = Recipe(epochs=30, batch_size=256, learning_rate=0.2, crop=8)
+#: Chosen on View 1 of LFW (reports/tuning).
+_FACE_ORDERS = (("1", 1000.0), ("2", 25.0), ("3", 50.0), ("C", 5000.0))
+_LFW = FaceSizes(
+    embedding=128, orders=_FACE_ORDERS, main="123", slim="resnet34x0.6", slim_embedding=512,
+    lows=(16, 32), assistant=64, tuned=_TUNED, folds=tuple(range(1, 11)),
+    weights="631c2db53a7de2d9",
+)  # fmt: skip
+_UMD = FaceSizes(
+    embedding=512, orders=_FACE_ORDERS, main="123", slim="resnet34x0.6", slim_embedding=512,
+    lows=(16, 32), assistant=224, tuned=_FACES_PAPER,
+)  # fmt: skip
 
 #: Too much for minutes on two cores: full resolution, the second network, long schedules, our
 #: extensions, and what differs from an arm that stays by a detail.
@@ -114,6 +170,14 @@ PRESETS = {
             orders=SHORT_ORDERS, assistant_orders=HORKD_ORDERS,
         ),
         Preset(
+            "faces", "lfw", "mobilefacenet", "resnet8x2", 16, _FACES, _FACES, 3,
+            validation=False, faces=_LFW,
+        ),
+        Preset(
+            "faces-paper", "umdfaces@224", "torchvision:resnet50", "resnet34x0.6", 16,
+            _FACES_PAPER, _FACES_PAPER, 1, validation=False, faces=_UMD,
+        ),
+        Preset(
             "paper-short", "cifar100", "resnet50", "resnet18", 16, _SHORT, _SHORT, 1,
             validation=False, second="vgg11",
         ),
@@ -141,6 +205,11 @@ def get_preset(name: str, data: str | None = None, seeds: int | None = None) -> 
     preset = PRESETS[name]
     if data and data not in DATASETS:
         raise HorkdError(f"unknown data set {data!r}: choose from {', '.join(DATASETS)}")
+    if data and is_faces(data) != (preset.faces is not None):
+        raise HorkdError(
+            f"preset {name} is not made for {data}: sets of faces go with "
+            f"{', '.join(p.name for p in PRESETS.values() if p.faces)}, others with the rest"
+        )
     if data and data != preset.data:
         # a size chosen for the preset's own data says nothing about another set
         per_class = preset.per_class if name == "smoke" else None

@@ -5,12 +5,16 @@ the same crops: KD, RKD and sixteen subsets of orders need one pass of the teach
 frozen model sees nothing of the learner, so the numbers are those it would compute again.
 
     runs/.frozen/<key>/<epoch>.safetensors      features and logits, in the order of the crops
+                       view-<n>.safetensors     the same of a fixed view of a whole set, by image
+
+With fixed views (`Recipe.views`) the crops don't depend on seed, order or the part of the set that
+is trained on, so that three seeds and ten folds need one pass per view.
 
 The folder is a cache: it may be deleted at any time.
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -37,30 +41,27 @@ class Remembered:
         path: the epoch's file; None neither reads nor writes.
         look: the frozen model with its view of crops.
         device: where answers are needed.
+        stored: answers in the order of the crops, if they are known already.
 
     Attributes:
         read: whether the answers come from the file.
     """
 
     def __init__(
-        self, path: Path | None, look: Callable[[Tensor], Output], device: str = "cpu"
+        self,
+        path: Path | None,
+        look: Callable[[Tensor], Output],
+        device: str = "cpu",
+        stored: Output | None = None,
     ) -> None:
         self.path, self.look, self.device = path, look, device
-        self.stored = self._load()
+        self.stored = self._load() if stored is None else stored
         self.read = self.stored is not None
         self.new: list[Output] = []
         self.position = 0
 
     def _load(self) -> Output | None:
-        if self.path is None or not self.path.is_file():
-            return None
-        try:
-            tensors, _ = storage.load_tensors(self.path)
-            return Output(tensors["features"], tensors["logits"])
-        except (HorkdError, KeyError) as error:
-            with suppress(OSError):  # another worker was faster, or the folder is read-only
-                storage.set_aside(self.path, str(error))
-            return None
+        return None if self.path is None else _read(self.path)
 
     def __call__(self, crops: Tensor) -> Output:
         """Answers to the next batch of crops, which must come in the order of the epoch."""
@@ -81,11 +82,50 @@ class Remembered:
         """Write what was computed; an epoch that was not finished is not kept."""
         if self.path is None or self.stored is not None:
             return
-        tensors = {
-            "features": torch.cat([answer.features for answer in self.new]),
-            "logits": torch.cat([answer.logits for answer in self.new]),
-        }
-        try:
-            storage.save_tensors(self.path, tensors, {})
-        except HorkdError as error:  # a cache is no reason to lose a run
-            warnings.warn(f"going on without the frozen model's answers: {error}", stacklevel=2)
+        _write(self.path, self.new)
+
+
+def _read(path: Path) -> Output | None:
+    if not path.is_file():
+        return None
+    try:
+        tensors, _ = storage.load_tensors(path)
+        return Output(tensors["features"], tensors["logits"])
+    except (HorkdError, KeyError) as error:
+        with suppress(OSError):  # another worker was faster, or the folder is read-only
+            storage.set_aside(path, str(error))
+        return None
+
+
+def _write(path: Path, answers: Iterable[Output]) -> Output:
+    answers = list(answers)
+    whole = Output(
+        torch.cat([answer.features for answer in answers]),
+        torch.cat([answer.logits for answer in answers]),
+    )
+    try:
+        storage.save_tensors(path, {"features": whole.features, "logits": whole.logits}, {})
+    except HorkdError as error:  # a cache is no reason to lose a run
+        warnings.warn(f"going on without the frozen model's answers: {error}", stacklevel=3)
+    return whole
+
+
+_VIEWS: dict[Path, Output] = {}
+
+
+def of_view(path: Path, look: Callable[[], Iterable[Output]]) -> Output:
+    """The answers to one view of a whole set: read, or computed once for all runs and folds.
+
+    Args:
+        path: their file. Who comes while another process computes them waits for it.
+        look: computes them, in the order of the images' ids.
+    """
+    if path not in _VIEWS:
+        with storage.locked(path.with_suffix(".lock")):
+            found = _read(path)
+            if found is None:
+                found = _write(path, (Output(a.features.cpu(), a.logits.cpu()) for a in look()))
+        while len(_VIEWS) >= 16:
+            _VIEWS.pop(next(iter(_VIEWS)))
+        _VIEWS[path] = found
+    return _VIEWS[path]

@@ -13,7 +13,6 @@ carry a digest; a damaged one is set aside with a warning and never reused.
 """
 
 import dataclasses
-import fcntl
 import functools
 import hashlib
 import importlib.metadata
@@ -23,30 +22,31 @@ import sys
 import time
 import types
 import typing
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from horkd import evaluate, paths, remembered, storage
+from horkd import evaluate, paths, pretrained, remembered, storage
 from horkd.baselines import Baselines, middle
-from horkd.data import DRAWN, Dataset, ImageSet, load_dataset
+from horkd.data import DRAWN, Dataset, FaceFiles, ImageSet, load_dataset, whole_of
 from horkd.errors import HorkdError
-from horkd.losses import HybridOrderLoss, class_centers
+from horkd.losses import HybridOrderLoss, class_centers, unit_length
 from horkd.models import (
     ModelSpec,
     Network,
     Output,
+    Statistics,
     load_network,
     macs,
     parameters,
     save_network,
 )
-from horkd.objectives import Frozen, Objective
+from horkd.objectives import Frozen, Objective, margin_head
 from horkd.resolution import Degradation
+from horkd.storage import Busy as Busy
 from horkd.train import (
     Diverged,
     Recipe,
@@ -58,6 +58,7 @@ from horkd.train import (
     new_state,
 )
 
+HEADS = ("linear", "cosface", "arcface")
 #: Part of every key: raise it when the meaning of a configuration changes.
 FORMAT = 1
 #: An epoch shorter than this is not worth a checkpoint of its own.
@@ -78,6 +79,15 @@ class RunConfig:
         temperature: of kd and kd_standardised, None for their usual ones.
         balance: weights are gradients as multiples of the cross-entropy's (`Objective`).
         warmup: epochs over which the distillation terms rise to their weights.
+        embedding: width of the features by a linear layer, or None for those of the architecture.
+        head: "linear", the network's own classifier; "cosface" or "arcface", a margin softmax that
+            is trained with the network and no part of it.
+        unit: relations between features at unit length (`HybridOrderLoss`).
+        clusters: order C to the centres of that many clusters of the frozen model's features
+            (k-means) instead of the labels' classes; 0 for the labels.
+        weights: the digest of a weights file (`horkd.pretrained.digest`): a network trained
+            elsewhere, which `import_network` brings here. Nothing is trained then.
+        mean, std: channel statistics that such a network expects; None for the data set's.
         cross_entropy: weight of the cross-entropy on the labels.
         start: "scratch", or "frozen" to start from the frozen network's weights (same model).
         data: name of the data set.
@@ -104,6 +114,13 @@ class RunConfig:
     temperature: float | None = None
     balance: bool = False
     warmup: float = 0.0
+    embedding: int | None = None
+    head: str = "linear"
+    unit: bool = False
+    clusters: int = 0
+    weights: str | None = None
+    mean: Statistics | None = None
+    std: Statistics | None = None
 
     def __post_init__(self) -> None:
         ModelSpec(self.model, 1).parse()
@@ -116,12 +133,11 @@ class RunConfig:
             raise HorkdError(f"unknown start {self.start!r}: choose from scratch, frozen")
         if self.start == "frozen" and (self.frozen is None or self.frozen.model != self.model):
             raise HorkdError("start='frozen' needs a frozen run of the same model")
-        ours = (self.data, self.per_class, self.validation)
-        if self.frozen is not None and ours != (
-            self.frozen.data,
-            self.frozen.per_class,
-            self.frozen.validation,
-        ):
+        if self.head not in HEADS:
+            raise HorkdError(f"unknown head {self.head!r}: choose from {', '.join(HEADS)}")
+        if self.clusters < 0:
+            raise HorkdError(f"clusters must be 0 or more, got {self.clusters}")
+        if self.frozen is not None and not self.frozen.weights and not self._same_images():
             raise HorkdError(
                 "a learner and its frozen model must be trained on the same images: data, "
                 "per_class and validation must agree"
@@ -139,6 +155,16 @@ class RunConfig:
                 f"warmup must lie in 0 to {self.recipe.epochs} epochs, got {self.warmup}"
             )
 
+    def _same_images(self) -> bool:
+        ours = (self.data, self.per_class, self.validation)
+        return ours == (self.frozen.data, self.frozen.per_class, self.frozen.validation)
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the network has a classifier: something has to train it."""
+        answers = any(name.startswith("kd") and weight for name, weight in self.baselines)
+        return not self.weights and ((self.head == "linear" and self.cross_entropy > 0) or answers)
+
     @property
     def key(self) -> str:
         """Twelve hexadecimal digits, the same for equal configurations.
@@ -155,9 +181,11 @@ class RunConfig:
     def name(self) -> str:
         """A readable folder name, made unique by the key."""
         orders = "".join(order for order, _ in self.orders)
-        role = "+".join(filter(None, [orders, *(name for name, _ in self.baselines)])) or "ce"
+        names = [orders, *(name for name, _ in self.baselines)]
+        role = "+".join(filter(None, names)) or ("given" if self.weights else "ce")
         size = self.degradation.size
-        return f"{self.data}-{self.model}-{size}px-{role}-seed{self.seed}-{self.key}"
+        model = self.model.replace(":", "-")
+        return f"{self.data}-{model}-{size}px-{role}-seed{self.seed}-{self.key}"
 
     @property
     def teacher(self) -> "RunConfig | None":
@@ -237,10 +265,6 @@ class TimeUp(HorkdError):
     """The time given to a run is over; it goes on from the last epoch when asked again."""
 
 
-class Busy(HorkdError):
-    """Another process is training this configuration."""
-
-
 def run(
     config: RunConfig,
     settings: Settings | None = None,
@@ -269,12 +293,62 @@ def run(
     found = _finished(config, folder)  # what is there needs no lock
     if found is not None:
         return found
-    with _locked(runs / ".locks" / f"{config.key}.lock", wait):
+    with storage.locked(runs / ".locks" / f"{config.key}.lock", wait):
         found = _finished(config, folder)
         if found is None:
+            if config.weights:
+                raise HorkdError(
+                    f"the weights {config.weights} of {config.model} are not imported yet: give "
+                    "their file with --teacher-weights"
+                )
             _refuse_diverged(config, folder)
             found = _train(config, settings or Settings(), runs, folder, deadline, wait)
         return found
+
+
+def import_network(
+    config: RunConfig, path: Path, settings: Settings | None = None, runs: Path | None = None
+) -> Run:
+    """Bring a network that was trained elsewhere here, as a finished run to distil from.
+
+    Args:
+        config: its `weights` must be the file's digest.
+        path: the weights file.
+        settings: where to test it.
+        runs: folder of all runs.
+
+    Raises:
+        HorkdError: if the file is another one, does not fit the architecture, or data are missing.
+    """
+    runs = runs or paths.runs_dir()
+    folder = runs / config.name
+    found = pretrained.digest(path)
+    if found != config.weights:
+        raise HorkdError(f"{path} has digest {found}, but the run asks for {config.weights}")
+    with storage.locked(runs / ".locks" / f"{config.key}.lock"):
+        known = _finished(config, folder)
+        if known is not None:
+            return known
+        data = load_dataset(config.data, config.per_class)
+        started = time.monotonic()
+        spec = _spec(config, data)
+        network = pretrained.load_pretrained(path, spec)
+        settings = (settings or Settings()).resolve(network, _input_size(config, data))
+        save_network(folder / "model.safetensors", network, key=config.key)
+        files = {"model.safetensors": storage.tensor_digest(network.state_dict())}
+        network = settings.place(load_network(folder / "model.safetensors"))
+        results = _results(config, network, None, data, settings)
+        around = round(time.monotonic() - started, 3)
+        rest = {
+            "history": [],
+            "training_images": 0,
+            "seconds": {
+                "total": 0.0, "epochs": [], "around_epochs": around, "frozen_answers_read": [],
+            },
+            "frozen_files": None,
+        }  # fmt: skip
+        size = _input_size(config, data)
+        return _record(config, folder, results, network, size, settings, files, rest)
 
 
 def read(config: RunConfig, runs: Path | None = None) -> Run | None:
@@ -301,7 +375,7 @@ def views(
         HorkdError: if the data set is missing, or the disk refuses.
     """
     path = finished.folder / "views.json"
-    with _locked(finished.folder.parent / ".locks" / f"{finished.config.key}.views.lock"):
+    with storage.locked(finished.folder.parent / ".locks" / f"{finished.config.key}.views.lock"):
         known = _known_views(finished, path)
         wanted = [_view_key(d) for d in degradations]
         missing = {k: d for k, d in zip(wanted, degradations, strict=True) if k not in known}
@@ -310,11 +384,10 @@ def views(
             settings = (settings or Settings()).resolve(network, finished.config.degradation.size)
             network = settings.place(network)
             data = load_dataset(finished.config.data, finished.config.per_class)
-            test = data.test.to(settings.device)
             for key, degradation in missing.items():
                 known[key] = {
                     "degradation": asdict(degradation),
-                    "test": evaluate.score(network, test, data, degradation),
+                    "test": evaluate.test(network, data, degradation),
                 }
             content = {"key": finished.config.key, "files": finished.record["files"]}
             storage.save_json(path, content | {"views": [known[key] for key in sorted(known)]})
@@ -385,22 +458,6 @@ def _refuse_diverged(config: RunConfig, folder: Path) -> None:
         raise Diverged(note["epoch"], terms, f"known from {path}, remove it to try again")
 
 
-@contextmanager
-def _locked(path: Path, wait: bool = True) -> Iterator[None]:
-    """One process at a time trains a configuration; others wait and then read."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("w")
-    except OSError as error:
-        raise HorkdError(f"cannot write to {path.parent.parent}: {error.strerror}") from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise Busy(f"another process is at work on {path.stem}") from None
-        yield
-
-
 def _finished(config: RunConfig, folder: Path) -> Run | None:
     """The run in `folder` if it is whole; damaged files are set aside."""
     path = folder / "record.json"
@@ -438,12 +495,18 @@ def _train(
         raise HorkdError(
             f"resolution {config.degradation.size} is above the {data.size} pixels of {data.name}"
         )
+    if config.validation and data.validation is None:
+        raise HorkdError(f"{data.name} has no validation split: set validation=False")
     called = time.monotonic()
     frozen_run = run(config.frozen, settings, runs, deadline, wait) if config.frozen else None
     started = time.monotonic()
     if deadline is not None and called < deadline <= started:
         raise TimeUp(f"time is up before the first epoch of {config.name}")
-    spec = ModelSpec(config.model, data.num_classes)
+    if frozen_run and load_dataset(config.frozen.data, config.frozen.per_class).size != data.size:
+        raise HorkdError(
+            f"{config.frozen.data} and {data.name} differ in size: both models must see one crop"
+        )
+    spec = _spec(config, data)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         network = Network(spec)
@@ -452,8 +515,23 @@ def _train(
         frozen = Frozen(settings.place(frozen_run.network())) if frozen_run else None
         if config.start == "frozen":
             network.load_state_dict(frozen.network.state_dict())
-        train = _training_images(config, data).to(settings.device)
-        objective = _objective(config, network, frozen_run, frozen, train, data)
+        train = _training_images(config, data)
+        if isinstance(train, ImageSet):
+            train = train.to(settings.device)
+        task = Task(
+            data,
+            train,
+            config.degradation,
+            config.recipe,
+            settings,
+            config.seed,
+            frozen,
+            config.frozen.degradation if frozen else None,
+            data.validation.to(settings.device) if config.validation else None,
+            config.warmup,
+            _answers(config, frozen_run, frozen.network, data, settings, runs) if frozen else None,
+        )
+        objective = _objective(config, network, frozen_run, task)
         objective = objective.to(settings.device)
     state = new_state(settings.place(network), objective, config.recipe)
     _resume(state, folder / "state.safetensors", config)
@@ -463,19 +541,6 @@ def _train(
         if frozen is not None:
             frozen.network.backbone.compile()
     saver = _Saver(folder / "state.safetensors", config, settings, deadline)
-    task = Task(
-        data,
-        train,
-        config.degradation,
-        config.recipe,
-        settings,
-        config.seed,
-        frozen,
-        config.frozen.degradation if frozen else None,
-        data.validation.to(settings.device) if config.validation else None,
-        config.warmup,
-        _answers(config, frozen_run, frozen.network, data, settings, runs) if frozen else None,
-    )
     earlier = sum(state.seconds)
     try:
         fit(state, task, label=config.name.rsplit("-", 1)[0], after_epoch=saver)
@@ -489,8 +554,10 @@ def _answers(
     config: RunConfig, frozen: Run, network: Network, data: Dataset, settings: Settings, runs: Path
 ) -> Path | None:
     """The folder of the frozen model's answers to the crops of this run, if they are kept."""
-    images = len(data.train) + (0 if config.validation else len(data.validation))
-    size = 4 * config.recipe.epochs * images * (network.width + network.spec.num_classes)
+    recipe, views = config.recipe, config.recipe.views
+    images = len(data.whole) if views and data.whole else len(_training_images(config, data))
+    width = network.width + network.spec.num_classes
+    size = 4 * (views or recipe.epochs) * images * width
     automatic = not settings.on_cuda and size <= remembered.LARGEST
     if settings.cache == "off" or (settings.cache == "auto" and not automatic):
         return None
@@ -499,9 +566,13 @@ def _answers(
         "frozen": frozen.record["files"],  # its very weights, not its configuration
         "view": _set_fields(config.frozen.degradation),
         "data": [config.data, DRAWN.get(config.data), config.per_class, config.validation],
-        "crops": [config.recipe.batch_size, config.recipe.crop, data.flip, config.seed],
+        "crops": [recipe.batch_size, recipe.crop, data.flip, config.seed],
         "machine": [settings.device, settings.precision, settings.channels_last],
     }
+    if views:  # they depend on the image alone, whatever part of the set is trained on
+        if data.whole is not None:
+            seen["data"] = [whole_of(config.data)]
+        seen["crops"] = [recipe.crop, data.flip]
     key = hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()[:12]
     return runs / ".frozen" / key
 
@@ -527,8 +598,13 @@ def _input_size(config: RunConfig, data: Dataset) -> int:
     return data.size if config.degradation.upsample else config.degradation.size
 
 
-def _training_images(config: RunConfig, data: Dataset) -> ImageSet:
-    if config.validation:
+def _spec(config: RunConfig, data: Dataset) -> ModelSpec:
+    classes = data.num_classes if config.classifies else 0
+    return ModelSpec(config.model, classes, config.embedding, config.mean, config.std)
+
+
+def _training_images(config: RunConfig, data: Dataset) -> ImageSet | FaceFiles:
+    if config.validation or data.validation is None:
         return data.train
     both = (data.train, data.validation)
     return ImageSet(
@@ -558,40 +634,57 @@ def _predicted(
 
 
 def _objective(
-    config: RunConfig,
-    network: Network,
-    frozen_run: Run | None,
-    frozen: Frozen | None,
-    train: ImageSet,
-    data: Dataset,
+    config: RunConfig, network: Network, frozen_run: Run | None, task: Task
 ) -> Objective:
     """Cross-entropy and, with a frozen model, the losses against it with what they need."""
-    relational = baselines = None
+    relational = baselines = head = None
     if config.orders:
-        relational = _relational(config, network, frozen_run, frozen, train, data)
+        relational = _relational(config, network, frozen_run, task)
     if config.baselines:
-        regressor = _regressor(network, frozen.network) if _hinted(config) else None
+        regressor = _regressor(network, task.frozen.network) if _hinted(config) else None
         baselines = Baselines(dict(config.baselines), config.temperature, regressor)
-    return Objective(config.cross_entropy, relational, baselines, config.balance)
+    if config.head != "linear" and config.cross_entropy:
+        head = margin_head(config.head, task.data.num_classes, network.width)
+    return Objective(config.cross_entropy, relational, baselines, config.balance, head)
 
 
 def _relational(
-    config: RunConfig,
-    network: Network,
-    frozen_run: Run,
-    frozen: Frozen,
-    train: ImageSet,
-    data: Dataset,
+    config: RunConfig, network: Network, frozen_run: Run, task: Task
 ) -> HybridOrderLoss:
     weights = dict(config.orders)
-    wide = frozen.network.width
+    wide = task.frozen.network.width
     centers = projector = None
     if weights.get("C"):
-        seen = _predicted(config, frozen_run, frozen.network, "train", train.images, data)
-        centers = class_centers(seen.features, train.labels, data.num_classes)
+        features, labels = _frozen_features(config, frozen_run, task), task.train.labels
+        if config.unit:
+            features = unit_length(features)
+        count = task.data.num_classes
+        if config.clusters:
+            labels, count = _clusters(features, config.clusters), config.clusters
+        centers = class_centers(features, labels.to(features.device), count)
     if {"1", "C"} & weights.keys() and network.width != wide:
         projector = nn.Linear(network.width, wide)
-    return HybridOrderLoss(weights, centers, projector, config.reduction)
+    return HybridOrderLoss(weights, centers, projector, config.reduction, unit=config.unit)
+
+
+def _frozen_features(config: RunConfig, frozen_run: Run, task: Task) -> Tensor:
+    """What the frozen model says of every training image, without augmentation."""
+    train = task.train
+    if task.recipe.views and task.answers is not None:
+        ids = torch.arange(len(train)) if train.ids is None else train.ids.cpu()
+        return task.view_answers(0).features[ids].to(task.settings.device)
+    images = train.central if isinstance(train, ImageSet) else train
+    return _predicted(config, frozen_run, task.frozen.network, "train", images, task.data).features
+
+
+def _clusters(features: Tensor, count: int) -> Tensor:
+    """The cluster of each feature, int64 (N,), by k-means from a fixed seed; none is empty."""
+    from sklearn.cluster import KMeans
+
+    if count > len(features):
+        raise HorkdError(f"{count} clusters need as many images; there are {len(features)}")
+    found = KMeans(count, n_init=1, random_state=0).fit_predict(features.cpu().numpy())
+    return torch.from_numpy(found).long().to(features.device)
 
 
 def _hinted(config: RunConfig) -> bool:
@@ -703,41 +796,25 @@ def _finish(
 ) -> Run:
     """Write the checkpoint, look at the test set with what was written, write the record."""
     files = {}
+    size = _input_size(config, data)
     # what `compile` changes is not in the state dict, so that this is the plain network
     save_network(folder / "model.safetensors", state.network, key=config.key)
     files["model.safetensors"] = storage.tensor_digest(state.network.state_dict())
     network = settings.place(load_network(folder / "model.safetensors"))
-    size, test = _input_size(config, data), data.test.to(settings.device)
-    last = evaluate.predict(network, test.images, data, config.degradation).logits
-    results: dict[str, object] = {"test": evaluate.accuracy(last, test.labels)}
-    if frozen_run is not None:
-        frozen = settings.place(frozen_run.network())
-        target = _predicted(config, frozen_run, frozen, "test", test.images, data).logits
-        results["agreement"] = evaluate.agreement(last, target)
+    results = _results(config, network, frozen_run, data, settings)
     extras = state.objective.state_dict()
     if extras:
         path = folder / "objective.safetensors"
         files[path.name] = storage.save_tensors(path, extras, {"key": config.key})
-    cost = {
-        "parameters": parameters(network),
-        "macs": macs(network, size),
-        "latency_ms": round(evaluate.latency(network, size), 3),
-    }
     if state.best is not None:
         network.load_state_dict(state.best)
         results["best"] = {
             "epoch": state.best_epoch,
             "validation": state.history[state.best_epoch - 1]["validation"],
-            "test": evaluate.score(network, test, data, config.degradation),
+            "test": evaluate.test(network, data, config.degradation),
         }
-    record = {
-        "format": FORMAT,
-        "key": config.key,
-        "name": config.name,
-        "config": asdict(config),
-        "results": results,
+    rest = {
         "history": state.history,
-        "cost": cost,
         "training_images": len(_training_images(config, data)),
         "seconds": {
             "total": sum(state.seconds),
@@ -746,12 +823,55 @@ def _finish(
             "around_epochs": round(time.monotonic() - started - sum(state.seconds), 3),
             "frozen_answers_read": state.remembered,  # epochs that did not run the frozen model
         },
+        "frozen_files": frozen_run.record["files"] if frozen_run else None,
+    }
+    return _record(config, folder, results, network, size, settings, files, rest)
+
+
+def _results(
+    config: RunConfig, network: Network, frozen_run: Run | None, data: Dataset, settings: Settings
+) -> dict[str, object]:
+    """What the finished network does on the test set."""
+    if data.pairs is not None or network.classifier is None:
+        return {"test": evaluate.test(network, data, config.degradation)}
+    test = data.test.to(settings.device)
+    last = evaluate.predict(network, test.central, data, config.degradation).logits
+    results: dict[str, object] = {"test": evaluate.accuracy(last, test.labels)}
+    if frozen_run is not None and frozen_run.config.classifies:
+        frozen = settings.place(frozen_run.network())
+        target = _predicted(config, frozen_run, frozen, "test", test.central, data).logits
+        results["agreement"] = evaluate.agreement(last, target)
+    return results
+
+
+def _record(
+    config: RunConfig,
+    folder: Path,
+    results: dict[str, object],
+    network: Network,
+    size: int,
+    settings: Settings,
+    files: dict[str, str],
+    rest: dict[str, object],
+) -> Run:
+    """Write what is known of a finished run."""
+    record = {
+        "format": FORMAT,
+        "key": config.key,
+        "name": config.name,
+        "config": asdict(config),
+        "results": results,
+        "cost": {
+            "parameters": parameters(network),
+            "macs": macs(network, size),
+            "latency_ms": round(evaluate.latency(network, size), 3),
+        },
         "settings": {k: v for k, v in asdict(settings).items() if k != "progress"},
         "machine": describe_machine(settings.device),
         "versions": versions(),
         "commit": commit(),
         "files": files,
-        "frozen_files": frozen_run.record["files"] if frozen_run else None,
+        **rest,
     }
     record = json.loads(json.dumps(record))  # as it will be read: tuples become lists
     storage.save_json(folder / "record.json", record)

@@ -1,6 +1,7 @@
 """Files that are whole or absent: atomic writes, digests, and a place for damaged ones."""
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -45,6 +46,31 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # such as a folder that is none: what went wrong is already said
             temporary.unlink(missing_ok=True)
+
+
+class Busy(HorkdError):
+    """Another process holds the lock."""
+
+
+@contextmanager
+def locked(path: Path, wait: bool = True) -> Iterator[None]:
+    """One process at a time holds the lock file `path`; others wait, or are refused.
+
+    Raises:
+        Busy: if another holds it and `wait` is False.
+        HorkdError: if the folder cannot be written to.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    except OSError as error:
+        raise HorkdError(f"cannot write to {path.parent}: {error.strerror}") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise Busy(f"another process is at work on {path.stem}") from None
+        yield
 
 
 def write_text(path: Path, text: str) -> None:

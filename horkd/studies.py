@@ -8,6 +8,7 @@
 | weights | which weights? On the validation split | 04 |
 | plus | what could be added to the paper's form? | 03 |
 | resolutions | from which resolution on does a high-resolution teacher help? | 05 |
+| faces | Tables 2 and 3: how small can a face be? | 06 |
 
 Arms of one seed share initial weights, order of images and augmentation, so that they can be
 compared in pairs. Every model that is distilled from is trained once, with seed 0.
@@ -19,6 +20,7 @@ from fnmatch import fnmatchcase
 from itertools import combinations
 from typing import Any
 
+from horkd.data.open_set import SIZE, parse
 from horkd.errors import HorkdError
 from horkd.losses import PAPER_WEIGHTS
 from horkd.presets import Preset
@@ -39,13 +41,15 @@ class Arm:
         what: what it is, in a line.
         pixels: what the learner sees; None for the preset's low resolution.
         frozen: name of the arm that is distilled from, None for labels only.
-        network: field of the preset that names the network: "teacher", "compact" or "second".
+        network: field of the preset that names the network: "teacher", "compact" or "second"; of
+            faces also "slim".
         orders: subset of "123C", with the preset's weights.
         scale: order -> factor of its weight.
         epochs: multiple of the preset's epochs; "patience" for the preset's field of that name.
         kernel: of the degradation.
         repeated: whether every preset repeats it over seeds, or only those with `repeat_all`.
-        row: of the paper's Table 1 that it stands for.
+        row: of the paper's Table 1, or of Table 2 for faces, that it stands for.
+        fold: the fold of LFW that is held out; 0 for the preset's first, or none.
         fields: further fields of its RunConfig.
     """
 
@@ -60,6 +64,7 @@ class Arm:
     kernel: str = "bicubic"
     repeated: bool = False
     row: str | None = None
+    fold: int = 0
     fields: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -257,8 +262,97 @@ def _resolution_arms(preset: Preset) -> list[Arm]:
     ]  # fmt: skip
 
 
+_WITHOUT = {"cross_entropy": 0.0, "unit": True}
+_EMBEDDED_FACES = (
+    Arm("student, no labels", "photos alone: orders 1, 2, 3 of the teacher, no labels",
+        None, "teacher", orders="123", fields=_WITHOUT),
+    Arm("student, clusters", "photos alone: order C to clusters instead of classes",
+        None, "teacher", orders="123C", fields={**_WITHOUT, "clusters": 100}),
+    Arm("student, margin", "labels by CosFace and orders 1, 2, 3 of the teacher",
+        None, "teacher", orders="123", fields={"head": "cosface", "unit": True}),
+    Arm("student alone, margin", "control: labels only, by CosFace",
+        fields={"head": "cosface"}),
+)  # fmt: skip
+
+#: What students of `FaceSizes.tuned` are called.
+TUNED = "tuned"
+
+
+def _face_arms(preset: Preset) -> list[Arm]:
+    """Tables 2 and 3 on a set of faces, most worth first."""
+    sizes = preset.faces
+    first = sizes.lows[0]
+    arms = [
+        Arm(
+            "teacher",
+            "trained by others; frozen",
+            sizes.assistant,
+            network="teacher",
+            row="VGGFace2 (teacher)",
+        )
+    ]
+    for r in sizes.lows:
+        arms += [
+            _student(preset, r),
+            Arm(f"student {r} alone", f"control: {r} px, the people's names only, by CosFace", r,
+                repeated=True, fields={"head": "cosface"}),
+            _tuned(preset, r),
+        ]  # fmt: skip
+    arms += [
+        Arm(f"student {first} with names", "relations and, by CosFace, the people's names",
+            first, "teacher", orders=sizes.main, fields={"head": "cosface", "unit": True}),
+        Arm(f"student {first} with classes", "order C to the people's centres added",
+            first, "teacher", orders=sizes.main + "C", fields=_WITHOUT),
+        Arm(f"student {first} with clusters", "order C to the centres of clusters added",
+            first, "teacher", orders=sizes.main + "C",
+            fields={**_WITHOUT, "clusters": sizes.clusters}),
+    ]  # fmt: skip
+    arms += [_student(preset, first, fold) for fold in sizes.folds[1:]]
+    arms += [
+        Arm(subset_name(orders, first), f"orders {', '.join(orders)}", first, "teacher",
+            orders=orders, fields=_WITHOUT)
+        for orders in subsets()
+        if orders
+    ]  # fmt: skip
+    arms += [
+        Arm("scratch teacher", f"control: {sizes.assistant} px, trained on the names alone",
+            sizes.assistant, fields={"head": "cosface"}),
+        Arm(f"student {first} of the scratch teacher", "distilled from it instead", first,
+            "scratch teacher", orders=sizes.main, fields=_WITHOUT),
+        Arm("assistant", f"stage 1: {sizes.assistant} px, from the teacher", sizes.assistant,
+            "teacher", orders=sizes.main, fields=_WITHOUT),
+        Arm(f"student {first} of the assistant", "stage 2", first, "assistant",
+            orders=sizes.main, fields=_WITHOUT),
+        *(Arm(f"student {r} slim", "the paper's slimmed ResNet34", r, "teacher", "slim",
+              orders=sizes.main, row=f"OUR-{r}-R", fields=_WITHOUT) for r in sizes.lows),
+        *(_tuned(preset, r, fold) for fold in sizes.folds[1:] for r in sizes.lows),
+        *(_student(preset, r, fold) for r in sizes.lows[1:] for fold in sizes.folds[1:]),
+    ]  # fmt: skip
+    return arms
+
+
+def held_out(fold: int) -> str:
+    """How the name of an arm on another fold than the first ends."""
+    return f", fold {fold}" if fold else ""
+
+
+def _student(preset: Preset, r: int, fold: int = 0) -> Arm:
+    return Arm(
+        f"student {r}{held_out(fold)}", f"compact, {r} px, relations of the teacher, no names",
+        r, "teacher", orders=preset.faces.main, repeated=not fold, fold=fold, fields=_WITHOUT,
+    )  # fmt: skip
+
+
+def _tuned(preset: Preset, r: int, fold: int = 0) -> Arm:
+    what = f"the teacher's network and weights, tuned to {r} px enlarged by its relations, no names"
+    return Arm(
+        f"{TUNED} {r}{held_out(fold)}", what, r, "teacher", "teacher", preset.faces.main,
+        fold=fold, fields={**_WITHOUT, "start": "frozen"},
+    )  # fmt: skip
+
+
 #: Studies in order of worth.
-STUDIES = ("two_stage", "table1", "orders", "resolutions", "plus", "weights")
+STUDIES = ("two_stage", "table1", "orders", "resolutions", "faces", "plus", "weights")
 
 
 def study(preset: Preset, name: str) -> dict[str, Arm]:
@@ -269,11 +363,15 @@ def study(preset: Preset, name: str) -> dict[str, Arm]:
     """
     if name not in STUDIES:
         raise HorkdError(f"unknown study {name!r}: choose from {', '.join(STUDIES)}")
+    if preset.faces:
+        arms = _face_arms(preset) if name == "faces" else ()
+        return {arm.name: arm for arm in arms if not _omitted(preset, arm)}
     arms = {
         "two_stage": lambda: _TWO_STAGE,
         "table1": lambda: (*_TWO_STAGE, *_low_methods(), *_CONTROLS, *_SECOND, *_full_methods()),
         "orders": lambda: _order_arms(preset),
         "resolutions": lambda: _resolution_arms(preset),
+        "faces": lambda: _EMBEDDED_FACES if preset.data == "glyphs" else (),
         "plus": lambda: _PLUS,
         # without a validation split there is nothing to choose weights on
         "weights": lambda: _weight_arms() if preset.validation else (),
@@ -293,6 +391,8 @@ def configure(preset: Preset, arm: Arm, seed: int = 0) -> RunConfig:
         arm: one of `study`.
         seed: of this run; what it is distilled from has seed 0.
     """
+    if preset.faces:
+        return _configure_faces(preset, arm, seed)
     frozen = None if arm.frozen is None else configure(preset, _chain(preset)[arm.frozen])
     teacher = arm.network == "teacher"
     recipe = preset.teacher_recipe if teacher else preset.recipe
@@ -314,6 +414,43 @@ def configure(preset: Preset, arm: Arm, seed: int = 0) -> RunConfig:
         validation=preset.validation,
         recipe=recipe,
         seed=seed,
+    )
+
+
+def _configure_faces(preset: Preset, arm: Arm, seed: int) -> RunConfig:
+    """The run of an arm of the study of faces."""
+    sizes = preset.faces
+    base, size = parse(preset.data)
+    at = "" if size == SIZE else f"@{size}"
+    if arm.name == "teacher":
+        return RunConfig(
+            preset.teacher, Degradation(size), data=f"lfw{at}", validation=False,
+            weights=sizes.weights or "none", mean=sizes.mean, std=sizes.std,
+        )  # fmt: skip
+    frozen = None
+    if arm.frozen is not None:
+        chain = {a.name: a for a in _face_arms(preset)}
+        frozen = configure(preset, replace(chain[arm.frozen], fold=arm.fold))
+    model, embedding, recipe = preset.compact, sizes.embedding, preset.recipe
+    extra: dict[str, Any] = {}
+    if arm.network == "teacher":  # tuned
+        model, embedding, recipe = preset.teacher, None, sizes.tuned
+        extra = {"mean": sizes.mean, "std": sizes.std}
+    elif arm.network == "slim":
+        model, embedding = sizes.slim, sizes.slim_embedding
+    weights = dict(sizes.orders)
+    held = f"-{arm.fold or sizes.folds[0]}" if sizes.folds else ""
+    return RunConfig(
+        model,
+        Degradation(arm.pixels, arm.kernel, upsample=arm.network == "teacher"),
+        frozen,
+        orders=tuple((order, weights[order]) for order in arm.orders),
+        data=f"{base}{held}{at}",
+        validation=False,
+        recipe=recipe,
+        seed=seed,
+        embedding=embedding,
+        **{**arm.fields, **extra},
     )
 
 
@@ -354,7 +491,7 @@ def queue(preset: Preset, *studies: str) -> list[Job]:
 
 def seeds(preset: Preset, arm: Arm) -> range:
     """The seeds of an arm; what others are distilled from is trained once."""
-    frozen = arm.name in ("teacher", "assistant", "assistant V")
+    frozen = arm.name in ("teacher", "assistant", "assistant V", "scratch teacher")
     repeated = arm.repeated or (preset.repeat_all and not frozen)
     return range(preset.seeds if repeated else 1)
 

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from horkd.data import Batches, Dataset, ImageSet, normalise
+from horkd.data import Batches, Dataset, FaceFiles, FileBatches, ImageSet, normalise
 from horkd.errors import HorkdError
-from horkd.evaluate import score
-from horkd.models import ModelSpec, Network
+from horkd.evaluate import chunk, score, statistics
+from horkd.models import ModelSpec, Network, Output
 from horkd.objectives import Frozen, Objective
-from horkd.remembered import Remembered
+from horkd.remembered import Remembered, of_view
 from horkd.resolution import Degradation
 
 #: The gradient shares are measured on one step of this many, and at least once an epoch.
@@ -53,7 +53,9 @@ class Recipe:
         momentum: Nesterov momentum.
         weight_decay: L2 penalty on all parameters.
         clip: largest norm of the gradient, or None for no clipping.
-        crop: padding for random crops, in pixels of the full resolution; 0 for none.
+        crop: how far random crops move, in pixels of the full resolution; 0 for none.
+        views: how many different crops there are of each image over all epochs (`Batches`); 0 draws
+            a new one every epoch. With views the frozen model's answers are computed once.
     """
 
     epochs: int = 10
@@ -66,6 +68,7 @@ class Recipe:
     weight_decay: float = 5e-4
     clip: float | None = None
     crop: int = 4
+    views: int = 0
 
     def __post_init__(self) -> None:
         if self.schedule not in ("step", "cosine", "one-cycle"):
@@ -76,6 +79,8 @@ class Recipe:
             raise HorkdError("epochs, batch_size and learning_rate must be positive")
         if self.crop < 0 or self.weight_decay < 0 or not 0 <= self.momentum < 1:
             raise HorkdError("crop and weight_decay must be 0 or more, momentum in 0 to below 1")
+        if not 0 <= self.views < 65_536:
+            raise HorkdError(f"views must lie in 0 to 65535, got {self.views}")
         if self.clip is not None and not self.clip > 0:
             raise HorkdError(f"clip must be positive, or None for no clipping; got {self.clip}")
 
@@ -268,7 +273,7 @@ class Task:
     """
 
     data: Dataset
-    train: ImageSet
+    train: ImageSet | FaceFiles
     degradation: Degradation
     recipe: Recipe
     settings: Settings
@@ -279,23 +284,68 @@ class Task:
     warmup: float = 0.0
     answers: Path | None = None
 
-    def view(self, degradation: Degradation, seed: int) -> Callable[[Tensor], Tensor]:
-        """What a model sees of a batch of crops: degraded, normalised, in its memory format."""
+    def view(
+        self, degradation: Degradation, seed: int, network: Network | None = None
+    ) -> Callable[[Tensor], Tensor]:
+        """What a network sees of a batch of crops: degraded, normalised, in its memory format.
+
+        Without a network the images are normalised by the data's statistics.
+        """
         generator = torch.Generator(self.settings.device).manual_seed(seed)
+        own = network and network.spec.mean
+        mean, std = statistics(network, self.data) if own else (self.data.mean, self.data.std)
 
         def see(crops: Tensor) -> Tensor:
-            x = normalise(degradation(crops, generator), self.data.mean, self.data.std)
+            x = normalise(degradation(crops, generator), mean, std)
             return x.contiguous(memory_format=self.settings.memory_format)
 
         return see
 
-    def frozen_answers(self, seed: int, epoch: int, maps: bool) -> Remembered | None:
-        """What the frozen model says of the crops of an epoch, batch by batch; None without one."""
+    def batches(self) -> Batches:
+        """Batches of the training images, in memory or from disk."""
+        kind = Batches if isinstance(self.train, ImageSet) else FileBatches
+        recipe = self.recipe
+        return kind(self.train, recipe.batch_size, recipe.crop, self.data.flip, recipe.views)
+
+    def frozen_answers(
+        self, seed: int, epoch: int, maps: bool, batches: Batches | None = None
+    ) -> Remembered | None:
+        """What the frozen model says of the crops of an epoch, batch by batch; None without one.
+
+        Args:
+            seed: of the epoch.
+            epoch: its number, from 0.
+            maps: whether maps are needed, which are never kept.
+            batches: what hands out the crops; only needed for fixed views.
+        """
         if self.frozen is None:
             return None
-        see = self.view(self.frozen_degradation, seed)
+        see = self.view(self.frozen_degradation, seed, self.frozen.network)
+        if self.recipe.views and self.answers is not None and not maps:
+            everything = self.view_answers(epoch % self.recipe.views)
+            index = batches.ids[batches.order(seed)].cpu()
+            stored = Output(everything.features[index], everything.logits[index])
+            return Remembered(None, self.frozen, self.settings.device, stored)
         path = None if maps or self.answers is None else self.answers / f"{epoch}.safetensors"
         return Remembered(path, lambda x: self.frozen(see(x), maps), self.settings.device)
+
+    def view_answers(self, number: int) -> Output:
+        """What the frozen model says of a view of every image of the whole set, by image id."""
+        frozen, whole = self.frozen.network, self.data.whole or self.train
+        see = self.view(self.frozen_degradation, number, frozen)
+        settings, recipe = self.settings, self.recipe
+        batches = Batches(whole.to("cpu"), 1, recipe.crop, self.data.flip, recipe.views)
+        at_a_time = chunk(frozen, self.frozen_degradation, whole.size)
+
+        def look() -> Iterator[Output]:
+            views = batches.view(number, at_a_time)
+            count = -(-len(whole) // at_a_time)
+            hidden = None if settings.progress else True
+            for crops in tqdm(views, f"view {number}", count, leave=False, disable=hidden):
+                with settings.autocast():
+                    yield self.frozen(see(crops.to(settings.device)))
+
+        return of_view(self.answers / f"view-{number}.safetensors", look)
 
 
 def fit(
@@ -319,7 +369,7 @@ def fit(
         Diverged: if the loss is no longer a finite number.
     """
     recipe = task.recipe
-    batches = Batches(task.train, recipe.batch_size, recipe.crop, task.data.flip)
+    batches = task.batches()
     with (
         exact_matmul(),
         tqdm(
@@ -357,15 +407,17 @@ def _keep_best(state: State, top1: float) -> None:
 def _epoch(state: State, task: Task, batches: Batches, bar: tqdm) -> dict:
     """One pass over the images. Sums stay on the device; nothing is read back before the end."""
     seed = task.seed * 100_003 + state.epoch
-    learner_sees = task.view(task.degradation, seed)
+    learner_sees = task.view(task.degradation, seed, state.network)
     maps = state.objective.needs_maps
     asked = bool(state.objective.distilled)  # a run may only start from the frozen weights
-    frozen = task.frozen_answers(seed, state.epoch, maps) if asked else None
+    frozen = task.frozen_answers(seed, state.epoch, maps, batches) if asked else None
     sums: dict[str, Tensor] = {}
     norms: dict[str, Tensor] = {}
     trained = [p for group in state.optimizer.param_groups for p in group["params"]]
     state.network.train()
-    for step, (crops, labels) in enumerate(batches.epoch(seed)):
+    for step, (crops, labels) in enumerate(batches.epoch(seed, state.epoch)):
+        if not crops.device == labels.device == trained[0].device:  # read from disk
+            crops, labels = crops.to(trained[0].device), labels.to(trained[0].device)
         done = state.epoch * len(batches) + step
         rate = task.recipe.rate(done, len(batches))
         ramp = min(1.0, (done + 1) / (task.warmup * len(batches))) if task.warmup else 1.0

@@ -34,7 +34,7 @@ def _side(degradation: Degradation) -> int:
 def learner_macs(config: RunConfig) -> float:
     """Multiply-accumulates of training the learner, without its frozen model."""
     images = training_images(config.data, config.per_class, config.validation)
-    one = _image_macs(config.model, CLASSES[config.data], _side(config.degradation))
+    one = _image_macs(config.model, CLASSES.get(config.data, 0), _side(config.degradation))
     return 3.0 * one * images * config.recipe.epochs
 
 
@@ -43,7 +43,9 @@ def frozen_macs(config: RunConfig) -> float:
     if config.frozen is None or not (config.orders or config.baselines):
         return 0.0
     images = training_images(config.data, config.per_class, config.validation)
-    one = _image_macs(config.frozen.model, CLASSES[config.data], _side(config.frozen.degradation))
+    one = _image_macs(
+        config.frozen.model, CLASSES.get(config.data, 0), _side(config.frozen.degradation)
+    )
     return one * images * config.recipe.epochs
 
 
@@ -87,7 +89,7 @@ def pace(configs: Sequence[RunConfig], settings: Settings) -> Pace:
         return Pace({k: statistics.median(v) for k, v in found.items()}, "finished runs")
     kinds = {(c.model, _side(c.degradation), c.recipe.batch_size, c.data) for c in configs}
     rates = {
-        (model, side): _time_training(model, side, batch, CLASSES[data], settings)
+        (model, side): _time_training(model, side, batch, CLASSES.get(data, 0), settings)
         for model, side, batch, data in kinds
     }
     return Pace(rates or {("", 0): 1e9}, "a few steps of each network")

@@ -3,7 +3,6 @@
 import math
 
 import numpy as np
-import oracles
 import pytest
 import tiny
 import torch
@@ -22,8 +21,6 @@ from horkd.baselines import (
     kd_standardised,
     middle,
     pair_stages,
-    rkd_angle,
-    rkd_distance,
     standardise,
 )
 from horkd.errors import HorkdError
@@ -355,20 +352,6 @@ def test_the_middle_stage(stages, index):
     assert middle(stages) == index
 
 
-# --- RKD --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("loss", "oracle"), [(rkd_distance, oracles.order2), (rkd_angle, oracles.order3)]
-)
-def test_rkd_equals_an_explicit_loop(loss, oracle):
-    f, g = draw(5, 4), draw(5, 3, seed=1)
-    expected = oracle(f.double().numpy(), g.double().numpy(), "rkd")
-    assert loss(f, g).item() == pytest.approx(expected, rel=1e-4)
-    published = getattr(oracles, loss.__name__)(f.double(), g.double())
-    assert loss(f, g).item() == pytest.approx(published.item(), rel=1e-4)
-
-
 # --- the weighted sum -------------------------------------------------------------------------
 
 
@@ -382,7 +365,7 @@ def output(n: int, width: int, seed: int, channels: tuple[int, ...] = (3, 4, 5),
     return Output(features, draw(n, 6, seed=seed + 11).requires_grad_(), maps)
 
 
-WEIGHTS = dict(zip(NAMES, (0.9, 9.0, 10.0, 1000.0, 25.0, 50.0), strict=True))
+WEIGHTS = dict(zip(NAMES, (0.9, 9.0, 10.0, 1000.0), strict=True))
 
 
 def as_type(out: Output, dtype: torch.dtype) -> Output:
@@ -397,14 +380,11 @@ def test_the_terms_are_the_losses_and_the_loss_their_weighted_sum():
     assert list(terms) == ["loss", *NAMES]
     pairs = list(zip(frozen.maps, learner.maps, strict=True))
     z, y = oracle_standardised(frozen.logits), oracle_standardised(learner.logits)
-    features = frozen.features.detach().double().numpy(), learner.features.detach().double().numpy()
     expected = {
         "kd": oracle_kd(frozen.logits, learner.logits, 4.0),
         "kd_standardised": oracle_kd(z, y, 2.0),
         "fitnet": oracle_mean_square(*pairs[1]),
         "at": oracle_at(pairs),
-        "rkd_distance": oracles.order2(*features, "rkd"),
-        "rkd_angle": oracles.order3(*features, "rkd"),
     }
     for name, value in expected.items():
         assert terms[name].item() == pytest.approx(value, rel=1e-4), name
@@ -427,8 +407,6 @@ def test_gradients_reach_the_learner_and_never_the_frozen_side(name):
             "kd_standardised": [True, False, False, False, False],
             "fitnet": [False, False, False, True, False],
             "at": [False, False, True, True, True],
-            "rkd_distance": [False, True, False, False, False],
-            "rkd_angle": [False, True, False, False, False],
         }[name]
     )
 
@@ -454,16 +432,15 @@ def test_also_under_autocast_everything_is_float32():
         assert term.item() == pytest.approx(plain[name].item(), rel=1e-4), name
 
 
-@pytest.mark.parametrize("n", [1, 2])
-def test_batches_without_pairs_or_triplets_are_finite(n):
-    frozen, learner = output(n, 8, 0), output(n, 4, 100)
+def test_a_batch_of_one_image_is_finite():
+    frozen, learner = output(1, 8, 0), output(1, 4, 100)
     terms = Baselines(WEIGHTS)(frozen, learner)
-    if n == 1:
-        assert terms["rkd_distance"] == 0
     assert all(term.isfinite() for term in terms.values())
     terms["loss"].backward()
-    assert learner.features.grad is None or learner.features.grad.isfinite().all()
-    assert learner.logits.grad.isfinite().all()
+    assert learner.features.grad.eq(0).all()  # no baseline looks at features
+    for tensor in (learner.logits, *learner.maps):
+        assert tensor.grad.isfinite().all()
+        assert tensor.grad.abs().sum() > 0
 
 
 @on_logits

@@ -34,7 +34,7 @@ def randomise_statistics(network: nn.Module) -> None:
             nn.init.normal_(module.bias, std=0.2)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", [a for a in ARCHITECTURES if a != "mobilefacenet"])
 def test_shapes_at_every_resolution(architecture):
     network = build(f"{architecture}x0.25", classes=7).eval()
     for resolution in (32, 16, 8, 4, 1):

@@ -39,7 +39,7 @@ def learner_output(scale: float = 1.0) -> Output:
 
 def objective(balance: bool = False, cross_entropy: float = 0.5, **baselines: float) -> Objective:
     relational = HybridOrderLoss({"2": 25.0, "3": 50.0})
-    baselines = Baselines(baselines or {"kd": 0.9, "rkd_distance": 2.0})
+    baselines = Baselines(baselines or {"kd": 0.9, "kd_standardised": 2.0})
     return Objective(cross_entropy, relational, baselines, balance)
 
 
@@ -62,7 +62,7 @@ def test_terms_of_all_three_kinds_and_their_weighted_sum():
     made = objective()
     learner = learner_output()
     terms = made(learner, labels(), frozen_output())
-    names = ["cross_entropy", "order2", "order3", "kd", "rkd_distance"]
+    names = ["cross_entropy", "order2", "order3", "kd", "kd_standardised"]
     assert list(terms) == ["loss", *names]
     assert list(made.weights) == names
     assert made.distilled == names[1:]

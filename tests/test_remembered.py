@@ -248,7 +248,8 @@ def test_a_run_that_reads_ends_as_one_that_looks(plain, with_teacher, passes):
     [
         {"model": "resnet8x0.5"},
         {"degradation": Degradation(4)},
-        {"baselines": (("kd_standardised", 9.0), ("rkd_angle", 1.0))},
+        {"baselines": (("kd_standardised", 9.0), ("kd", 1.0))},
+        {"orders": (("2", 25.0), ("3", 50.0)), "reduction": "rkd"},
         {"temperature": 2.0},
         {"warmup": 1.0},
         {"balance": True},

@@ -603,6 +603,13 @@ VARIANTS = {
         "temperature": 2.0,
         "balance": True,
         "warmup": 1.0,
+        "embedding": 12,
+        "head": "cosface",
+        "unit": True,
+        "clusters": 5,
+        "weights": "0123456789abcdef",
+        "mean": (0.5, 0.5, 0.5),
+        "std": (0.5, 0.5, 0.5),
     },
     Recipe: {
         "epochs": 4,
@@ -615,6 +622,7 @@ VARIANTS = {
         "weight_decay": 0.0,
         "clip": 1.0,
         "crop": 0,
+        "views": 3,
     },
     Degradation: {
         "size": 4,

@@ -1,12 +1,22 @@
-"""Data sets of small images, held as uint8 tensors."""
+"""Data sets of small images, held as uint8 tensors; large sets of faces stay on disk."""
 
 import functools
 
-from horkd.data.batches import Batches, normalise
+from horkd.data.batches import Batches, FileBatches, normalise
 from horkd.data.cifar import VALIDATION_PER_CLASS, load_cifar100
+from horkd.data.faces import FaceFiles
 from horkd.data.glyphs import VERSION as GLYPHS_VERSION
 from horkd.data.glyphs import load_glyphs
 from horkd.data.images import Dataset, ImageSet
+from horkd.data.open_set import (
+    FACES,
+    PHOTOS,
+    is_faces,
+    load_faces,
+    parse,
+    verification_set,
+    whole_of,
+)
 from horkd.errors import HorkdError
 
 __all__ = [
@@ -15,16 +25,20 @@ __all__ = [
     "DRAWN",
     "Batches",
     "Dataset",
+    "FaceFiles",
+    "FileBatches",
     "ImageSet",
     "load_dataset",
     "normalise",
     "training_images",
+    "verification_set",
+    "whole_of",
 ]
 
-DATASETS = ("glyphs", "cifar100")
+DATASETS = ("glyphs", "cifar100", *FACES)
 #: Data sets that are drawn here, with the version of the drawing.
 DRAWN = {"glyphs": GLYPHS_VERSION}
-#: Classes of each data set, known without reading it.
+#: Classes of each data set that is classified, known without reading it.
 CLASSES = {"glyphs": 100, "cifar100": 100}
 
 
@@ -36,6 +50,8 @@ def training_images(name: str, per_class: int | None = None, validation: bool = 
         per_class: as in `load_dataset`.
         validation: whether the validation split is held out; else it is trained on as well.
     """
+    if is_faces(name):  # a tenth of LFW's 13,233 photos is in the tested fold
+        return PHOTOS.get(parse(name)[0], 11_910)
     if name == "glyphs":
         each = per_class or 100
         held = max(5, each // 5)
@@ -50,8 +66,9 @@ def load_dataset(name: str, per_class: int | None = None) -> Dataset:
     """A data set by name, read once per process.
 
     Args:
-        name: one of `DATASETS`. "glyphs" is drawn here; "cifar100" is read or downloaded.
-        per_class: training images per class; None takes all (glyphs: 100).
+        name: one of `DATASETS`. "glyphs" is drawn here; "cifar100" is read or downloaded; sets of
+            faces are read (`horkd.data.open_set`).
+        per_class: training images per class; None takes all (glyphs: 100, faces: always all).
 
     Raises:
         HorkdError: if the name is unknown or the data are missing or damaged.
@@ -60,4 +77,6 @@ def load_dataset(name: str, per_class: int | None = None) -> Dataset:
         return load_glyphs() if per_class is None else load_glyphs(per_class)
     if name == "cifar100":
         return load_cifar100(per_class)
+    if is_faces(name):
+        return load_faces(name)
     raise HorkdError(f"unknown data set {name!r}: choose from {', '.join(DATASETS)}")

@@ -1,14 +1,20 @@
-"""Augmented batches made on the device that holds the images. No worker processes."""
+"""Augmented batches, made on the device that holds the images or from photos on disk."""
 
 import functools
+import os
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from horkd.data.images import ImageSet
 from horkd.errors import HorkdError
+
+if TYPE_CHECKING:
+    from horkd.data.faces import FaceFiles
 
 
 @functools.lru_cache(maxsize=32)
@@ -23,6 +29,14 @@ def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
     return (images.float() / 255 - _per_channel(mean, device)) / _per_channel(std, device)
 
 
+def _hash(x: Tensor) -> Tensor:
+    """62 well-mixed bits of each non-negative integer, the same on any machine (SplitMix64)."""
+    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15), (31, 1)):
+        # the shift of an unsigned number
+        x = (x ^ (x >> shift & (1 << 64 - shift) - 1)) * factor
+    return x & (1 << 62) - 1
+
+
 class Batches:
     """Shuffled batches of crops (and mirror images), one draw of each per image and epoch.
 
@@ -33,49 +47,167 @@ class Batches:
         images: the training images; stay where they are.
         batch_size: images per batch; the last incomplete batch of an epoch is dropped, because a
             relational loss is a function of the batch and BatchNorm fails on a single image.
-        crop: zero padding on each side, from which a crop of the original size is taken; 0 for
-            no augmentation by crops.
+        crop: how far a crop of the original size may be moved to each side; 0 for no augmentation
+            by crops. What comes in from outside is the images' margin or, without one, black.
         flip: mirror half of the images.
+        views: draw crop and mirroring of each image only this often, for epochs 0, 1, … views - 1
+            and again; then they depend on the image's id and nothing else, so that what a frozen
+            model says of them can be computed once for all runs. View 0 is the image itself. 0
+            draws anew every epoch.
 
     Raises:
-        HorkdError: if there are fewer images than one batch.
+        HorkdError: if there are fewer images than one batch, or their margin is too small.
     """
 
-    def __init__(self, images: ImageSet, batch_size: int, crop: int = 4, flip: bool = True) -> None:
+    def __init__(
+        self,
+        images: ImageSet,
+        batch_size: int,
+        crop: int = 4,
+        flip: bool = True,
+        views: int = 0,
+    ) -> None:
         if not 1 <= batch_size <= len(images):
             raise HorkdError(f"batch size {batch_size} does not fit {len(images)} training images")
-        self.labels, self.size = images.labels, images.size
-        self.padded = F.pad(images.images, (crop,) * 4)
+        if images.margin and crop > images.margin:
+            raise HorkdError(f"crops of ±{crop} pixels need a margin; there are {images.margin}")
+        self.labels, self.size, self.views = images.labels, images.size, views
+        # without a margin the surroundings are black
+        self.padded = images.images if images.margin else F.pad(images.images, (crop,) * 4)
+        self.first = images.margin - crop if images.margin else 0
         self.batch_size, self.crop, self.flip = batch_size, crop, flip
         device = self.labels.device
+        everything = torch.arange(len(images), device=device)
+        self.ids = everything if images.ids is None else images.ids
         self._pixel = torch.arange(self.size, device=device)
         self._channel = torch.arange(3, device=device)[None, :, None, None]
 
     def __len__(self) -> int:
         return len(self.labels) // self.batch_size
 
-    def epoch(self, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """One pass: (uint8 (B, 3, S, S), int64 (B,)) per batch, the same for the same seed."""
+    def order(self, seed: int) -> Tensor:
+        """Positions (int64) of the images of an epoch, in the order in which it hands them out."""
+        g = torch.Generator(self.labels.device).manual_seed(seed)
+        n = len(self) * self.batch_size
+        return torch.randperm(len(self.labels), generator=g, device=self.labels.device)[:n]
+
+    def epoch(self, seed: int, number: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """One pass: (uint8 (B, 3, S, S), int64 (B,)) per batch, the same for the same seed.
+
+        Args:
+            seed: of the order and, without `views`, of crops and mirroring.
+            number: of the epoch, from 0; it chooses the view.
+        """
         device = self.labels.device
         g = torch.Generator(device).manual_seed(seed)
         order = torch.randperm(len(self.labels), generator=g, device=device)
         # all draws at once: three small tensors instead of three kernels per batch
         n, span = len(self) * self.batch_size, 2 * self.crop + 1
-        top = torch.randint(span, (n,), generator=g, device=device)
-        left = torch.randint(span, (n,), generator=g, device=device)
-        mirrored = torch.rand(n, generator=g, device=device) < (0.5 if self.flip else 0.0)
+        if self.views:
+            draws = self._fixed(order[:n], number % self.views)
+        else:
+            top = torch.randint(span, (n,), generator=g, device=device)
+            left = torch.randint(span, (n,), generator=g, device=device)
+            mirrored = torch.rand(n, generator=g, device=device) < (0.5 if self.flip else 0.0)
+            draws = top, left, mirrored
         for start in range(0, n, self.batch_size):
             part = slice(start, start + self.batch_size)
-            yield self._crops(order[part], top[part], left[part], mirrored[part])
+            index = order[part]
+            yield self._crops(index, *(d[part] for d in draws)), self.labels[index]
 
-    def _crops(self, index: Tensor, top: Tensor, left: Tensor, mirrored: Tensor):
-        rows = top[:, None] + self._pixel  # (B, S)
-        columns = left[:, None] + self._pixel
+    def view(self, number: int, batch_size: int) -> Iterator[Tensor]:
+        """A view of all images in their own order, uint8 (B, 3, S, S) at a time."""
+        everything = torch.arange(len(self.labels), device=self.labels.device)
+        for index in everything.split(batch_size):
+            yield self._crops(index, *self._fixed(index, number))
+
+    def _fixed(self, index: Tensor, view: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Crop and mirroring by image and view alone."""
+        if view == 0:
+            centre = torch.full_like(index, self.crop)
+            return centre, centre, torch.zeros_like(index, dtype=torch.bool)
+        bits, span = _hash(self.ids[index] * 65_536 + view), 2 * self.crop + 1
+        mirrored = (bits >> 40) % 2 == 0 if self.flip else torch.zeros_like(bits, dtype=torch.bool)
+        return (bits & 0xFFFF) % span, (bits >> 20 & 0xFFFF) % span, mirrored
+
+    def _crops(self, index: Tensor, top: Tensor, left: Tensor, mirrored: Tensor) -> Tensor:
+        rows = self.first + top[:, None] + self._pixel  # (B, S)
+        columns = self.first + left[:, None] + self._pixel
         columns = torch.where(mirrored[:, None], columns.flip(1), columns)
-        crops = self.padded[
+        return self.padded[
             index[:, None, None, None],
             self._channel,
             rows[:, None, :, None],
             columns[:, None, None, :],
         ]
-        return crops, self.labels[index]
+
+
+class FileBatches(Batches):
+    """`Batches` of photos on disk: decoded by worker processes, a few batches ahead.
+
+    Memory stays at those few batches whatever the size of the set. The images' margin is what
+    random crops move in.
+
+    Args:
+        files: the photos.
+        batch_size, crop, flip: as of `Batches`.
+        views: only 0; what a frozen model says of a large set is not kept.
+        workers: processes that decode; 0 decodes in this one.
+
+    Raises:
+        HorkdError: as `Batches`, or if views are asked for.
+    """
+
+    def __init__(
+        self,
+        files: "FaceFiles",
+        batch_size: int,
+        crop: int = 4,
+        flip: bool = True,
+        views: int = 0,
+        workers: int | None = None,
+    ) -> None:
+        if not 1 <= batch_size <= len(files):
+            raise HorkdError(f"batch size {batch_size} does not fit {len(files)} training images")
+        if crop > files.margin:
+            raise HorkdError(f"crops of ±{crop} pixels need a margin; there are {files.margin}")
+        if views:
+            raise HorkdError("fixed views need a set in memory: set views=0 in the recipe")
+        self.files, self.labels, self.size, self.views = files, files.labels, files.size, 0
+        self.batch_size, self.crop, self.flip = batch_size, crop, flip
+        self.workers = min(8, os.cpu_count() or 1) if workers is None else workers
+
+    def epoch(self, seed: int, number: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """One pass, on the CPU; the same for the same seed, whatever the number of workers."""
+        g = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(self.labels), generator=g)
+        n, span = len(self) * self.batch_size, 2 * self.crop + 1
+        top = torch.randint(span, (n,), generator=g)
+        left = torch.randint(span, (n,), generator=g)
+        mirrored = torch.rand(n, generator=g) < (0.5 if self.flip else 0.0)
+        first, pixel = self.files.margin - self.crop, torch.arange(self.size)
+        channel = torch.arange(3)[None, :, None, None]
+        for step, (photos, labels) in enumerate(_decoded(self.files, order[:n], self)):
+            part = slice(step * self.batch_size, (step + 1) * self.batch_size)
+            rows = first + top[part, None] + pixel
+            columns = first + left[part, None] + pixel
+            columns = torch.where(mirrored[part, None], columns.flip(1), columns)
+            index = torch.arange(len(photos))[:, None, None, None]
+            yield photos[index, channel, rows[:, None, :, None], columns[:, None, None, :]], labels
+
+
+def _decoded(
+    files: "FaceFiles", order: Tensor, batches: FileBatches
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Photos with their margin and labels, a batch at a time in the given order."""
+    loader = DataLoader(
+        files,
+        batch_size=batches.batch_size,
+        sampler=order.tolist(),
+        num_workers=batches.workers,
+        pin_memory=torch.cuda.is_available(),
+        # a forked child of a process with OpenMP threads can hang
+        multiprocessing_context="spawn" if batches.workers else None,
+    )
+    for photos, labels, _ in loader:
+        yield photos, labels

@@ -1,10 +1,14 @@
 """What every data set looks like to the rest of the code: small images as uint8, on one device."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 
 from horkd.errors import HorkdError
+
+if TYPE_CHECKING:
+    from horkd.data.faces import FaceFiles, Pairs
 
 
 @dataclass(frozen=True)
@@ -12,19 +16,28 @@ class ImageSet:
     """Labelled square images held in memory.
 
     Attributes:
-        images: uint8 (N, 3, S, S), values 0 to 255, RGB.
+        images: uint8 (N, 3, S, S), values 0 to 255, RGB; with a margin S is larger by twice that.
         labels: int64 (N,), each in 0 .. len(classes) - 1.
         classes: class names.
+        margin: pixels around the image proper on each side, for random crops of real surroundings.
+        ids: int64 (N,), the number of each image in the set that this one is a part of; None for
+            0 .. N - 1. Augmentation that is fixed by image (`Batches`, `views`) goes by it.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
     classes: tuple[str, ...]
+    margin: int = 0
+    ids: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
         if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3]:
             raise HorkdError(f"images must be (N, 3, S, S), got {tuple(images.shape)}")
+        if self.margin < 0 or images.shape[-1] <= 2 * self.margin:
+            raise HorkdError(
+                f"a margin of {self.margin} does not fit images of {images.shape[-1]} pixels"
+            )
         if images.dtype != torch.uint8:
             raise HorkdError(f"images must be uint8, got {images.dtype}")
         if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
@@ -42,42 +55,62 @@ class ImageSet:
 
     @property
     def size(self) -> int:
-        """Side of the images, in pixels."""
-        return self.images.shape[-1]
+        """Side of the images proper, in pixels."""
+        return self.images.shape[-1] - 2 * self.margin
+
+    @property
+    def central(self) -> torch.Tensor:
+        """The images proper, without their margin: uint8 (N, 3, size, size), not a copy."""
+        inner = slice(self.margin, self.margin + self.size)
+        return self.images[:, :, inner, inner]
 
     def to(self, device: torch.device | str) -> "ImageSet":
         """The same set with images and labels on `device`."""
-        return ImageSet(self.images.to(device), self.labels.to(device), self.classes)
+        ids = None if self.ids is None else self.ids.to(device)
+        images, labels = self.images.to(device), self.labels.to(device)
+        return replace(self, images=images, labels=labels, ids=ids)
 
     def select(self, index: torch.Tensor) -> "ImageSet":
-        """The images at `index` (int64 (M,)), in that order."""
-        return ImageSet(self.images[index], self.labels[index], self.classes)
+        """The images at `index` (int64 (M,) or boolean (N,)), in that order; keeps their ids."""
+        ids = torch.arange(len(self), device=self.labels.device) if self.ids is None else self.ids
+        images, labels = self.images[index], self.labels[index]
+        return replace(self, images=images, labels=labels, ids=ids[index])
 
 
 @dataclass(frozen=True)
 class Dataset:
     """The splits of one data set, and what is known of it.
 
+    A classification set has three splits over the same classes. A set of faces is trained on some
+    people and tested on pairs of images of others; it has no validation split.
+
     Attributes:
         name: how the command line calls it.
-        train, validation, test: disjoint splits over the same classes.
+        train, validation, test: disjoint splits; of a set of faces, `test` is what `pairs` is
+            about, and may hold the training images as well.
         unseen: images of classes that are in no other split (open-set work), or None.
         flip: whether a mirrored image still belongs to its class.
-        mean, std: channel statistics of the training images, on the scale 0 to 1.
+        mean, std: channel statistics to normalise by, on the scale 0 to 1.
+        pairs: pairs of images of `test` to verify, or None.
+        folds: those of the pairs to be tested, None for all; the others serve for the threshold.
+        whole: the set in memory that `train` is a part of, for what is computed once for all parts.
     """
 
     name: str
-    train: ImageSet
-    validation: ImageSet
+    train: "ImageSet | FaceFiles"
+    validation: ImageSet | None
     test: ImageSet
     unseen: ImageSet | None
     flip: bool
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    pairs: "Pairs | None" = None
+    folds: tuple[int, ...] | None = None
+    whole: ImageSet | None = None
 
     @property
     def num_classes(self) -> int:
-        """Number of classes of train, validation and test."""
+        """Number of classes of the training images."""
         return len(self.train.classes)
 
     @property

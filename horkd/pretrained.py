@@ -1,0 +1,176 @@
+"""Teachers trained by others: a file of weights becomes a `Network`.
+
+Safetensors files are preferred. Pickles are read with `weights_only=True` alone, which runs no code
+of the file. A file of this project's own (`horkd export`) says itself what it holds.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from horkd.errors import HorkdError
+from horkd.models import ModelSpec, Network, spec_from_dict
+from horkd.storage import load_tensors
+
+#: Where checkpoints keep the state dict, and what wrappers put before each name.
+_NESTED = ("state_dict", "model_state_dict", "model", "net", "network", "backbone")
+_PREFIXES = ("module.", "_orig_mod.", "model.", "network.", "backbone.", "encoder.", "trunk.")
+#: Layers after the features, which a network without classes has no use for.
+_CLASSIFIERS = ("fc.", "classifier.", "head.", "heads.", "last_linear.", "logits.", "output.")
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a weights file by name, without what wrappers put before every name.
+
+    Args:
+        path: `.safetensors`, or what torch.save made of a state dict or a dictionary with one.
+
+    Raises:
+        HorkdError: if the file is missing, damaged, or holds more than tensors.
+    """
+    if not path.is_file():
+        raise HorkdError(
+            f"there is no weights file {path}: give the path of a .safetensors file or of a "
+            "state dict saved by torch.save"
+        )
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(path, framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise HorkdError(f"{path} is not a whole safetensors file ({error})") from None
+    else:
+        tensors = _unpickle(path)
+    return _without_prefix(tensors)
+
+
+def _unpickle(path: Path) -> dict[str, Tensor]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a foreign file can fail in any way
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise HorkdError(
+            f"{path} is not a plain file of weights ({line[:120]}): save the state dict alone, as "
+            "safetensors or with torch.save(model.state_dict(), …)"
+        ) from None
+    while isinstance(content, Mapping) and not _tensors(content):
+        inner = next((content[key] for key in _NESTED if key in content), None)
+        if inner is None:
+            break
+        content = inner
+    found = _tensors(content) if isinstance(content, Mapping) else {}
+    if not found:
+        raise HorkdError(f"{path} holds no state dict: no tensors by name in it")
+    return found
+
+
+def _tensors(content: Mapping) -> dict[str, Tensor]:
+    return {str(name): t for name, t in content.items() if isinstance(t, Tensor)}
+
+
+def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names without the prefixes that all of them, but for those of a classifier, share."""
+    while True:
+        names = [n for n in tensors if not n.startswith(_CLASSIFIERS)]
+        prefix = next((p for p in _PREFIXES if names and all(n.startswith(p) for n in names)), None)
+        if prefix is None:
+            return tensors
+        tensors = {name.removeprefix(prefix): t for name, t in tensors.items()}
+
+
+def digest(path: Path) -> str:
+    """The first 16 hexadecimal digits of the file's SHA-256: which weights these are.
+
+    Raises:
+        HorkdError: if there is no such file.
+    """
+    if not path.is_file():
+        raise HorkdError(f"there is no weights file {path}")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def load_pretrained(path: Path, spec: ModelSpec) -> Network:
+    """A network with the weights of a file, in float32, in eval mode.
+
+    A classifier in the file is left out; everything else has to fit exactly.
+
+    Args:
+        path: as in `read_weights`, or a file written by `horkd export`.
+        spec: the architecture the file is of. Its `num_classes` does not count: the network gives
+            features only.
+
+    Raises:
+        HorkdError: as `read_weights`, or if the file does not fit the architecture.
+    """
+    spec = replace(spec, num_classes=0)
+    network = Network(spec)
+    tensors = _own(path, spec)
+    if tensors is None:
+        tensors = read_weights(path)
+    wanted = network.backbone.state_dict()
+    names = _renamed(spec, tensors)
+    state, missing = {}, []
+    for name, target in wanted.items():
+        source = tensors.get(names(name))
+        if source is None and name.endswith("num_batches_tracked"):
+            state[name] = target
+        elif source is None:
+            missing.append(names(name))
+        elif source.shape != target.shape:
+            raise HorkdError(
+                f"{path} does not fit {spec.name}: {names(name)} is {tuple(source.shape)} there, "
+                f"not {tuple(target.shape)}"
+            )
+        else:
+            state[name] = source
+    if missing:
+        raise HorkdError(
+            f"{path} does not fit {spec.name}: {len(missing)} of {len(wanted)} tensors are not in "
+            f"it, the first is {missing[0]} (the file has {', '.join(list(tensors)[:3])}, …)"
+        )
+    known = {names(name) for name in wanted}
+    extra = [n for n in tensors if n not in known and not n.startswith(_CLASSIFIERS)]
+    if extra:
+        raise HorkdError(
+            f"{path} does not fit {spec.name}: it has {len(extra)} more tensors, the first is "
+            f"{extra[0]}"
+        )
+    network.backbone.load_state_dict(state)
+    if not all(t.isfinite().all() for t in state.values() if t.is_floating_point()):
+        raise HorkdError(f"{path} holds numbers that are not finite")
+    return network.eval()
+
+
+def _own(path: Path, spec: ModelSpec) -> dict[str, Tensor] | None:
+    """The backbone of a file that `horkd export` wrote; None for any other file.
+
+    Raises:
+        HorkdError: if it is of another architecture.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            if "horkd" not in (file.metadata() or {}):
+                return None
+    except (SafetensorError, OSError):
+        return None
+    tensors, metadata = load_tensors(path)
+    found = spec_from_dict(metadata.get("spec", {"name": "nothing", "num_classes": 0}))
+    if (found.name, found.embedding) != (spec.name, spec.embedding):
+        raise HorkdError(f"{path} holds {found.name}, not {spec.name}: name the one it holds")
+    return {
+        name.removeprefix("backbone."): t
+        for name, t in tensors.items()
+        if name.startswith("backbone.")
+    }
+
+
+def _renamed(spec: ModelSpec, tensors: Mapping[str, Tensor]):
+    """How a file calls a tensor of the backbone: a library's network sits in `trunk`."""
+    inside = ":" in spec.name and not any(name.startswith("trunk.") for name in tensors)
+    return lambda name: name.removeprefix("trunk.") if inside else name
