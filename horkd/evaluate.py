@@ -11,8 +11,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from horkd import verification
-from horkd.data import Dataset, FaceFiles, ImageSet, normalise, verification_set
+from horkd.data import (
+    Dataset,
+    FaceFiles,
+    ImageSet,
+    identification_set,
+    normalise,
+    verification_set,
+)
 from horkd.errors import HorkdError
+from horkd.identification import dir_at_far, rank_errors
 from horkd.models import Network, Output, Statistics
 from horkd.resolution import Degradation
 
@@ -200,6 +208,53 @@ def verify(
     second = first if other is None else embed(network, photos, data, other, flip)
     scores = verification.cosine(first[left], second[right])
     return verification.summary(scores, pairs.same, pairs.fold, folds)
+
+
+def identify(
+    network: Network,
+    data: Dataset,
+    degradation: Degradation,
+    other: Degradation | None = None,
+    flip: bool = False,
+) -> dict:
+    """Identification by the cosine of features: gallery and probes of `identification_set`.
+
+    Args:
+        network: any.
+        data: with subjects never trained on.
+        degradation: what the network sees of gallery and probes.
+        other: what it sees of the gallery instead.
+        flip: as in `embed`.
+
+    Returns:
+        `rank1_error` and `rank5_error` in percent, `subjects`, `gallery` and `probes` (images),
+        `what` (the setting in words) and, with unknown probes, `dir` (as `dir_at_far`).
+
+    Raises:
+        HorkdError: if there is nobody to identify in the data set.
+    """
+    search = identification_set(data)
+
+    def seen(index: Tensor, view: Degradation) -> Tensor:
+        images = search.images
+        part = images[index] if isinstance(images, Tensor) else images.select(index)
+        return embed(network, part, data, view, flip)
+
+    gallery, probes = seen(search.gallery, other or degradation), seen(search.probes, degradation)
+    people, asked = search.labels[search.gallery], search.labels[search.probes]
+    errors = rank_errors(gallery, people, probes, asked)
+    result = {
+        "rank1_error": errors[1],
+        "rank5_error": errors[5],
+        "subjects": len(asked.unique()),
+        "gallery": len(gallery),
+        "probes": len(probes),
+        "what": search.what,
+    }
+    if len(search.unknown):
+        strangers = seen(search.unknown, degradation)
+        result["dir"] = dir_at_far(gallery, people, probes, asked, strangers)
+    return result
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from horkd.models import ModelSpec, macs_of
 from horkd.presets import Preset
 from horkd.report import Arms, gain, mean_and_spread, top1, verdict
 from horkd.resolution import Degradation
-from horkd.runs import Run, RunConfig
+from horkd.runs import Look, Run, RunConfig
 from horkd.studies import (
     FULL,
     ORDERS,
@@ -47,11 +47,13 @@ class Source:
         find: the finished run of a configuration, or None.
         failed: what is known of one that diverged, or None.
         views: test results of a run on other degradations, or None where they are not known.
+        looks: the same on images of unseen classes, None for each that is not known.
     """
 
     find: Find
     failed: Callable[[RunConfig], dict | None]
     views: Callable[[Run, Sequence[Degradation]], list[dict] | None]
+    looks: Callable[[Run, Sequence[Look]], list[dict | None]]
 
 
 def live(train_missing: bool = True, settings: Settings | None = None) -> Source:
@@ -60,6 +62,7 @@ def live(train_missing: bool = True, settings: Settings | None = None) -> Source
         trainer(settings, train_missing),
         runs.diverged,
         lambda found, degradations: runs.views(found, degradations, settings),
+        lambda found, looks: runs.open_set(found, looks, settings),
     )
 
 
@@ -69,13 +72,15 @@ def recorded(folder: Path) -> Source:
     Args:
         folder: the report's.
     """
-    known, failed, seen = {}, {}, {}
+    known, failed, seen, looked = {}, {}, {}, {}
     for path in sorted((folder / "records").glob("*.json")):
         content = storage.load_json(path)
         if path.name.endswith(".views.json"):
             seen[content["key"]] = {
                 _as_degradation(view["degradation"]): view["test"] for view in content["views"]
             }
+        elif path.name.endswith(".open_set.json"):
+            looked[content["key"]] = runs.known_looks(content)
         elif path.name.endswith(".diverged.json"):
             failed[content["key"]] = content
         else:
@@ -86,7 +91,10 @@ def recorded(folder: Path) -> Source:
         tests = [seen.get(found.config.key, {}).get(d) for d in degradations]
         return None if None in tests else tests
 
-    return Source(lambda c: known.get(c.key), lambda c: failed.get(c.key), views)
+    def looks(found: Run, wanted: Sequence[Look]) -> list[dict | None]:
+        return [looked.get(found.config.key, {}).get(look) for look in wanted]
+
+    return Source(lambda c: known.get(c.key), lambda c: failed.get(c.key), views, looks)
 
 
 def _as_degradation(content: Mapping) -> Degradation:

@@ -45,3 +45,50 @@ def row(model: str | None) -> float | None:
 def network(model: str | None) -> str | None:
     """The network that a row of Table 1 was measured on."""
     return next((row.network for row in TABLE_1 if row.model == model), None)
+
+
+@dataclass(frozen=True)
+class FaceVerification:
+    """A row of Table 2: accuracy on LFW in percent; resolution and parameters as printed."""
+
+    model: str
+    accuracy: float
+    resolution: str
+    parameters: str
+    year: int | None
+
+
+TABLE_2 = (
+    FaceVerification("DeepFace", 97.35, "152×152", "120 M", 2014),
+    FaceVerification("DeepID", 97.45, "39×31", "17 M", 2014),
+    FaceVerification("DeepID2", 99.15, "55×47", "10 M", 2014),
+    FaceVerification("FaceNet", 99.63, "96×96", "140 M", 2015),
+    FaceVerification("VGGFace", 98.95, "224×224", "138 M", 2015),
+    FaceVerification("MobileID", 98.37, "55×47", "2 M", 2016),
+    FaceVerification("SphereFace", 99.42, "112×96", "37 M", 2017),
+    FaceVerification("ShiftFaceNet", 96.00, "224×224", "0.78 M", 2018),
+    FaceVerification("CosFace", 99.73, "112×96", "37 M", 2018),
+    FaceVerification("VGGFace2 (teacher)", 99.53, "224×224", "26 M", 2018),
+    FaceVerification("ArcFace", 99.82, "112×112", "37.8 M", 2019),
+    FaceVerification("SKD, 32 px", 89.72, "32×32", "0.79 M", 2019),
+    FaceVerification("OUR-32-R", 93.83, "32×32", "7.8 M", None),
+    FaceVerification("SKD, 16 px", 85.87, "16×16", "0.79 M", 2019),
+    FaceVerification("OUR-16-R", 90.03, "16×16", "7.8 M", None),
+)
+
+
+@dataclass(frozen=True)
+class FaceIdentification:
+    """A row of Table 3: error on UCCS in percent, 180 subjects, 3,918 + 907 images."""
+
+    model: str
+    resolution: int
+    top1_error: float
+    top5_error: float
+
+
+TABLE_3 = (
+    FaceIdentification("VLRR", 16, 40.97, 22.35),
+    FaceIdentification("SKD", 16, 32.75, 18.30),
+    FaceIdentification("OUR-16-R", 16, 22.19, 10.23),
+)

@@ -97,11 +97,15 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def save_records(runs: Iterable[Run], out: str | Path) -> None:
-    """Copy the record of each run, and its views if any, to `records/`: no number without it."""
+    """Copy records, with tests on other images, to `records/`: no number without one."""
     if not out:
         return
     for run in runs:
-        for source, ending in (("record.json", ".json"), ("views.json", ".views.json")):
+        for source, ending in (
+            ("record.json", ".json"),
+            ("views.json", ".views.json"),
+            ("open_set.json", ".open_set.json"),
+        ):
             target = Path(out) / "records" / f"{run.config.name}{ending}"
             if (run.folder / source).is_file():
                 with storage.replacing(target) as temporary:

@@ -4,6 +4,7 @@
                       model.safetensors      the network (the export of a student)
                       objective.safetensors  projector and class centres, if it had any
                       views.json             the finished network tested on other resolutions
+                      open_set.json          the same on pairs and galleries of unseen classes
                       state.safetensors      while unfinished: everything needed to go on
                       diverged.json          instead of a record: the loss was no finite number
 
@@ -400,15 +401,83 @@ def _view_key(degradation: Degradation | dict) -> str:
 
 
 def _known_views(finished: Run, path: Path) -> dict[str, dict]:
-    """Views of these very weights; those of other ones are of no use."""
+    """Views of these very weights."""
+    content = _of_these_weights(finished, path)
+    return {_view_key(view["degradation"]): view for view in content.get("views", ())}
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a finished network is asked on images of classes that it was not trained on.
+
+    Attributes:
+        task: "verification" (`evaluate.verify`) or "identification" (`evaluate.identify`).
+        data: the data set with the images.
+        degradation: what the network sees of them.
+        other: what it sees of the second image of a pair, or of the gallery, instead.
+        flip: add the features of the mirrored image.
+    """
+
+    task: str
+    data: str
+    degradation: Degradation
+    other: Degradation | None = None
+    flip: bool = False
+
+
+def open_set(finished: Run, looks: Sequence[Look], settings: Settings | None = None) -> list[dict]:
+    """What a finished network says of images of classes that it was not trained on.
+
+    What has been looked at before is read from the run's `open_set.json`.
+
+    Args:
+        finished: the run.
+        looks: tasks, data and views.
+        settings: where to run it.
+
+    Returns:
+        For each look what `evaluate.verify` or `evaluate.identify` gives.
+
+    Raises:
+        HorkdError: if a data set is missing or has no such task, or the disk refuses.
+    """
+    ask = {"verification": evaluate.verify, "identification": evaluate.identify}
+    for look in looks:
+        if look.task not in ask:
+            raise HorkdError(f"unknown task {look.task!r}: choose from {', '.join(ask)}")
+    path = finished.folder / "open_set.json"
+    with storage.locked(finished.folder.parent / ".locks" / f"{finished.config.key}.looks.lock"):
+        known = known_looks(_of_these_weights(finished, path))
+        missing = [look for look in dict.fromkeys(looks) if look not in known]
+        network = None
+        for look in missing:
+            data = load_dataset(look.data)
+            if network is None:
+                network = finished.network()
+                size = data.size if look.degradation.upsample else look.degradation.size
+                settings = (settings or Settings()).resolve(network, size)
+                network = settings.place(network)
+            result = ask[look.task](network, data, look.degradation, look.other, look.flip)
+            known[look] = json.loads(json.dumps(result))
+            content = {"key": finished.config.key, "files": finished.record["files"]}
+            listed = [{"look": asdict(k), "result": v} for k, v in known.items()]
+            storage.save_json(path, content | {"looks": listed})
+    return [known[look] for look in looks]
+
+
+def known_looks(content: dict) -> dict[Look, dict]:
+    """The content of an `open_set.json`, by look."""
+    return {config_from_dict(x["look"], Look): x["result"] for x in content.get("looks", ())}
+
+
+def _of_these_weights(finished: Run, path: Path) -> dict:
+    """A file of tests of these very weights; those of other ones are of no use."""
     try:
         content = storage.load_json(path) if path.is_file() else {}
     except storage.DamagedFile as error:
         storage.set_aside(path, str(error))
         content = {}
-    if content.get("files") != finished.record["files"]:
-        return {}
-    return {_view_key(view["degradation"]): view for view in content["views"]}
+    return content if content.get("files") == finished.record["files"] else {}
 
 
 def export(finished: Run, path: Path) -> None:

@@ -11,6 +11,7 @@ from horkd.data.images import Dataset, ImageSet
 from horkd.data.open_set import (
     FACES,
     PHOTOS,
+    identification_set,
     is_faces,
     load_faces,
     parse,
@@ -28,6 +29,8 @@ __all__ = [
     "FaceFiles",
     "FileBatches",
     "ImageSet",
+    "identification_set",
+    "is_faces",
     "load_dataset",
     "normalise",
     "training_images",

@@ -99,7 +99,7 @@ class Dataset:
     name: str
     train: "ImageSet | FaceFiles"
     validation: ImageSet | None
-    test: ImageSet
+    test: "ImageSet | FaceFiles"
     unseen: ImageSet | None
     flip: bool
     mean: tuple[float, float, float]
@@ -116,4 +116,4 @@ class Dataset:
     @property
     def size(self) -> int:
         """Side of the full-resolution images, in pixels."""
-        return self.train.size
+        return self.test.size

@@ -6,28 +6,38 @@
 | `lfw-dev` | LFW's View 1, for choosing settings: its training people | its 1,000 test pairs |
 | `lfw` | nothing | all 6,000 pairs: for networks trained elsewhere |
 | `umdfaces`, `vggface2`, `casia` | all their photos, decoded one by one | all 6,000 pairs of LFW |
+| `xqlfw` | nothing | its 6,000 pairs, one photo of each poor |
+| `uccs` | nothing | identification: 180 subjects, four fifths of their photos as gallery |
+| `tinyface` | nothing | identification: its gallery, distractors and probes |
 
 `NAME@SIZE` gives faces of another size than 112 pixels: `umdfaces@224`.
 """
 
 import functools
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from horkd import paths
 from horkd.data.faces import (
     FaceFiles,
+    Identification,
     Pairs,
     Verification,
     load_lfw,
     load_lfw_view1,
+    load_tinyface,
     load_training_faces,
+    load_uccs,
+    load_xqlfw,
     sample_pairs,
 )
 from horkd.data.images import Dataset, ImageSet
 from horkd.errors import HorkdError
+from horkd.identification import split_subjects
 
 #: Statistics that face networks of torchvision's kind are fed by; a network that expects others
 #: says so in its specification.
@@ -36,9 +46,19 @@ SIZE, FOLDS = 112, 10
 #: How far random crops move, as a share of the side: 4 pixels of 112.
 MARGIN = 4 / 112
 LARGE = ("umdfaces", "vggface2", "casia")
-FACES = ("lfw", "lfw-dev", *(f"lfw-{k}" for k in range(1, FOLDS + 1)), *LARGE)
+#: Sets that nothing is trained on.
+TESTS = ("lfw", "xqlfw", "uccs", "tinyface")
+FACES = ("lfw", "lfw-dev", *(f"lfw-{k}" for k in range(1, FOLDS + 1)), *LARGE, *TESTS[1:])
+#: Subjects of UCCS that identification is about, as in the paper.
+SUBJECTS = 180
 #: Photos that each is trained on, known without reading it; the folds of LFW differ a little.
-PHOTOS = {"lfw": 0, "lfw-dev": 9525, "umdfaces": 367_888, "vggface2": 3_141_890, "casia": 494_414}
+PHOTOS = {
+    "lfw-dev": 9525,
+    **dict.fromkeys(TESTS, 0),
+    "umdfaces": 367_888,
+    "vggface2": 3_141_890,
+    "casia": 494_414,
+}
 
 
 def parse(name: str) -> tuple[str, int]:
@@ -81,6 +101,8 @@ def load_faces(name: str) -> Dataset:
     if base not in FACES:
         raise HorkdError(f"unknown set of faces {name!r}: choose from {', '.join(FACES)}")
     root = str(paths.data_dir() or "")
+    if base in TESTS[1:]:
+        return _test_only(name, base, Path(root) if root else None, size)
     whole, pairs, people = _lfw(root, size, base == "lfw-dev")
     folds = None
     train: ImageSet | FaceFiles = whole.select(torch.zeros(0, dtype=torch.int64))
@@ -103,6 +125,50 @@ def load_faces(name: str) -> Dataset:
         folds=folds,
         whole=None if base in LARGE else whole,
     )
+
+
+def _test_only(name: str, base: str, root: Path | None, size: int) -> Dataset:
+    """A set that networks are tested on."""
+    pairs = None
+    if base == "xqlfw":
+        found = load_xqlfw(root, size=size)
+        faces, pairs = found.faces, found.pairs
+    elif base == "uccs":
+        faces = _of_chosen_subjects(load_uccs(root, size=size))
+    else:
+        faces = _joined(load_tinyface(root, size=size))
+    nothing = ImageSet(torch.zeros(0, 3, size, size, dtype=torch.uint8), torch.zeros(0).long(), ())
+    test: ImageSet | FaceFiles = faces
+    if base != "tinyface":  # whose distractors are many
+        test = ImageSet(faces.load(progress=True), faces.labels, faces.names)
+    return Dataset(name, nothing, None, test, None, True, MEAN, STD, pairs=pairs)
+
+
+def _of_chosen_subjects(faces: FaceFiles) -> FaceFiles:
+    """The faces of the subjects that `split_subjects` draws: a photo here has many pixels."""
+    chosen = torch.from_numpy(np.concatenate(_split(faces.labels, faces.names, faces.files)))
+    faces = faces.select(chosen.sort().values)
+    subjects, labels = faces.labels.unique(return_inverse=True)
+    return replace(faces, labels=labels, names=tuple(faces.names[s] for s in subjects))
+
+
+def _joined(found: Identification) -> FaceFiles:
+    """Gallery, probes and distractors in one list; its folders tell which is which."""
+    parts = [p for p in (found.gallery, found.probes, found.distractors) if p is not None]
+    files = tuple(f"{part.root.name}/{file}" for part in parts for file in part.files)
+    labels = torch.cat([part.labels for part in parts])
+    return replace(found.gallery, root=found.gallery.root.parent, files=files, labels=labels)
+
+
+def _split(
+    labels: torch.Tensor, subjects: Sequence[str], names: Sequence[str], count: int = SUBJECTS
+) -> tuple[np.ndarray, np.ndarray]:
+    known = labels >= 0
+    gallery, probes = split_subjects(
+        subjects, labels[known], [n for n, k in zip(names, known.tolist(), strict=True) if k], count
+    )
+    position = known.nonzero()[:, 0].numpy()
+    return position[gallery], position[probes]
 
 
 @functools.lru_cache(maxsize=2)
@@ -154,3 +220,97 @@ def verification_set(data: Dataset) -> tuple[ImageSet, Pairs, tuple[int, ...] | 
     same = len(counts) // FOLDS * (int(counts.min()) * (int(counts.min()) - 1) // 2)
     per_fold = min(600, 2 * min(same, each * each // 4) // 2 * 2)
     return images, sample_pairs(images.labels, FOLDS, per_fold), None
+
+
+@dataclass(frozen=True)
+class Search:
+    """Who is on a probe? Images to find in a gallery.
+
+    Attributes:
+        images: what the indices are about, without margin.
+        gallery, probes: int64, indices of images of the same subjects.
+        unknown: int64, indices of images of subjects without any gallery image; may be empty.
+        labels: int64 (N,), the subject of each image; -1 for a distractor.
+        what: the setting in words.
+    """
+
+    images: torch.Tensor | FaceFiles
+    gallery: torch.Tensor
+    probes: torch.Tensor
+    unknown: torch.Tensor
+    labels: torch.Tensor
+    what: str
+
+
+def identification_set(data: Dataset) -> Search:
+    """Gallery and probes of a data set: always the same, four fifths of a subject's images each.
+
+    UCCS is the paper's setting (180 subjects at random). The others stand in for it: of a fold of
+    LFW all people with two photos or more, with those of a single photo as unknown ones; of the
+    embedded set 30 of the 40 characters never trained on, the other ten unknown. TinyFace has a
+    gallery of its own, with distractors.
+
+    Raises:
+        HorkdError: if the data set has no subjects that are never trained on.
+    """
+    base, _ = parse(data.name)
+    if base == "tinyface":
+        return _tinyface(data.test)
+    if base == "uccs":
+        faces = data.test
+        order = _within(faces.labels)
+        gallery, probes = _split(faces.labels, faces.classes, order, SUBJECTS)
+        return _search(faces.central, faces.labels, gallery, probes, "UCCS, 180 subjects")
+    if base.startswith("lfw-"):
+        held = torch.ones(len(data.whole), dtype=torch.bool)
+        held[data.train.ids] = False
+        labels = torch.where(held, data.whole.labels, -1)
+        several = labels[held].bincount(minlength=len(data.whole.classes)) > 1
+        count = int(several.sum())
+        gallery, probes = _split(labels, data.whole.classes, _within(labels), count)
+        what = f"LFW, {count} people of the held-out fold"
+        return _search(data.whole.central, labels, gallery, probes, what)
+    if data.unseen is None:
+        raise HorkdError(f"{data.name} has no subjects that are never trained on")
+    unseen = data.unseen
+    count = 3 * len(unseen.classes) // 4
+    gallery, probes = _split(unseen.labels, unseen.classes, _within(unseen.labels), count)
+    what = f"{count} characters never trained on"
+    return _search(unseen.central, unseen.labels, gallery, probes, what)
+
+
+def _within(labels: torch.Tensor) -> list[str]:
+    """The number of each image within its class, as a name."""
+    seen: dict[int, int] = {}
+    names = []
+    for label in labels.tolist():
+        seen[label] = seen.get(label, 0) + 1
+        names.append(str(seen[label]))
+    return names
+
+
+def _search(
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    gallery: np.ndarray,
+    probes: np.ndarray,
+    what: str,
+) -> Search:
+    subjects = labels[torch.from_numpy(gallery)].unique()
+    unknown = ((labels >= 0) & ~torch.isin(labels, subjects)).nonzero()[:, 0]
+    return Search(
+        images, torch.from_numpy(gallery), torch.from_numpy(probes), unknown, labels, what
+    )
+
+
+def _tinyface(faces: FaceFiles) -> Search:
+    part = [file.partition("/")[0] for file in faces.files]
+    probes = torch.tensor([p == "Probe" for p in part])
+    return Search(
+        faces,
+        (~probes).nonzero()[:, 0],
+        probes.nonzero()[:, 0],
+        torch.zeros(0, dtype=torch.int64),
+        faces.labels,
+        "TinyFace, gallery with distractors",
+    )

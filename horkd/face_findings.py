@@ -1,0 +1,518 @@
+"""What the runs of the study of faces say: tables of verification and identification, claims, page.
+
+Functions of finished runs and of a `findings.Source`, as in `horkd.findings`. On the embedded set
+the "faces" are characters never trained on. On LFW networks are trained on nine folds and tested on
+the tenth; accuracies on one fold are of 600 pairs, those on all ten of 6,000.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from horkd import paper, report
+from horkd.data.open_set import parse
+from horkd.errors import HorkdError
+from horkd.findings import Source, as_lines, gather
+from horkd.losses import ORDERS as TERMS
+from horkd.models import ModelSpec, macs_of
+from horkd.presets import Preset
+from horkd.report import Arms, mean_and_spread, verdict
+from horkd.resolution import Degradation
+from horkd.runs import Look, Run
+from horkd.studies import FULL, Arm, finished, held_out, study, subset_name, subsets
+
+FARS = (1e-1, 1e-2, 1e-3)
+
+
+def side(preset: Preset) -> int:
+    """Pixels of the full-resolution images."""
+    return parse(preset.data)[1] if preset.faces else FULL
+
+
+def lows(preset: Preset) -> tuple[int, ...]:
+    """Resolutions that students are trained at, the most important first."""
+    return preset.faces.lows if preset.faces else (preset.low,)
+
+
+def ladder(preset: Preset) -> tuple[int, ...]:
+    """Resolutions that the teacher is fed, the full one first."""
+    full = side(preset)
+    return (full, *(r for r in ((64, 32, 16, 8) if preset.faces else (24, 16, 12, 8)) if r < full))
+
+
+def tested_on(preset: Preset) -> str:
+    """The data set of the pairs that arms are compared on: the first held-out fold, if any."""
+    if not preset.faces:
+        return preset.data
+    _, size = parse(preset.data)
+    at = "" if size == 112 else f"@{size}"
+    return f"lfw-{preset.faces.folds[0]}{at}" if preset.faces.folds else f"lfw{at}"
+
+
+def face_arms(preset: Preset, source: Source) -> dict[str, list[Run]]:
+    """The finished runs that this study is about, and on the embedded set those it shares.
+
+    Raises:
+        HorkdError: if there are none.
+    """
+    if preset.data == "cifar100":
+        raise HorkdError("CIFAR-100 has no classes that are never trained on: take preset quick")
+    if preset.faces:
+        return gather(preset, ("faces",), source)
+    return gather(preset, ("two_stage", "faces"), source)
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A network and view with what it does: a row of the tables.
+
+    Attributes:
+        label: for tables and legends.
+        arm: whose runs these are.
+        kind: "teacher" (fed images of some resolution), "alone" (labels only) or "student".
+        pixels: what it sees.
+        runs: one per seed.
+        results: of `evaluate.verify`, one per run.
+        macs: of one image.
+        what: what the arm is, in a line.
+    """
+
+    label: str
+    arm: str
+    kind: str
+    pixels: int
+    runs: Sequence[Run]
+    results: Sequence[Mapping]
+    macs: int
+    what: str = field(default="", repr=False)
+
+    @property
+    def accuracies(self) -> list[float]:
+        """Accuracy (%) on the compared pairs, one per seed."""
+        return [found["accuracy"] for found in self.results]
+
+
+def tested(preset: Preset, arms: Arms, source: Source) -> list[Tested]:
+    """Every arm on the compared pairs, and the teacher fed every resolution of `ladder`."""
+    data, full = tested_on(preset), side(preset)
+    kinds = {**study(preset, "two_stage"), **study(preset, "faces")}
+    rows = []
+    for name, found in arms.items():
+        arm = kinds[name]
+        if arm.fold:
+            continue
+        steps = ladder(preset) if name == "teacher" else (found[0].config.degradation.size,)
+        for pixels in steps:
+            view = found[0].config.degradation
+            if name == "teacher":
+                view = Degradation(pixels, upsample=pixels < full)
+            look = Look("verification", data, view)
+            results = [source.looks(run, [look])[0] for run in found]
+            if None in results:
+                continue
+            label = name
+            if name == "teacher":
+                label = f"teacher, {full} px" if pixels == full else f"teacher fed {pixels} px"
+            spec = ModelSpec(found[0].config.model, 0, found[0].config.embedding)
+            cost = macs_of(spec, full if view.upsample else view.size)
+            rows.append(Tested(label, name, _kind(arm), pixels, found, results, cost, arm.what))
+    return rows
+
+
+def _kind(arm: Arm) -> str:
+    if arm.name == "teacher":
+        return "teacher"
+    return "student" if arm.frozen else "alone"
+
+
+def _rate(found: Mapping, far: float) -> str:
+    """TAR (%) at a false accept rate, in parentheses where too few pairs show that rate."""
+    row = next(r for r in found["tar"] if np.isclose(r["far"], far))
+    text = f"{100 * row['tar']:.1f}"
+    return text if far * row["n_different"] >= 1 else f"({text})"
+
+
+def all_folds(preset: Preset, source: Source, arms: Arms, name: str) -> dict | None:
+    """An arm on all folds of LFW, each held out in turn; None if it was not trained on all.
+
+    Returns:
+        `accuracies` by fold, `mean` and `standard_error`.
+    """
+    if not preset.faces or len(preset.faces.folds) < 2:
+        return None
+    values = []
+    for fold in preset.faces.folds:
+        found = arms.get(name if fold == preset.faces.folds[0] else name + held_out(fold))
+        if not found:
+            return None
+        run = found[0]
+        look = Look("verification", run.config.data, run.config.degradation)
+        result = source.looks(run, [look])[0]
+        if result is None:
+            return None
+        values.append(result["accuracy"])
+    return _folds(values)
+
+
+def _folds(values: Sequence[float]) -> dict:
+    error = np.std(values, ddof=1) / np.sqrt(len(values))
+    return {"accuracies": list(values), "mean": np.mean(values), "standard_error": error}
+
+
+def fed(preset: Preset, source: Source, arms: Arms, pixels: int) -> dict | None:
+    """The teacher on all pairs of LFW, fed images of so many pixels; None where not known."""
+    if not preset.faces or "teacher" not in arms:
+        return None
+    size = side(preset)
+    at = "" if size == 112 else f"@{size}"
+    look = Look("verification", f"lfw{at}", Degradation(pixels, upsample=pixels < size))
+    found = source.looks(arms["teacher"][0], [look])[0]
+    return None if found is None else _folds(found["accuracies"])
+
+
+def verification_table(preset: Preset, arms: Arms, source: Source) -> pd.DataFrame:
+    """One row per network and view: accuracy, rates at few false accepts, cost."""
+    rows = []
+    compared = "LFW, first held-out fold %" if preset.faces else "accuracy %"
+    for row in tested(preset, arms, source):
+        first = row.results[0]
+        line = {
+            "network": row.label,
+            "px": str(row.pixels),
+            "architecture": row.runs[0].config.model,
+            compared: mean_and_spread(row.accuracies),
+            "seeds": str(len(row.runs)),
+            "AUC": f"{np.mean([r['auc'] for r in row.results]):.4f}",
+            **{f"TAR at FAR {far:g} %": _rate(first, far) for far in FARS},
+            "parameters (M)": f"{row.runs[0].record['cost']['parameters'] / 1e6:.2f}",
+            "MACs (M)": f"{row.macs / 1e6:.1f}",
+        }
+        if preset.faces:
+            whole = (
+                fed(preset, source, arms, row.pixels)
+                if row.kind == "teacher"
+                else all_folds(preset, source, arms, row.arm)
+            )
+            line["LFW, ten folds %"] = (
+                "–" if whole is None else f"{whole['mean']:.2f} ± {whole['standard_error']:.2f}"
+            )
+        elif first["standard_error"] is not None:
+            line["± over folds"] = f"{first['standard_error']:.2f}"
+        rows.append(line)
+    return pd.DataFrame(rows).fillna("–")
+
+
+def identification_table(
+    preset: Preset, arms: Arms, source: Source, data: str = ""
+) -> pd.DataFrame:
+    """Rank-1 and rank-5 errors, and open-set rates; empty where nothing is known.
+
+    Args:
+        preset: sizes.
+        arms: finished runs.
+        source: knows the results.
+        data: the set with the subjects; the one of the compared pairs if empty.
+    """
+    data, rows = data or tested_on(preset), []
+    for row in tested(preset, arms, source):
+        view = row.runs[0].config.degradation
+        if row.kind == "teacher":
+            view = Degradation(row.pixels, upsample=row.pixels < side(preset))
+        look = Look("identification", data, view)
+        found = [source.looks(run, [look])[0] for run in row.runs]
+        if None in found:
+            continue
+        rates = {
+            f"DIR at FAR {r['far']:g} %": f"{100 * r['dir']:.1f}" for r in found[0].get("dir", ())
+        }
+        rows.append({
+            "network": row.label,
+            "px": str(row.pixels),
+            "rank-1 error %": mean_and_spread([f["rank1_error"] for f in found]),
+            "rank-5 error %": mean_and_spread([f["rank5_error"] for f in found]),
+            "seeds": str(len(found)),
+            **rates,
+            "subjects / gallery / probes": (
+                f"{found[0]['subjects']} / {found[0]['gallery']} / {found[0]['probes']}"
+            ),
+        })  # fmt: skip
+    return pd.DataFrame(rows).fillna("–")
+
+
+def subset_table(preset: Preset, arms: Arms, source: Source) -> pd.DataFrame:
+    """Subsets of orders at the first resolution, without labels; empty where none were run."""
+    rows = []
+    for row in tested(preset, arms, source):
+        orders = next(
+            (o for o in subsets() if preset.faces and row.arm == subset_name(o, lows(preset)[0])),
+            None,
+        )
+        if orders is None and preset.faces and row.arm == f"student {lows(preset)[0]}":
+            orders = preset.faces.main
+        if orders is not None:
+            rows.append({
+                "orders": f"{{{','.join(orders)}}}",
+                "accuracy %": mean_and_spread(row.accuracies),
+                "seeds": str(len(row.runs)),
+                "AUC": f"{np.mean([r['auc'] for r in row.results]):.4f}",
+            })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def published(preset: Preset, arms: Arms, source: Source) -> pd.DataFrame:
+    """Table 2 as printed, and below it what was measured here, with what differs in its name."""
+    rows = [
+        {
+            "model": row.model,
+            "source": "paper",
+            "LFW accuracy %": f"{row.accuracy:.2f}",
+            "resolution": row.resolution,
+            "parameters": row.parameters,
+            "trained on": "UMDFaces" if row.model.startswith("OUR") else "–",
+        }
+        for row in paper.TABLE_2
+    ]
+    for row in tested(preset, arms, source) if preset.faces else ():
+        whole = (
+            fed(preset, source, arms, row.pixels)
+            if row.kind == "teacher"
+            else all_folds(preset, source, arms, row.arm)
+        )
+        if whole is not None:
+            count = row.runs[0].record["cost"]["parameters"]
+            rows.append({
+                "model": f"ours: {row.label}",
+                "source": f"here, {row.runs[0].config.model}",
+                "LFW accuracy %": f"{whole['mean']:.2f} ± {whole['standard_error']:.2f}",
+                "resolution": f"{row.pixels}×{row.pixels}",
+                "parameters": f"{count / 1e6:.2f} M",
+                "trained on": "by others" if row.kind == "teacher" else "LFW, nine folds",
+            })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def published_identification() -> pd.DataFrame:
+    """Table 3 as printed."""
+    return pd.DataFrame([
+        {
+            "model": row.model,
+            "resolution": f"{row.resolution}×{row.resolution}",
+            "top-1 error %": f"{row.top1_error:.2f}",
+            "top-5 error %": f"{row.top5_error:.2f}",
+        }
+        for row in paper.TABLE_3
+    ])  # fmt: skip
+
+
+# Claims -------------------------------------------------------------------------------------------
+
+
+def _difference(values: Sequence[float], unit: str) -> dict:
+    mean = float(np.mean(values))
+    std = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    spread = f" ± {std:.2f}" if std is not None else ""
+    text = f"{mean:+.2f}{spread} points (n = {len(values)} {unit})"
+    return {"values": values, "mean": mean, "std": std, "n": len(values), "text": text}
+
+
+def _by_seed(rows: Mapping[str, Tested], arm: str, control: str) -> list[float]:
+    a, b = rows[arm], rows[control]
+    if b.kind == "teacher":
+        return [x - b.accuracies[0] for x in a.accuracies]
+    other = {run.config.seed: x for run, x in zip(b.runs, b.accuracies, strict=True)}
+    return [
+        x - other[run.config.seed]
+        for run, x in zip(a.runs, a.accuracies, strict=True)
+        if run.config.seed in other
+    ]
+
+
+def claims(preset: Preset, arms: Arms, source: Source) -> pd.DataFrame:
+    """Claims with differences in accuracy, paired over seeds or over folds, and their verdicts."""
+    rows = {row.label: row for row in tested(preset, arms, source)}
+    found = []
+
+    def add(claim: str, compared: str, difference: Mapping) -> None:
+        found.append({
+            "claim": claim,
+            "compared": compared,
+            "difference in test top-1": difference["text"],
+            "verdict": verdict(difference),
+        })  # fmt: skip
+
+    for claim, arm, control in _questions(preset):
+        if arm in rows and control in rows:
+            values = _by_seed(rows, arm, control)
+            if values:
+                add(claim, f"{arm} − {control}", _difference(values, "seeds"))
+    for pixels in lows(preset):
+        teacher = fed(preset, source, arms, pixels)
+        for name in (f"student {pixels}", f"tuned {pixels}"):
+            whole = all_folds(preset, source, arms, name)
+            if whole is not None and teacher is not None:
+                values = np.subtract(whole["accuracies"], teacher["accuracies"])
+                add(
+                    f"{name} beats the teacher fed {pixels} px, on all folds",
+                    f"{name} − teacher fed {pixels} px",
+                    _difference(list(values), "folds"),
+                )
+    columns = ["claim", "compared", "difference in test top-1", "verdict"]
+    return pd.DataFrame(found, columns=columns)
+
+
+def _questions(preset: Preset) -> list[tuple[str, str, str]]:
+    """(claim, arm, control), compared on the pairs of `tested_on`."""
+    low = lows(preset)[0]
+    if not preset.faces:
+        teacher = f"teacher fed {low} px"
+        return [
+            ("distillation helps to verify what was never seen", "student", "student alone"),
+            ("the student beats its teacher fed small images", "student", teacher),
+            ("labels are not needed", "student, no labels", "student alone"),
+            ("without labels it still beats the teacher", "student, no labels", teacher),
+            ("order C to clusters helps", "student, clusters", "student, no labels"),
+            ("a margin softmax helps labels", "student alone, margin", "student alone"),
+            ("relations help it, too", "student, margin", "student alone, margin"),
+        ]
+    questions = []
+    for r in lows(preset):
+        questions += [
+            (f"distillation beats the names at {r} px", f"student {r}", f"student {r} alone"),
+            (f"a native student beats the teacher fed {r} px", f"student {r}",
+             f"teacher fed {r} px"),
+            (f"tuning the teacher to {r} px helps it", f"tuned {r}", f"teacher fed {r} px"),
+            (f"the paper's larger network is better at {r} px", f"student {r} slim",
+             f"student {r}"),
+        ]  # fmt: skip
+    return [
+        *questions,
+        ("names add to the relations", f"student {low} with names", f"student {low}"),
+        ("order C to people's centres adds", f"student {low} with classes", f"student {low}"),
+        ("order C to clusters adds", f"student {low} with clusters", f"student {low}"),
+        ("a teacher trained by others is worth it", f"student {low}",
+         f"student {low} of the scratch teacher"),
+        ("the assistant helps", f"student {low} of the assistant", f"student {low}"),
+    ]  # fmt: skip
+
+
+# The page -----------------------------------------------------------------------------------------
+
+
+def provenance(preset: Preset, arms: Arms) -> str:
+    """What the numbers of the page come from, in a paragraph."""
+    records = [run.record for found in arms.values() for run in found]
+    machines = sorted({r["machine"]["name"] for r in records})
+    hours = sum(r["seconds"]["total"] for r in records) / 3600
+    spent = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.0f} minutes"
+    if preset.faces:
+        weights = " and ".join(
+            f"{TERMS[o].replace('order_c', 'order C').replace('order', 'order ')} {w:g}".replace(
+                "  ", " "
+            )
+            for o, w in preset.faces.orders
+            if o in preset.faces.main
+        )
+        about = (
+            f"teacher {preset.teacher}, trained by others on data that are not here; students "
+            f"{preset.compact} with {preset.faces.embedding} features, {preset.recipe.epochs} "
+            f"epochs; losses between unit-length features with weights {weights}, without names "
+            "unless said. Trained on nine folds of LFW, tested on the pairs of the other one: "
+            "the first fold for all arms (600 pairs, so that one pair is 0.17 points and the "
+            "standard error of one accuracy about 1 point), all ten in turn where given "
+            "(± standard error over folds). The threshold is chosen on the other nine folds, "
+            "whose people a student has seen"
+        )
+    else:
+        about = (
+            f"{preset.teacher} → {preset.compact}, {preset.data}. Pairs and galleries are of 40 "
+            "characters that no network was trained on: ten folds of pairs, disjoint in "
+            "characters; the threshold comes from the other nine"
+        )
+    return (
+        f"Preset `{preset.name}`: {about}. {len(records)} runs, {spent} of training on "
+        f"{', '.join(machines)}. ± after an accuracy is the standard deviation over seeds. A claim "
+        "needs three seeds, or ten folds, and a 95 % interval of the paired differences without "
+        "zero; otherwise it is not shown."
+    )
+
+
+def aims(preset: Preset, arms: Arms, source: Source) -> str:
+    """What became of the paper's numbers for faces, as sentences; empty on the embedded set."""
+    if not preset.faces:
+        return ""
+    lines = []
+    printed = {32: 93.83, 16: 90.03}
+    for pixels in sorted(lows(preset), reverse=True):
+        said = []
+        for row in tested(preset, arms, source):
+            if row.pixels == pixels and row.kind == "student" and not row.arm.startswith("{"):
+                whole = all_folds(preset, source, arms, row.arm)
+                said.append((row.label, np.mean(row.accuracies), len(row.runs), whole))
+        if not said:
+            continue
+        label, value, n, whole = max(said, key=lambda s: s[1])
+        text = f"{value:.2f} % on the first fold (n = {n})"
+        if whole is not None:
+            text += f", {whole['mean']:.2f} ± {whole['standard_error']:.2f} % on all ten"
+        teacher = fed(preset, source, arms, pixels)
+        beside = "" if teacher is None else f"; the teacher fed {pixels} px {teacher['mean']:.2f} %"
+        lines.append(
+            f"- Best student at {pixels} px: {label}, {text}{beside}. The paper prints "
+            f"{printed[pixels]:.2f} % for a student trained on UMDFaces with another teacher."
+        )
+    return "\n".join(lines)
+
+
+def faces_page(preset: Preset, arms: Arms, source: Source) -> str:
+    """The summary of notebook 06: verdicts, tables, provenance."""
+    parts = [
+        as_lines(claims(preset, arms, source)).replace("test top-1", "accuracy"),
+        aims(preset, arms, source),
+        "**Verification.** " + provenance(preset, arms),
+        report.markdown(verification_table(preset, arms, source)),
+        "TAR at the strictest FAR stands in parentheses where one false accept of the pairs tested "
+        "is already more than that rate; it is then the TAR without any false accept.",
+    ]
+    identified = identification_table(preset, arms, source)
+    if len(identified):
+        parts += [f"**Identification** ({_setting(preset, arms, source)}), not Table 3's UCCS, "
+                  "which is not public any more:", report.markdown(identified)]  # fmt: skip
+    for data in ("uccs", "tinyface"):
+        table = identification_table(preset, arms, source, data) if preset.faces else ()
+        if len(table):
+            parts += [f"**Identification on {data}:**", report.markdown(table)]
+    subsets_ = subset_table(preset, arms, source)
+    if len(subsets_):
+        parts += [f"**Orders without names**, {lows(preset)[0]} px, first fold:",
+                  report.markdown(subsets_)]  # fmt: skip
+    return "\n\n".join(part for part in parts if part)
+
+
+def _setting(preset: Preset, arms: Arms, source: Source) -> str:
+    """What identification was about, in words."""
+    for row in tested(preset, arms, source):
+        view = row.runs[0].config.degradation
+        found = source.looks(row.runs[0], [Look("identification", tested_on(preset), view)])[0]
+        if found is not None:
+            return found["what"]
+    return tested_on(preset)
+
+
+def curves(preset: Preset, arms: Arms, source: Source) -> dict[int, dict[str, tuple[str, Mapping]]]:
+    """ROC curves by resolution: pixels -> label -> (kind, curve of the first seed)."""
+    panels: dict[int, dict[str, tuple[str, Mapping]]] = {}
+    shown = {"teacher", "student", "student alone", "student, no labels"}
+    for row in tested(preset, arms, source):
+        plain = {f"student {row.pixels}", f"student {row.pixels} alone", f"tuned {row.pixels}"}
+        if row.arm in shown | plain:
+            panel = panels.setdefault(row.pixels, {})
+            panel[row.label] = (row.kind, row.results[0])
+    return dict(sorted(panels.items(), reverse=True))
+
+
+def unfinished(preset: Preset, source: Source) -> list[str]:
+    """Arms of the study without any finished run: what the tables do not show."""
+    there = finished(preset, "faces", source.find)
+    return [name for name in study(preset, "faces") if name not in there]
