@@ -55,8 +55,10 @@ AFTER: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "03_table1": ("02_two_stage_transfer",),
         "04_order_ablation": ("02_two_stage_transfer",),
         "05_resolution_sweep": ("02_two_stage_transfer",),
+        "06_faces": ("02_two_stage_transfer",),
     }
 )
+FACES = ("06_faces",)  # all that presets of faces have runs for
 OWN_PARAMETERS = ("preset", "data", "out")  # given by the batch itself
 PACKAGE = Path(__file__).resolve().parent
 LARGE_PAGE = 1_500_000  # bytes; a larger page is worth a remark, as it may be committed
@@ -115,7 +117,8 @@ def reproduce(
     Args:
         preset: the notebooks' `preset`, one of `horkd.presets.PRESETS`.
         data: the notebooks' `data`; the preset's own if None or empty.
-        only: names of notebooks (`02_two_stage_transfer`); all by default.
+        only: names of notebooks (`02_two_stage_transfer`) or their numbers (`02`); by default all,
+            or for a preset of faces the one about them.
         parameters: further parameters; each goes to the notebooks that declare it.
         force: run notebooks that are up to date as well.
         out: the report folder; `reports/<preset>-<data>` by default.
@@ -132,7 +135,8 @@ def reproduce(
     _require_papermill()
     started = time.perf_counter()
     folder = (notebooks or paths.root() / "notebooks").resolve()
-    data = get_preset(preset, data).data
+    sizes = get_preset(preset, data)
+    data, only = sizes.data, tuple(only) or (FACES if sizes.faces else ())
     out = (out or paths.reports_dir() / f"{preset}-{data}").resolve()
     own = {"preset": preset, "data": data, "out": os.path.relpath(out, folder)}
     chosen = _choose(folder, only)
@@ -192,6 +196,8 @@ def _choose(folder: Path, only: Sequence[str]) -> list[Path]:
     known = {path.stem: path for path in sorted(folder.glob("[0-9][0-9]_*.ipynb"))}
     if not known:
         raise HorkdError(f"no notebook NN_name.ipynb in {folder}: run this in a checkout of horkd")
+    numbers = {name[:2]: name for name in known}
+    only = [numbers.get(name, name) for name in only]
     unknown = [name for name in only if name not in known]
     if unknown:
         raise HorkdError(

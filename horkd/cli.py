@@ -25,17 +25,36 @@ def _root() -> None:
     """Cross-resolution distillation: teacher, assistant and low-resolution student."""
 
 
-PresetOption = Annotated[str, typer.Option(help="smoke, quick, cpu, paper-short or paper")]
-DataOption = Annotated[str, typer.Option(help="glyphs or cifar100; empty: the preset's own")]
+PresetOption = Annotated[
+    str, typer.Option(help="smoke, quick, cpu, paper-short, paper, faces or faces-paper")
+]
+DataOption = Annotated[str, typer.Option(help="name of a data set; empty: the preset's own")]
+WeightsOption = Annotated[
+    str, typer.Option(help="presets of faces: the teacher's weights file, once")
+]
+ModelOption = Annotated[
+    str, typer.Option(help="its architecture, as mobilefacenet or timm:resnet50")
+]
+StatisticsOption = Annotated[
+    str, typer.Option(help="what its images are normalised by: imagenet or half")
+]
 SeedsOption = Annotated[int, typer.Option(help="seeds of each student; 0: the preset's own")]
 
 
 @app.command()
 def reproduce(
-    preset: PresetOption = "quick",
-    data: DataOption = "",
+    preset: Annotated[
+        str, typer.Option(help="as below; empty: quick, or what the data ask for")
+    ] = "",
+    data: Annotated[str, typer.Option("--data", "--train-data", help="data set to train on")] = "",
     seeds: SeedsOption = 0,
-    only: Annotated[list[str] | None, typer.Option(help="only this notebook; repeatable")] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", "--notebooks", help="only this notebook, or its number; repeatable"),
+    ] = None,
+    teacher_weights: WeightsOption = "",
+    teacher_model: ModelOption = "",
+    teacher_statistics: StatisticsOption = "imagenet",
     parameter: Annotated[
         list[str] | None, typer.Option("--parameter", "-p", help="NAME=VALUE for the notebooks")
     ] = None,
@@ -44,15 +63,34 @@ def reproduce(
     """Run the notebooks into reports/PRESET-DATA/; only what is missing or out of date."""
     from horkd.batch import reproduce
     from horkd.presets import get_preset
+    from horkd.studies import with_teacher
 
-    chosen = get_preset(preset, data, seeds)
+    chosen = get_preset(preset or _preset_for(data, teacher_weights), data, seeds)
     parameters = dict(_parameter(text) for text in parameter or [])
     if seeds:
         parameters["seeds"] = seeds
+    if teacher_weights or teacher_model:
+        with_teacher(chosen, teacher_weights, teacher_model, teacher_statistics)
+        file = str(Path(teacher_weights).expanduser().resolve())
+        given = {
+            "teacher_weights": file,
+            "teacher_model": teacher_model,
+            "teacher_statistics": teacher_statistics,
+        }
+        parameters |= {name: value for name, value in given.items() if value}
     result = reproduce(chosen.name, chosen.data, only or (), parameters, force)
     typer.echo(f"report: {os.path.relpath(result.report)}")
     if result.failed:
         raise typer.Exit(1)
+
+
+def _preset_for(data: str, weights: str) -> str:
+    """The preset that is meant by data and a teacher's weights alone."""
+    from horkd.data import is_faces
+
+    if is_faces(data) and not data.startswith("lfw"):
+        return "faces-paper"
+    return "faces" if is_faces(data) or weights else "quick"
 
 
 def _parameter(text: str) -> tuple[str, object]:
@@ -83,12 +121,16 @@ def queue(
     arm: ArmOption = None,
     device: DeviceOption = "auto",
     every: Annotated[bool, typer.Option("--all", help="also finished runs")] = False,
+    teacher_weights: WeightsOption = "",
+    teacher_model: ModelOption = "",
+    teacher_statistics: StatisticsOption = "imagenet",
 ) -> None:
     """List the missing runs, most worth first, with an estimate of their time."""
     from horkd import runs, work
     from horkd.train import Settings
 
-    jobs = _jobs(preset, data, seeds, study, arm)
+    teacher = (teacher_weights, teacher_model, teacher_statistics)
+    jobs = _jobs(preset, data, seeds, study, arm, teacher)
     todo = work.missing(jobs)
     settings = Settings(device)
     pace = work.pace([job.config for job in todo], settings)
@@ -127,22 +169,34 @@ def work_(
     cache: Annotated[
         str, typer.Option(help="keep the frozen models' answers: auto (small, CPU), on or off")
     ] = "auto",
+    teacher_weights: WeightsOption = "",
+    teacher_model: ModelOption = "",
+    teacher_statistics: StatisticsOption = "imagenet",
 ) -> None:
     """Train the missing runs, most worth first. Several workers can share a queue."""
     from horkd.train import Settings
     from horkd.work import work
 
-    jobs = _jobs(preset, data, seeds, study, arm)
+    teacher = (teacher_weights, teacher_model, teacher_statistics)
+    jobs = _jobs(preset, data, seeds, study, arm, teacher)
     settings = Settings(device, precision, compile=compile, cache=cache)
     shift = work(jobs, minutes or None, settings, typer.echo)
     typer.echo(f"{len(shift.done)} runs done, {len(shift.diverged)} diverged, {shift.left} missing")
 
 
-def _jobs(preset: str, data: str, seeds: int, studies: list[str] | None, arms: list[str] | None):
+def _jobs(
+    preset: str,
+    data: str,
+    seeds: int,
+    studies: list[str] | None,
+    arms: list[str] | None,
+    teacher: tuple[str, str, str] = ("", "", ""),
+):
     from horkd.presets import get_preset
-    from horkd.studies import choose
+    from horkd.studies import choose, with_teacher
 
-    return choose(get_preset(preset, data, seeds), studies or (), arms or ())
+    chosen = with_teacher(get_preset(preset, data, seeds), *teacher)
+    return choose(chosen, studies or (), arms or ())
 
 
 @app.command()

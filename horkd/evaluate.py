@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -200,14 +201,38 @@ def verify(
     Raises:
         HorkdError: if there is nothing to verify in the data set.
     """
-    images, pairs, folds = verification_set(data)
-    used, index = torch.cat([pairs.left, pairs.right]).unique(return_inverse=True)
-    left, right = index.split(len(pairs))
+    _, pairs, folds = verification_set(data)
+    scores = pair_scores(network, data, degradation, other, flip)
+    return verification.summary(scores, pairs.same, pairs.fold, folds)
+
+
+def pair_scores(
+    network: Network,
+    data: Dataset,
+    degradation: Degradation,
+    other: Degradation | None = None,
+    flip: bool = False,
+    index: Tensor | None = None,
+) -> np.ndarray:
+    """Cosine of the features of both images of a data set's pairs, float64 (P,).
+
+    Args:
+        network: as in `verify`.
+        data: as in `verify`.
+        degradation: as in `verify`.
+        other: as in `verify`.
+        flip: as in `verify`.
+        index: int64 (P,), of the pairs to look at; None for all.
+    """
+    images, pairs, _ = verification_set(data)
+    index = torch.arange(len(pairs)) if index is None else index
+    ends = torch.cat([pairs.left[index], pairs.right[index]])
+    used, place = ends.unique(return_inverse=True)
+    left, right = place.split(len(index))
     photos = images.central[used.to(images.images.device)]
     first = embed(network, photos, data, degradation, flip)
     second = first if other is None else embed(network, photos, data, other, flip)
-    scores = verification.cosine(first[left], second[right])
-    return verification.summary(scores, pairs.same, pairs.fold, folds)
+    return verification.cosine(first[left], second[right])
 
 
 def identify(

@@ -18,14 +18,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 from horkd.data.open_set import SIZE, parse
 from horkd.errors import HorkdError
 from horkd.losses import PAPER_WEIGHTS
-from horkd.presets import Preset
+from horkd.presets import PRESETS, Preset
+from horkd.pretrained import digest
 from horkd.resolution import Degradation
-from horkd.runs import Run, RunConfig, read, run
+from horkd.runs import Run, RunConfig, import_network, read, run
 from horkd.train import Diverged, Settings
 
 FULL = 32  # pixels of both data sets
@@ -457,6 +459,43 @@ def _configure_faces(preset: Preset, arm: Arm, seed: int) -> RunConfig:
 def _chain(preset: Preset) -> dict[str, Arm]:
     """The arms that others are distilled from."""
     return {arm.name: arm for arm in (*_TWO_STAGE, *_SECOND)}
+
+
+#: Channel statistics that networks for faces are usually trained with.
+STATISTICS = {"imagenet": (None, None), "half": ((0.5,) * 3, (0.5,) * 3)}
+
+
+def with_teacher(
+    preset: Preset, weights: str | Path, model: str = "", statistics: str = "imagenet"
+) -> Preset:
+    """A preset of faces with a teacher from a weights file, which is imported and tested on LFW.
+
+    Args:
+        preset: any; without a file and a model it is returned as it is.
+        weights: path of the file, or "".
+        model: its architecture, as in `horkd.models`; the preset's own if empty.
+        statistics: what its images are normalised by: "imagenet", or "half" for 0.5 and 0.5.
+
+    Raises:
+        HorkdError: if the preset has no such teacher, or the file is missing or does not fit.
+    """
+    if not (weights or model):
+        return preset
+    if preset.faces is None:
+        names = ", ".join(p.name for p in PRESETS.values() if p.faces)
+        raise HorkdError(
+            f"preset {preset.name} trains its own teacher: a weights file goes with {names}"
+        )
+    if not weights:
+        raise HorkdError("a teacher's model needs its weights file, too: --teacher-weights FILE")
+    if statistics not in STATISTICS:
+        raise HorkdError(f"unknown statistics {statistics!r}: choose from {', '.join(STATISTICS)}")
+    mean, std = STATISTICS[statistics]
+    file = Path(weights).expanduser()
+    sizes = replace(preset.faces, weights=digest(file), mean=mean, std=std)
+    preset = replace(preset, teacher=model or preset.teacher, faces=sizes)
+    import_network(configure(preset, study(preset, "faces")["teacher"]), file)
+    return preset
 
 
 @dataclass(frozen=True)

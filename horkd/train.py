@@ -14,7 +14,15 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from horkd.data import Batches, Dataset, FaceFiles, FileBatches, ImageSet, normalise
+from horkd.data import (
+    Batches,
+    Dataset,
+    FaceFiles,
+    FileBatches,
+    ImageSet,
+    ReducedBatches,
+    normalise,
+)
 from horkd.errors import HorkdError
 from horkd.evaluate import chunk, score, statistics
 from horkd.models import ModelSpec, Network, Output
@@ -301,11 +309,20 @@ class Task:
 
         return see
 
-    def batches(self) -> Batches:
-        """Batches of the training images, in memory or from disk."""
+    def batches(self, reduced: bool = False) -> Batches:
+        """Batches of the training images, in memory or from disk.
+
+        Args:
+            reduced: nobody but the learner looks at the crops, so that they may come as it sees
+                them where that is always the same.
+        """
         kind = Batches if isinstance(self.train, ImageSet) else FileBatches
-        recipe = self.recipe
-        return kind(self.train, recipe.batch_size, recipe.crop, self.data.flip, recipe.views)
+        recipe, own = self.recipe, self.degradation
+        found = kind(self.train, recipe.batch_size, recipe.crop, self.data.flip, recipe.views)
+        plain = not (own.upsample or own.blur or own.noise or own.jpeg)
+        if reduced and recipe.views and plain and own.size < self.train.size:
+            return ReducedBatches(found, own)
+        return found
 
     def frozen_answers(
         self, seed: int, epoch: int, maps: bool, batches: Batches | None = None
@@ -369,7 +386,8 @@ def fit(
         Diverged: if the loss is no longer a finite number.
     """
     recipe = task.recipe
-    batches = task.batches()
+    maps, asked = state.objective.needs_maps, bool(state.objective.distilled)
+    batches = task.batches(reduced=not asked or (task.answers is not None and not maps))
     with (
         exact_matmul(),
         tqdm(
@@ -385,7 +403,8 @@ def fit(
         while state.epoch < recipe.epochs:
             start = time.perf_counter()
             entry = _epoch(state, task, batches, bar)
-            if task.validation is not None:
+            # nothing to score without a classifier: its last epoch is all there is
+            if task.validation is not None and state.network.classifier is not None:
                 result = score(state.network, task.validation, task.data, task.degradation)
                 _keep_best(state, result["top1"])
                 entry["validation"] = result

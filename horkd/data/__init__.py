@@ -2,7 +2,7 @@
 
 import functools
 
-from horkd.data.batches import Batches, FileBatches, normalise
+from horkd.data.batches import Batches, FileBatches, ReducedBatches, normalise
 from horkd.data.cifar import VALIDATION_PER_CLASS, load_cifar100
 from horkd.data.faces import FaceFiles
 from horkd.data.glyphs import VERSION as GLYPHS_VERSION
@@ -29,6 +29,7 @@ __all__ = [
     "FaceFiles",
     "FileBatches",
     "ImageSet",
+    "ReducedBatches",
     "identification_set",
     "is_faces",
     "load_dataset",

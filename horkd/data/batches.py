@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -140,6 +140,31 @@ class Batches:
             rows[:, None, :, None],
             columns[:, None, None, :],
         ]
+
+
+class ReducedBatches(Batches):
+    """`Batches` with fixed views that hands out what a learner sees, reduced once for all epochs.
+
+    For a learner whose view of a crop does not change, and that has no frozen model looking at the
+    crops beside it: at 16 pixels, reducing takes as long as training on what comes out.
+
+    Args:
+        batches: with `views`.
+        reduce: uint8 crops (B, 3, S, S) to what the learner sees of them, uint8 (B, 3, R, R).
+    """
+
+    def __init__(self, batches: Batches, reduce: Callable[[Tensor], Tensor]) -> None:
+        self.batches, self.reduce = batches, reduce
+        self.labels, self.batch_size, self.ids = batches.labels, batches.batch_size, batches.ids
+        self.views, self.seen = batches.views, {}
+
+    def epoch(self, seed: int, number: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """As `Batches.epoch`, of reduced crops."""
+        view = number % self.views
+        if view not in self.seen:
+            self.seen[view] = torch.cat([self.reduce(c) for c in self.batches.view(view, 256)])
+        for index in self.order(seed).split(self.batch_size):
+            yield self.seen[view][index], self.labels[index]
 
 
 class FileBatches(Batches):
