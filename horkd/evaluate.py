@@ -19,6 +19,7 @@ from horkd.data import (
     identification_set,
     normalise,
     verification_set,
+    whole_of,
 )
 from horkd.errors import HorkdError
 from horkd.identification import dir_at_far, rank_errors
@@ -185,6 +186,7 @@ def verify(
     degradation: Degradation,
     other: Degradation | None = None,
     flip: bool = False,
+    memo: dict | None = None,
 ) -> dict:
     """Verification by the cosine of features: the protocol of LFW on a data set's pairs.
 
@@ -194,6 +196,7 @@ def verify(
         degradation: what the network sees of both images of a pair.
         other: what it sees of the second one instead: pairs across resolutions.
         flip: as in `embed`.
+        memo: keeps features of this network between calls.
 
     Returns:
         `verification.summary` of the pairs.
@@ -202,7 +205,7 @@ def verify(
         HorkdError: if there is nothing to verify in the data set.
     """
     _, pairs, folds = verification_set(data)
-    scores = pair_scores(network, data, degradation, other, flip)
+    scores = pair_scores(network, data, degradation, other, flip, memo=memo)
     return verification.summary(scores, pairs.same, pairs.fold, folds)
 
 
@@ -213,6 +216,7 @@ def pair_scores(
     other: Degradation | None = None,
     flip: bool = False,
     index: Tensor | None = None,
+    memo: dict | None = None,
 ) -> np.ndarray:
     """Cosine of the features of both images of a data set's pairs, float64 (P,).
 
@@ -223,6 +227,7 @@ def pair_scores(
         other: as in `verify`.
         flip: as in `verify`.
         index: int64 (P,), of the pairs to look at; None for all.
+        memo: as in `verify`.
     """
     images, pairs, _ = verification_set(data)
     index = torch.arange(len(pairs)) if index is None else index
@@ -230,9 +235,16 @@ def pair_scores(
     used, place = ends.unique(return_inverse=True)
     left, right = place.split(len(index))
     photos = images.central[used.to(images.images.device)]
-    first = embed(network, photos, data, degradation, flip)
-    second = first if other is None else embed(network, photos, data, other, flip)
-    return verification.cosine(first[left], second[right])
+    memo = {} if memo is None else memo
+
+    def seen(view: Degradation) -> Tensor:
+        # folds of one set have the same photos, and so have both sides of mixed pairs
+        key = whole_of(data.name), len(used), int(used.sum()), view, flip
+        if key not in memo:
+            memo[key] = embed(network, photos, data, view, flip)
+        return memo[key]
+
+    return verification.cosine(seen(degradation)[left], seen(other or degradation)[right])
 
 
 def identify(
@@ -241,6 +253,7 @@ def identify(
     degradation: Degradation,
     other: Degradation | None = None,
     flip: bool = False,
+    memo: dict | None = None,
 ) -> dict:
     """Identification by the cosine of features: gallery and probes of `identification_set`.
 
@@ -250,6 +263,7 @@ def identify(
         degradation: what the network sees of gallery and probes.
         other: what it sees of the gallery instead.
         flip: as in `embed`.
+        memo: not used: galleries are small.
 
     Returns:
         `rank1_error` and `rank5_error` in percent, `subjects`, `gallery` and `probes` (images),

@@ -6,13 +6,14 @@ the tenth; accuracies on one fold are of 600 pairs, those on all ten of 6,000.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
+from tqdm.auto import tqdm
 
 from horkd import paper, report
-from horkd.data.open_set import parse
+from horkd.data.open_set import SIZE, parse
 from horkd.errors import HorkdError
 from horkd.findings import Source, as_lines, gather
 from horkd.losses import ORDERS as TERMS
@@ -47,7 +48,7 @@ def tested_on(preset: Preset) -> str:
     if not preset.faces:
         return preset.data
     _, size = parse(preset.data)
-    at = "" if size == 112 else f"@{size}"
+    at = "" if size == SIZE else f"@{size}"
     return f"lfw-{preset.faces.folds[0]}{at}" if preset.faces.folds else f"lfw{at}"
 
 
@@ -62,6 +63,44 @@ def face_arms(preset: Preset, source: Source) -> dict[str, list[Run]]:
     if preset.faces:
         return gather(preset, ("faces",), source)
     return gather(preset, ("two_stage", "faces"), source)
+
+
+def view_of(preset: Preset, run: Run, pixels: int) -> Degradation:
+    """What a network sees in the tables: teachers images of any size enlarged, others their own."""
+    if run.config.weights or run.config.degradation.size == side(preset):
+        return Degradation(pixels, upsample=pixels < side(preset))
+    return run.config.degradation
+
+
+def look_at_all(preset: Preset, arms: Arms, source: Source) -> None:
+    """Ask every network all that the page needs, in one go: features are then computed once."""
+    data = tested_on(preset)
+    sets = [("verification", data), ("identification", data)]
+    if preset.faces:
+        sets += [("verification", "xqlfw"), ("identification", "uccs"),
+                 ("identification", "tinyface")]  # fmt: skip
+    for name, found in tqdm(arms.items(), "networks", leave=False, disable=None):
+        for run in found:
+            steps = ladder(preset) if name == "teacher" else (run.config.degradation.size,)
+            wanted = [
+                Look(task, where, view_of(preset, run, r)) for r in steps for task, where in sets
+            ]
+            if name == "teacher":
+                wanted += [look for look, _ in mixed_looks(preset, run)]
+                whole = _all_lfw(preset)
+                wanted += [Look("verification", whole, view_of(preset, run, r))
+                           for r in steps if preset.faces]  # fmt: skip
+            if preset.faces and name != "teacher":
+                wanted = [
+                    replace(look, data=run.config.data) if look.data == data else look
+                    for look in wanted
+                ]
+            source.looks(run, wanted)
+
+
+def _all_lfw(preset: Preset) -> str:
+    size = side(preset)
+    return "lfw" if size == SIZE else f"lfw@{size}"
 
 
 @dataclass(frozen=True)
@@ -105,9 +144,8 @@ def tested(preset: Preset, arms: Arms, source: Source) -> list[Tested]:
             continue
         steps = ladder(preset) if name == "teacher" else (found[0].config.degradation.size,)
         for pixels in steps:
-            view = found[0].config.degradation
-            if name == "teacher":
-                view = Degradation(pixels, upsample=pixels < full)
+            view = view_of(preset, found[0], pixels) if name == "teacher" else None
+            view = view or found[0].config.degradation
             look = Look("verification", data, view)
             results = [source.looks(run, [look])[0] for run in found]
             if None in results:
@@ -178,9 +216,8 @@ def fed(preset: Preset, source: Source, arms: Arms, pixels: int) -> dict | None:
     """The teacher on all pairs of LFW, fed images of so many pixels; None where not known."""
     if not preset.faces or "teacher" not in arms:
         return None
-    size = side(preset)
-    at = "" if size == 112 else f"@{size}"
-    look = Look("verification", f"lfw{at}", Degradation(pixels, upsample=pixels < size))
+    view = Degradation(pixels, upsample=pixels < side(preset))
+    look = Look("verification", _all_lfw(preset), view)
     found = source.looks(arms["teacher"][0], [look])[0]
     if found is None:
         return None
@@ -276,22 +313,27 @@ def mixed_table(preset: Preset, arms: Arms, source: Source) -> pd.DataFrame:
     """The teacher on pairs with one image small, with both small, and with mirrored images."""
     if "teacher" not in arms:
         return pd.DataFrame()
-    full, run, rows = side(preset), arms["teacher"][0], []
+    run, rows = arms["teacher"][0], {}
+    for look, label in mixed_looks(preset, run):
+        found = source.looks(run, [look])[0]
+        row = rows.setdefault(look.degradation.size, {"px": str(look.degradation.size)})
+        row[label] = "–" if found is None else f"{found['accuracy']:.2f}"
+    return pd.DataFrame(list(rows.values()))
+
+
+def mixed_looks(preset: Preset, run: Run) -> list[tuple[Look, str]]:
+    """Looks of `mixed_table` with their columns."""
+    found = []
     for pixels in lows(preset):
         small, sharp = Degradation(pixels, upsample=True), run.config.degradation
-        row = {"px": str(pixels)}
-        for label, other, flip in (
-            ("both small %", None, False),
-            (f"one small, one at {full} px %", sharp, False),
-            ("both small, mirror images added %", None, True),
-        ):
-            if flip and not preset.faces:  # a mirrored character is another one
-                continue
-            look = Look("verification", tested_on(preset), small, other, flip)
-            found = source.looks(run, [look])[0]
-            row[label] = "–" if found is None else f"{found['accuracy']:.2f}"
-        rows.append(row)
-    return pd.DataFrame(rows)
+        look = Look("verification", tested_on(preset), small)
+        found += [
+            (look, "both small %"),
+            (replace(look, other=sharp), f"one small, one at {side(preset)} px %"),
+        ]
+        if preset.faces:  # a mirrored character is another one
+            found.append((replace(look, flip=True), "both small, mirror images added %"))
+    return found
 
 
 def subset_table(preset: Preset, arms: Arms, source: Source) -> pd.DataFrame:

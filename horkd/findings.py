@@ -63,11 +63,14 @@ def live(train_missing: bool = True, settings: Settings | None = None) -> Source
         trainer(settings, train_missing),
         runs.diverged,
         lambda found, degradations: runs.views(found, degradations, settings),
-        lambda found, looks: [
-            runs.open_set(found, [look], settings)[0] if _is_there(look.data) else None
-            for look in looks
-        ],
+        lambda found, looks: _look(found, looks, settings),
     )
+
+
+def _look(found: Run, looks: Sequence[Look], settings: Settings | None) -> list[dict | None]:
+    there = [look for look in looks if _is_there(look.data)]
+    results = dict(zip(there, runs.open_set(found, there, settings), strict=True))
+    return [results.get(look) for look in looks]
 
 
 def _is_there(data: str) -> bool:

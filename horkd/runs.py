@@ -449,7 +449,7 @@ def open_set(finished: Run, looks: Sequence[Look], settings: Settings | None = N
     with storage.locked(finished.folder.parent / ".locks" / f"{finished.config.key}.looks.lock"):
         known = known_looks(_of_these_weights(finished, path))
         missing = [look for look in dict.fromkeys(looks) if look not in known]
-        network = None
+        network, memo = None, {}
         for look in missing:
             data = load_dataset(look.data)
             if network is None:
@@ -457,7 +457,8 @@ def open_set(finished: Run, looks: Sequence[Look], settings: Settings | None = N
                 size = data.size if look.degradation.upsample else look.degradation.size
                 settings = (settings or Settings()).resolve(network, size)
                 network = settings.place(network)
-            result = ask[look.task](network, data, look.degradation, look.other, look.flip)
+            view, other = look.degradation, look.other
+            result = ask[look.task](network, data, view, other, look.flip, memo)
             known[look] = json.loads(json.dumps(result))
             content = {"key": finished.config.key, "files": finished.record["files"]}
             listed = [{"look": asdict(k), "result": v} for k, v in known.items()]

@@ -68,6 +68,7 @@ display(report.describe_arms(study(sizes, "faces")))
 # %%
 source = findings.live(train_missing)
 arms = face_findings.face_arms(sizes, source)
+face_findings.look_at_all(sizes, arms, source)
 table = face_findings.verification_table(sizes, arms, source)
 report.save_table(table, out, "faces_verification")
 display(table)
