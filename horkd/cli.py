@@ -208,8 +208,12 @@ def export(
 ) -> None:
     """Write finished networks (seed 0) as float16 safetensors with all that a prediction needs."""
     from horkd import runs
+    from horkd.presets import get_preset
 
-    for job in _jobs(preset, data, 1, None, arm or ["teacher", "assistant", "student"]):
+    faces = get_preset(preset, data).faces
+    trio = ["teacher", "assistant", "student"]
+    usual = [f"student {r}" for r in faces.lows] if faces else trio
+    for job in _jobs(preset, data, 1, None, arm or usual):
         finished = runs.read(job.config)
         if finished is None:
             raise HorkdError(

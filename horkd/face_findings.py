@@ -570,8 +570,7 @@ def faces_page(preset: Preset, arms: Arms, source: Source) -> str:
         aims(preset, arms, source),
         "**Verification.** " + provenance(preset, arms),
         report.markdown(verification_table(preset, arms, source)),
-        "TAR at the strictest FAR stands in parentheses where one false accept of the pairs tested "
-        "is already more than that rate; it is then the TAR without any false accept.",
+        _pairs_behind(preset, arms, source),
     ]
     identified = identification_table(preset, arms, source)
     if len(identified):
@@ -593,6 +592,18 @@ def faces_page(preset: Preset, arms: Arms, source: Source) -> str:
         parts += [f"**Orders without names**, {lows(preset)[0]} px, first fold:",
                   report.markdown(subsets_)]  # fmt: skip
     return "\n\n".join(part for part in parts if part)
+
+
+def _pairs_behind(preset: Preset, arms: Arms, source: Source) -> str:
+    """How many pairs the rates of the table are about."""
+    rates = tested(preset, arms, source)[0].results[0]["tar"]
+    same, different = rates[0]["n_same"], rates[0]["n_different"]
+    counts = ", ".join(f"{int(r['far'] * different + 1e-9)} at {r['far']:g}" for r in rates)
+    return (
+        f"AUC and TAR are of {same} same and {different} different pairs, so that a FAR allows so "
+        f"many false accepts: {counts}. Where it allows none, the TAR in parentheses is the one "
+        "without any false accept, which so few pairs do not show to be a rate."
+    )
 
 
 def _setting(preset: Preset, arms: Arms, source: Source) -> str:

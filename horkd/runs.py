@@ -484,7 +484,7 @@ def _of_these_weights(finished: Run, path: Path) -> dict:
 def export(finished: Run, path: Path) -> None:
     """Write a run's network for others to use: float16, with all that a prediction needs.
 
-    The header holds the network's specification, class names, degradation, channel statistics, test
+    The header holds the network's specification, class names (if it has a classifier), degradation, channel statistics, test
     accuracy and the key of the record. `horkd.models.load_network` reads it back in float32.
 
     Raises:
@@ -498,7 +498,7 @@ def export(finished: Run, path: Path) -> None:
         half=True,
         key=config.key,
         data=config.data,
-        classes=list(data.train.classes),
+        classes=list(data.train.classes) if config.classifies else [],
         size=data.size,
         degradation=asdict(config.degradation),
         mean=list(data.mean),

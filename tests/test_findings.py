@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
-from horkd import figures, findings, paths, report, runs, storage
+from horkd import face_findings, figures, findings, paths, report, runs, storage
 from horkd.errors import HorkdError
 from horkd.presets import get_preset
 from horkd.resolution import Degradation
@@ -18,7 +18,8 @@ from horkd.runs import Run
 from horkd.studies import FULL, STUDIES, collect, configure, seeds, study
 
 mpl.use("Agg")
-REPORTS = {"quick-glyphs": "quick", "cpu-cifar100": "cpu"}
+REPORTS = {"quick-glyphs": "quick", "cpu-cifar100": "cpu", "faces-lfw": "faces"}
+TOURS = ("quick-glyphs", "cpu-cifar100")
 
 
 def page(name: str, folder, preset) -> str:
@@ -32,15 +33,24 @@ def page(name: str, folder, preset) -> str:
         return findings.table1_page(preset, arms, source)
     if name == "04_order_ablation":
         return findings.orders_page(preset, findings.order_arms(preset, source), source)
-    arms = findings.gather(preset, ("two_stage", "resolutions"), source)
-    return findings.resolutions_page(preset, arms, source)
+    if name == "05_resolution_sweep":
+        arms = findings.gather(preset, ("two_stage", "resolutions"), source)
+        return findings.resolutions_page(preset, arms, source)
+    return face_findings.faces_page(preset, face_findings.face_arms(preset, source), source)
 
 
-PAGES = ("02_two_stage_transfer", "03_table1", "04_order_ablation", "05_resolution_sweep")
+PAGES = {
+    "02_two_stage_transfer": TOURS,
+    "03_table1": TOURS,
+    "04_order_ablation": TOURS,
+    "05_resolution_sweep": TOURS,
+    "06_faces": ("quick-glyphs", "faces-lfw"),
+}
 
 
-@pytest.mark.parametrize("name", PAGES)
-@pytest.mark.parametrize("folder", REPORTS)
+@pytest.mark.parametrize(
+    ("folder", "name"), [(folder, name) for name in PAGES for folder in PAGES[name]]
+)
 def test_a_committed_page_is_what_the_records_say(folder, name):
     out = paths.root() / "reports" / folder
     again = page(name, out, get_preset(REPORTS[folder]))
@@ -67,7 +77,7 @@ def test_a_committed_record_is_of_its_configuration_and_of_a_study(folder):
         assert content["key"] in asked, f"{path.name} belongs to no study"
 
 
-@pytest.mark.parametrize("folder", REPORTS)
+@pytest.mark.parametrize("folder", TOURS)
 def test_the_tour_shows_accuracies_that_are_on_record(folder):
     """The tour measures again, on its own machine: an image or two may differ."""
     out, preset = paths.root() / "reports" / folder, get_preset(REPORTS[folder])
