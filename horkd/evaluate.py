@@ -21,6 +21,7 @@ from horkd.data import (
     verification_set,
     whole_of,
 )
+from horkd.data.batches import decoded
 from horkd.errors import HorkdError
 from horkd.identification import dir_at_far, rank_errors
 from horkd.models import Network, Output, Statistics
@@ -61,8 +62,14 @@ def _parts(images: Tensor | FaceFiles, batch_size: int) -> Iterator[Tensor]:
     files = replace(images, margin=0)
     workers = min(8, os.cpu_count() or 1) if len(files) > 1000 else 0
     start = "spawn" if workers else None
-    loader = DataLoader(files, batch_size, num_workers=workers, multiprocessing_context=start)
-    for photos, _, _ in loader:
+    loader = DataLoader(
+        files,
+        batch_size,
+        num_workers=workers,
+        multiprocessing_context=start,
+        generator=torch.Generator(),  # not the global one, which initial weights are drawn from
+    )
+    for photos, _, _ in decoded(loader):
         yield photos
 
 

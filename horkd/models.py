@@ -317,13 +317,12 @@ def _torchvision(architecture: str) -> tuple[nn.Module, int]:
     """The network and the width of what its last linear layer was fed."""
     import torchvision
 
-    try:
-        network = torchvision.models.get_model(architecture, weights=None)
-    except ValueError:
+    if architecture not in torchvision.models.list_models(module=torchvision.models):
         raise HorkdError(
-            f"torchvision has no network {architecture!r}: torchvision.models.list_models() names "
-            "them"
-        ) from None
+            f"torchvision has no classification network {architecture!r}: "
+            "torchvision.models.list_models(module=torchvision.models) names them"
+        )
+    network = torchvision.models.get_model(architecture, weights=None)
     last = [name for name, m in network.named_modules() if isinstance(m, nn.Linear)]
     if not last:
         raise HorkdError(f"torchvision:{architecture} does not end in a linear layer: use timm's")
@@ -342,7 +341,8 @@ def _timm(architecture: str) -> tuple[nn.Module, int]:
     if not timm.is_model(architecture):
         raise HorkdError(f"timm has no network {architecture!r}: timm.list_models() names them")
     network = timm.create_model(architecture, pretrained=False, num_classes=0)
-    return network, network.num_features
+    # many networks have one more layer between their last map and their features
+    return network, getattr(network, "head_hidden_size", None) or network.num_features
 
 
 class Network(nn.Module):

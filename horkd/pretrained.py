@@ -58,11 +58,9 @@ def _unpickle(path: Path) -> dict[str, Tensor]:
             f"{path} is not a plain file of weights ({line[:120]}): save the state dict alone, as "
             "safetensors or with torch.save(model.state_dict(), …)"
         ) from None
-    while isinstance(content, Mapping) and not _tensors(content):
-        inner = next((content[key] for key in _NESTED if key in content), None)
-        if inner is None:
-            break
-        content = inner
+    for _ in range(4):  # how deep wrappers nest
+        inside = [content.get(key) for key in _NESTED] if isinstance(content, Mapping) else []
+        content = next((c for c in inside if isinstance(c, Mapping)), content)
     found = _tensors(content) if isinstance(content, Mapping) else {}
     if not found:
         raise HorkdError(f"{path} holds no state dict: no tensors by name in it")
@@ -161,7 +159,7 @@ def _own(path: Path, spec: ModelSpec) -> dict[str, Tensor] | None:
         return None
     tensors, metadata = load_tensors(path)
     found = spec_from_dict(metadata.get("spec", {"name": "nothing", "num_classes": 0}))
-    if (found.name, found.embedding) != (spec.name, spec.embedding):
+    if found.name != spec.name:
         raise HorkdError(f"{path} holds {found.name}, not {spec.name}: name the one it holds")
     return {
         name.removeprefix("backbone."): t

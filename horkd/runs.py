@@ -134,6 +134,13 @@ class RunConfig:
             raise HorkdError(f"unknown start {self.start!r}: choose from scratch, frozen")
         if self.start == "frozen" and (self.frozen is None or self.frozen.model != self.model):
             raise HorkdError("start='frozen' needs a frozen run of the same model")
+        if self.start == "frozen" and self.classifies != self.frozen.classifies:
+            raise HorkdError(
+                "start='frozen' needs a classifier in both networks or in none: train without "
+                "labels, or with a margin head"
+            )
+        if self.recipe.views and self.frozen is not None and self.frozen.degradation.noise:
+            raise HorkdError("fixed views need a frozen model that sees no noise")
         if self.head not in HEADS:
             raise HorkdError(f"unknown head {self.head!r}: choose from {', '.join(HEADS)}")
         if self.clusters < 0:
@@ -211,6 +218,8 @@ def _plain(value: object, kind: object) -> object:
         return _set_fields(value)
     if kind in (float, float | None):
         return None if value is None else float(value)
+    if kind == Statistics | None:
+        return [float(x) for x in value]
     if kind == tuple[tuple[str, float], ...]:
         return [(name, float(weight)) for name, weight in value]
     return value
@@ -484,8 +493,9 @@ def _of_these_weights(finished: Run, path: Path) -> dict:
 def export(finished: Run, path: Path) -> None:
     """Write a run's network for others to use: float16, with all that a prediction needs.
 
-    The header holds the network's specification, class names (if it has a classifier), degradation, channel statistics, test
-    accuracy and the key of the record. `horkd.models.load_network` reads it back in float32.
+    The header holds the network's specification, class names (if it has a classifier), degradation,
+    channel statistics, test results and the key of the record. `horkd.models.load_network` reads it
+    back in float32.
 
     Raises:
         HorkdError: if the data set, for its class names, or the disk is not there.
@@ -586,6 +596,8 @@ def _train(
         if config.start == "frozen":
             network.load_state_dict(frozen.network.state_dict())
         train = _training_images(config, data)
+        if config.recipe.views and not isinstance(train, ImageSet):
+            raise HorkdError("fixed views need a set in memory: set views=0 in the recipe")
         if isinstance(train, ImageSet):
             train = train.to(settings.device)
         task = Task(
@@ -711,6 +723,8 @@ def _objective(
     if config.orders:
         relational = _relational(config, network, frozen_run, task)
     if config.baselines:
+        if Baselines(dict(config.baselines)).needs_maps and not task.frozen.network.channels:
+            raise HorkdError(f"fitnet and at compare maps, and {config.frozen.model} shows none")
         regressor = _regressor(network, task.frozen.network) if _hinted(config) else None
         baselines = Baselines(dict(config.baselines), config.temperature, regressor)
     if config.head != "linear" and config.cross_entropy:

@@ -217,7 +217,8 @@ def _time_step(spec: ModelSpec, resolution: int, settings: Settings) -> float:
     for _ in range(3):
         start = time.perf_counter()
         with settings.autocast():
-            loss = network(x).logits.float().square().mean()
+            out = network(x)
+            loss = (out.logits if spec.num_classes else out.features).float().square().mean()
         loss.backward()
         seconds.append(time.perf_counter() - start)
     return min(seconds)
@@ -300,8 +301,8 @@ class Task:
         Without a network the images are normalised by the data's statistics.
         """
         generator = torch.Generator(self.settings.device).manual_seed(seed)
-        own = network and network.spec.mean
-        mean, std = statistics(network, self.data) if own else (self.data.mean, self.data.std)
+        known = getattr(network, "spec", None) is not None
+        mean, std = statistics(network, self.data) if known else (self.data.mean, self.data.std)
 
         def see(crops: Tensor) -> Tensor:
             x = normalise(degradation(crops, generator), mean, std)
@@ -339,10 +340,14 @@ class Task:
             return None
         see = self.view(self.frozen_degradation, seed, self.frozen.network)
         if self.recipe.views and self.answers is not None and not maps:
-            everything = self.view_answers(epoch % self.recipe.views)
+            number = epoch % self.recipe.views
+            known = epoch >= self.recipe.views or self._view_file(number).is_file()
+            everything = self.view_answers(number)
             index = batches.ids[batches.order(seed)].cpu()
             stored = Output(everything.features[index], everything.logits[index])
-            return Remembered(None, self.frozen, self.settings.device, stored)
+            answers = Remembered(None, self.frozen, self.settings.device, stored)
+            answers.read = known  # else this very epoch has waited for them
+            return answers
         path = None if maps or self.answers is None else self.answers / f"{epoch}.safetensors"
         return Remembered(path, lambda x: self.frozen(see(x), maps), self.settings.device)
 
@@ -362,7 +367,10 @@ class Task:
                 with settings.autocast():
                     yield self.frozen(see(crops.to(settings.device)))
 
-        return of_view(self.answers / f"view-{number}.safetensors", look)
+        return of_view(self._view_file(number), look)
+
+    def _view_file(self, number: int) -> Path:
+        return self.answers / f"view-{number}.safetensors"
 
 
 def fit(

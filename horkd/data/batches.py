@@ -233,6 +233,16 @@ def _decoded(
         pin_memory=torch.cuda.is_available(),
         # a forked child of a process with OpenMP threads can hang
         multiprocessing_context="spawn" if batches.workers else None,
+        generator=torch.Generator(),  # not the global one, which initial weights are drawn from
     )
-    for photos, labels, _ in loader:
+    for photos, labels, _ in decoded(loader):
         yield photos, labels
+
+
+def decoded(loader: DataLoader) -> Iterator:
+    """The batches of a loader; what a worker process says of a broken photo in one line."""
+    try:
+        yield from loader
+    except HorkdError as error:  # a worker's comes with its traceback around it
+        line = str(error).strip().splitlines()[-1]
+        raise HorkdError(line.removeprefix("horkd.errors.HorkdError: ")) from None

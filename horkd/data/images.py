@@ -38,6 +38,8 @@ class ImageSet:
             raise HorkdError(
                 f"a margin of {self.margin} does not fit images of {images.shape[-1]} pixels"
             )
+        if self.ids is not None and self.ids.shape != images.shape[:1]:
+            raise HorkdError(f"ids must be ({len(images)},), got {tuple(self.ids.shape)}")
         if images.dtype != torch.uint8:
             raise HorkdError(f"images must be uint8, got {images.dtype}")
         if labels.shape != images.shape[:1] or labels.dtype != torch.int64:

@@ -70,7 +70,7 @@ def parse(name: str) -> tuple[str, int]:
     base, at, size = name.partition("@")
     if not at:
         return base, SIZE
-    if not size.isdigit() or not 8 <= int(size) <= 1024:
+    if not (size.isascii() and size.isdecimal()) or not 8 <= int(size) <= 1024:
         raise HorkdError(f"cannot read the data set {name!r}: write NAME@SIZE, SIZE in pixels")
     return base, int(size)
 
