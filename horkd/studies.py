@@ -317,8 +317,8 @@ def _face_arms(preset: Preset) -> list[Arm]:
         if orders
     ]  # fmt: skip
     arms += [
-        Arm("scratch teacher", f"control: {sizes.assistant} px, trained on the names alone",
-            sizes.assistant, fields={"head": "cosface"}),
+        Arm("scratch teacher", f"control: {max(sizes.lows)} px, trained on the names alone",
+            max(sizes.lows), fields={"head": "cosface"}),
         Arm(f"student {first} of the scratch teacher", "distilled from it instead", first,
             "scratch teacher", orders=sizes.main, fields=_WITHOUT),
         Arm("assistant", f"stage 1: {sizes.assistant} px, from the teacher", sizes.assistant,
