@@ -159,13 +159,21 @@ def _own(path: Path, spec: ModelSpec) -> dict[str, Tensor] | None:
         return None
     tensors, metadata = load_tensors(path)
     found = spec_from_dict(metadata.get("spec", {"name": "nothing", "num_classes": 0}))
-    if found.name != spec.name:
-        raise HorkdError(f"{path} holds {found.name}, not {spec.name}: name the one it holds")
+    if found.name != spec.name or _width(found) != _width(spec):
+        raise HorkdError(
+            f"{path} holds {found.name} with embedding {found.embedding}, not {spec.name} with "
+            f"{spec.embedding}: name what it holds"
+        )
     return {
         name.removeprefix("backbone."): t
         for name, t in tensors.items()
         if name.startswith("backbone.")
     }
+
+
+def _width(spec: ModelSpec) -> int | None:
+    """Width of the embedding, if there is one: MobileFaceNet has one anyway."""
+    return spec.embedding or (128 if spec.name.startswith("mobilefacenet") else None)
 
 
 def _renamed(spec: ModelSpec, tensors: Mapping[str, Tensor]):

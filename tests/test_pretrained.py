@@ -336,7 +336,7 @@ def test_numbers_that_are_not_finite(tmp_path, given, value, suffix):
 
 def test_unknown_names(tmp_path):
     for name, says in (
-        ("torchvision:resnet19", "torchvision has no network 'resnet19'"),
+        ("torchvision:resnet19", "torchvision has no classification network 'resnet19'"),
         ("timm:resnet19", "timm has no network 'resnet19'"),
         ("torchvision:squeezenet1_0", "does not end in a linear layer"),
         ("keras:resnet50", "unknown model"),
