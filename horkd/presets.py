@@ -17,6 +17,7 @@ configurations, its arms. Nothing else in the code knows about sizes.
 from dataclasses import dataclass, replace
 
 from horkd.data import DATASETS, is_faces
+from horkd.data.open_set import FOLDS, LARGE, SIZE, parse
 from horkd.errors import HorkdError
 from horkd.models import Statistics
 from horkd.train import Recipe
@@ -189,6 +190,28 @@ PRESETS = {
 }  # fmt: skip
 
 
+def _with_faces(preset: Preset, data: str) -> Preset:
+    """A preset of faces with another training set, at the preset's size unless the name has one."""
+    base, size = parse(data)
+    if "@" not in data:
+        size = parse(preset.data)[1]
+    if base not in ("lfw", *LARGE):
+        raise HorkdError(
+            f"preset {preset.name} does not train on {base}: choose from lfw (its folds in turn), "
+            f"{', '.join(LARGE)}"
+        )
+    sizes, recipe = preset.faces, preset.recipe
+    # LFW is trained on in folds and fits into memory; large sets are read from disk
+    folds = tuple(range(1, FOLDS + 1)) if base == "lfw" else ()
+    sizes = replace(sizes, folds=sizes.folds if folds and sizes.folds else folds)
+    if base in LARGE:
+        recipe = replace(recipe, views=0)
+        sizes = replace(sizes, tuned=replace(sizes.tuned, views=0))
+    usual = size == SIZE == parse(preset.data)[1]
+    data = base if usual else f"{base}@{size}"
+    return replace(preset, data=data, faces=sizes, recipe=recipe)
+
+
 def get_preset(name: str, data: str | None = None, seeds: int | None = None) -> Preset:
     """A preset by name.
 
@@ -203,14 +226,16 @@ def get_preset(name: str, data: str | None = None, seeds: int | None = None) -> 
     if name not in PRESETS:
         raise HorkdError(f"unknown preset {name!r}: choose from {', '.join(PRESETS)}")
     preset = PRESETS[name]
-    if data and data not in DATASETS:
+    if data and data.partition("@")[0] not in DATASETS:
         raise HorkdError(f"unknown data set {data!r}: choose from {', '.join(DATASETS)}")
     if data and is_faces(data) != (preset.faces is not None):
         raise HorkdError(
             f"preset {name} is not made for {data}: sets of faces go with "
             f"{', '.join(p.name for p in PRESETS.values() if p.faces)}, others with the rest"
         )
-    if data and data != preset.data:
+    if preset.faces:
+        preset = _with_faces(preset, data or preset.data)
+    elif data and data != preset.data:
         # a size chosen for the preset's own data says nothing about another set
         per_class = preset.per_class if name == "smoke" else None
         preset = replace(preset, data=data, per_class=per_class)
