@@ -544,5 +544,12 @@ def _hardware() -> str:
 
 
 def _command(own: Mapping[str, Any], extra: Mapping[str, Any]) -> str:
-    rest = "".join(f" -p {name}={value}" for name, value in sorted(extra.items()))
+    options = {name: value for name, value in extra.items() if name.startswith("teacher_")}
+    rest = "".join(
+        f" --{name.replace('_', '-')} {Path(str(value)).name}"  # whoever reads it has other folders
+        for name, value in sorted(options.items())
+    )
+    rest += "".join(
+        f" -p {name}={value}" for name, value in sorted(extra.items()) if name not in options
+    )
     return f"python -m horkd reproduce --preset {own['preset']} --data {own['data']}{rest}"

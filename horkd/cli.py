@@ -69,7 +69,7 @@ def reproduce(
     parameters = dict(_parameter(text) for text in parameter or [])
     if seeds:
         parameters["seeds"] = seeds
-    if teacher_weights or teacher_model:
+    if teacher_weights or teacher_model or teacher_statistics != "imagenet":
         with_teacher(chosen, teacher_weights, teacher_model, teacher_statistics)
         file = str(Path(teacher_weights).expanduser().resolve())
         given = {

@@ -15,14 +15,14 @@ from tqdm.auto import tqdm
 from horkd import paper, report
 from horkd.data.open_set import SIZE, parse
 from horkd.errors import HorkdError
-from horkd.findings import Source, as_lines, gather
+from horkd.findings import Source, as_lines, failures, gather
 from horkd.losses import ORDERS as TERMS
 from horkd.models import ModelSpec, macs_of
 from horkd.presets import Preset
 from horkd.report import Arms, mean_and_spread, verdict
 from horkd.resolution import Degradation
 from horkd.runs import Look, Run
-from horkd.studies import FULL, Arm, finished, held_out, study, subset_name, subsets
+from horkd.studies import FULL, Arm, held_out, study, subset_name, subsets
 
 FARS = (1e-1, 1e-2, 1e-3)
 
@@ -47,9 +47,8 @@ def tested_on(preset: Preset) -> str:
     """The data set of the pairs that arms are compared on: the first held-out fold, if any."""
     if not preset.faces:
         return preset.data
-    _, size = parse(preset.data)
-    at = "" if size == SIZE else f"@{size}"
-    return f"lfw-{preset.faces.folds[0]}{at}" if preset.faces.folds else f"lfw{at}"
+    folds = preset.faces.folds
+    return at_size(preset, f"lfw-{folds[0]}" if folds else "lfw")
 
 
 def face_arms(preset: Preset, source: Source) -> dict[str, list[Run]]:
@@ -74,33 +73,51 @@ def view_of(preset: Preset, run: Run, pixels: int) -> Degradation:
 
 def look_at_all(preset: Preset, arms: Arms, source: Source) -> None:
     """Ask every network all that the page needs, in one go: features are then computed once."""
-    data = tested_on(preset)
-    sets = [("verification", data), ("identification", data)]
-    if preset.faces:
-        sets += [("verification", "xqlfw"), ("identification", "uccs"),
-                 ("identification", "tinyface")]  # fmt: skip
     for name, found in tqdm(arms.items(), "networks", leave=False, disable=None):
         for run in found:
             steps = ladder(preset) if name == "teacher" else (run.config.degradation.size,)
             wanted = [
-                Look(task, where, view_of(preset, run, r)) for r in steps for task, where in sets
+                Look(task, data, view_of(preset, run, r))
+                for r in steps
+                for task, data in _tasks(preset, run)
             ]
             if name == "teacher":
                 wanted += [look for look, _ in mixed_looks(preset, run)]
-                whole = _all_lfw(preset)
-                wanted += [Look("verification", whole, view_of(preset, run, r))
+                wanted += [Look("verification", _all_lfw(preset), view_of(preset, run, r))
                            for r in steps if preset.faces]  # fmt: skip
-            if preset.faces and name != "teacher":
-                wanted = [
-                    replace(look, data=run.config.data) if look.data == data else look
-                    for look in wanted
-                ]
             source.looks(run, wanted)
 
 
+def _tasks(preset: Preset, run: Run) -> list[tuple[str, str]]:
+    """(task, data) that a network is asked in the tables."""
+    compared = tested_on(preset)
+    held = parse(run.config.data)[0].startswith("lfw-")
+    data = run.config.data if held else compared  # an arm on another fold is tested on that one
+    tasks = [("verification", data)]
+    if searched(preset):
+        tasks.append(("identification", data))
+    if preset.faces:
+        tasks += [("verification", at_size(preset, "xqlfw"))]
+        tasks += [("identification", at_size(preset, other)) for other in ELSEWHERE]
+    return tasks
+
+
+#: Sets for identification beside the compared pairs'.
+ELSEWHERE = ("uccs", "tinyface")
+
+
+def searched(preset: Preset) -> bool:
+    """Whether the compared set has people to identify: a fold of LFW has, the whole has not."""
+    return not preset.faces or parse(tested_on(preset))[0] != "lfw"
+
+
+def at_size(preset: Preset, data: str) -> str:
+    """A data set at the preset's size."""
+    return data if side(preset) == SIZE else f"{data}@{side(preset)}"
+
+
 def _all_lfw(preset: Preset) -> str:
-    size = side(preset)
-    return "lfw" if size == SIZE else f"lfw@{size}"
+    return at_size(preset, "lfw")
 
 
 @dataclass(frozen=True)
@@ -265,6 +282,8 @@ def identification_table(
         source: knows the results.
         data: the set with the subjects; the one of the compared pairs if empty.
     """
+    if not data and not searched(preset):
+        return pd.DataFrame()
     data, rows = data or tested_on(preset), []
     for row in tested(preset, arms, source):
         view = row.runs[0].config.degradation
@@ -344,7 +363,9 @@ def subset_table(preset: Preset, arms: Arms, source: Source) -> pd.DataFrame:
             (o for o in subsets() if preset.faces and row.arm == subset_name(o, lows(preset)[0])),
             None,
         )
-        if orders is None and preset.faces and row.arm == f"student {lows(preset)[0]}":
+        if preset.faces and orders == preset.faces.main:
+            continue  # the student itself, with all its seeds
+        if preset.faces and row.arm == f"student {lows(preset)[0]}":
             orders = preset.faces.main
         if orders is not None:
             rows.append({
@@ -383,9 +404,16 @@ def published(preset: Preset, arms: Arms, source: Source) -> pd.DataFrame:
                 "LFW accuracy %": _over_folds(whole),
                 "resolution": f"{row.pixels}×{row.pixels}",
                 "parameters": f"{count / 1e6:.2f} M",
-                "trained on": "by others" if row.kind == "teacher" else "LFW, nine folds",
+                "trained on": _trained_on(row),
             })  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def _trained_on(row: Tested) -> str:
+    if row.kind == "teacher":
+        return "by others"
+    start = "the teacher's weights, then " if row.runs[0].config.start == "frozen" else ""
+    return f"{start}LFW, nine folds"
 
 
 def published_identification() -> pd.DataFrame:
@@ -559,6 +587,8 @@ def aims(preset: Preset, arms: Arms, source: Source) -> str:
         lines.append(
             f"- Best student at {pixels} px: {label}, {text}{beside}. The paper prints "
             f"{printed[pixels]:.2f} % for a student trained on UMDFaces with another teacher."
+            if pixels in printed
+            else f"- Best student at {pixels} px: {label}, {text}{beside}."
         )
     return "\n".join(lines)
 
@@ -576,27 +606,31 @@ def faces_page(preset: Preset, arms: Arms, source: Source) -> str:
     if len(identified):
         parts += [f"**Identification** ({_setting(preset, arms, source)}), not Table 3's UCCS, "
                   "which is not public any more:", report.markdown(identified)]  # fmt: skip
-    for data in ("uccs", "tinyface"):
-        table = identification_table(preset, arms, source, data) if preset.faces else ()
+    for data in ELSEWHERE if preset.faces else ():
+        table = identification_table(preset, arms, source, at_size(preset, data))
         if len(table):
             parts += [f"**Identification on {data}:**", report.markdown(table)]
     mixed = mixed_table(preset, arms, source)
     if len(mixed):
         parts += ["**The teacher, one image small or both**, accuracy:", report.markdown(mixed)]
     for data in ("xqlfw",) if preset.faces else ():
-        table = elsewhere_table(preset, arms, source, data)
+        table = elsewhere_table(preset, arms, source, at_size(preset, data))
         if len(table):
             parts += [f"**Verification on {data}:**", report.markdown(table)]
     subsets_ = subset_table(preset, arms, source)
     if len(subsets_):
         parts += [f"**Orders without names**, {lows(preset)[0]} px, first fold:",
                   report.markdown(subsets_)]  # fmt: skip
+    parts.append(missing(preset, arms, source))
     return "\n\n".join(part for part in parts if part)
 
 
 def _pairs_behind(preset: Preset, arms: Arms, source: Source) -> str:
     """How many pairs the rates of the table are about."""
-    rates = tested(preset, arms, source)[0].results[0]["tar"]
+    rows = tested(preset, arms, source)
+    if not rows:
+        return ""
+    rates = rows[0].results[0]["tar"]
     same, different = rates[0]["n_same"], rates[0]["n_different"]
     counts = ", ".join(f"{int(r['far'] * different + 1e-9)} at {r['far']:g}" for r in rates)
     return (
@@ -628,7 +662,14 @@ def curves(preset: Preset, arms: Arms, source: Source) -> dict[int, dict[str, tu
     return dict(sorted(panels.items(), reverse=True))
 
 
-def unfinished(preset: Preset, source: Source) -> list[str]:
-    """Arms of the study without any finished run: what the tables do not show."""
-    there = finished(preset, "faces", source.find)
-    return [name for name in study(preset, "faces") if name not in there]
+def missing(preset: Preset, arms: Arms, source: Source) -> str:
+    """A sentence on arms that diverged and arms that were not run; empty if there are none."""
+    kinds = study(preset, "faces")
+    lost = [name for name, arm in kinds.items() if failures(preset, arm, source)]
+    left = [name for name in kinds if name not in arms and name not in lost]
+    said = []
+    if lost:
+        said.append(f"Diverged: {', '.join(lost)}.")
+    if left:
+        said.append(f"Not run: {', '.join(left)}.")
+    return " ".join(said)

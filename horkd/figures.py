@@ -301,7 +301,9 @@ FACE_LOOKS = {
 
 def face_look(label: str) -> tuple[str, str, str]:
     """Colour, line and marker of a network by its label."""
-    for key in ("no labels", "alone", "tuned", "teacher"):
+    if label.startswith("teacher"):
+        return FACE_LOOKS["teacher"]
+    for key in ("no labels", "alone", "tuned"):
         if key in label:
             return FACE_LOOKS[key]
     return FACE_LOOKS["student"]

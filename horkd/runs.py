@@ -459,8 +459,12 @@ def open_set(finished: Run, looks: Sequence[Look], settings: Settings | None = N
         known = known_looks(_of_these_weights(finished, path))
         missing = [look for look in dict.fromkeys(looks) if look not in known]
         network, memo = None, {}
+        own = finished.config
         for look in missing:
             data = load_dataset(look.data)
+            if look.data == own.data and own.per_class is not None:  # statistics it was trained by
+                part = load_dataset(own.data, own.per_class)
+                data = dataclasses.replace(data, mean=part.mean, std=part.std)
             if network is None:
                 network = finished.network()
                 size = data.size if look.degradation.upsample else look.degradation.size

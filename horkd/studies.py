@@ -479,7 +479,7 @@ def with_teacher(
     Raises:
         HorkdError: if the preset has no such teacher, or the file is missing or does not fit.
     """
-    if not (weights or model):
+    if not (weights or model or statistics != "imagenet"):
         return preset
     if preset.faces is None:
         names = ", ".join(p.name for p in PRESETS.values() if p.faces)

@@ -14,10 +14,10 @@ import torch
 
 from horkd import paths, runs, storage
 from horkd.baselines import ON_MAPS
-from horkd.data import CLASSES, training_images
+from horkd.data import CLASSES, is_faces, training_images
+from horkd.data.open_set import parse
 from horkd.errors import HorkdError
 from horkd.models import ModelSpec, Network, macs_of
-from horkd.resolution import Degradation
 from horkd.runs import Run, RunConfig
 from horkd.studies import FULL, Job
 from horkd.train import Diverged, Settings, describe_machine
@@ -27,14 +27,17 @@ def _image_macs(model: str, classes: int, size: int) -> int:
     return macs_of(ModelSpec(model, classes), size)
 
 
-def _side(degradation: Degradation) -> int:
-    return FULL if degradation.upsample else degradation.size
+def _side(config: RunConfig) -> int:
+    """Pixels that a network computes on."""
+    if not config.degradation.upsample:
+        return config.degradation.size
+    return parse(config.data)[1] if is_faces(config.data) else FULL
 
 
 def learner_macs(config: RunConfig) -> float:
     """Multiply-accumulates of training the learner, without its frozen model."""
     images = training_images(config.data, config.per_class, config.validation)
-    one = _image_macs(config.model, CLASSES.get(config.data, 0), _side(config.degradation))
+    one = _image_macs(config.model, CLASSES.get(config.data, 0), _side(config))
     return 3.0 * one * images * config.recipe.epochs
 
 
@@ -43,9 +46,7 @@ def frozen_macs(config: RunConfig) -> float:
     if config.frozen is None or not (config.orders or config.baselines):
         return 0.0
     images = training_images(config.data, config.per_class, config.validation)
-    one = _image_macs(
-        config.frozen.model, CLASSES.get(config.data, 0), _side(config.frozen.degradation)
-    )
+    one = _image_macs(config.frozen.model, CLASSES.get(config.data, 0), _side(config.frozen))
     return one * images * config.recipe.epochs
 
 
@@ -67,7 +68,7 @@ class Pace:
 
     def seconds(self, config: RunConfig) -> float:
         """Estimate for one run from its first epoch, its frozen model already trained."""
-        side = _side(config.degradation)
+        side = _side(config)
         rate = self.rates.get((config.model, side)) or statistics.median(self.rates.values())
         return _all_macs(config) / rate
 
@@ -83,11 +84,11 @@ def pace(configs: Sequence[RunConfig], settings: Settings) -> Pace:
     name = describe_machine(settings.device)["name"]
     found: dict[tuple[str, int], list[float]] = {}
     for config, seconds in _finished(name):
-        kind = (config.model, _side(config.degradation))
+        kind = (config.model, _side(config))
         found.setdefault(kind, []).append(_all_macs(config) / seconds)
     if found:
         return Pace({k: statistics.median(v) for k, v in found.items()}, "finished runs")
-    kinds = {(c.model, _side(c.degradation), c.recipe.batch_size, c.data) for c in configs}
+    kinds = {(c.model, _side(c), c.recipe.batch_size, c.data) for c in configs}
     rates = {
         (model, side): _time_training(model, side, batch, CLASSES.get(data, 0), settings)
         for model, side, batch, data in kinds
@@ -104,7 +105,9 @@ def _finished(machine: str) -> Iterator[tuple[RunConfig, float]]:
         try:
             record = storage.load_json(path)
             seconds = record["seconds"]
-            if record["machine"]["name"] != machine or seconds.get("frozen_answers_read"):
+            given = record["config"].get("weights")  # trained elsewhere
+            read = seconds.get("frozen_answers_read")
+            if record["machine"]["name"] != machine or read or given:
                 continue
             whole = seconds["total"] + seconds.get("around_epochs", 0.0)
             if whole > 0:
@@ -122,7 +125,8 @@ def _time_training(model: str, side: int, batch: int, classes: int, settings: Se
     for _ in range(4):
         start = time.perf_counter()
         with settings.autocast():
-            loss = network(x).logits.float().square().mean()
+            out = network(x)
+            loss = (out.logits if classes else out.features).float().square().mean()
         loss.backward()
         loss.item()  # waits for the device
         seconds.append(time.perf_counter() - start)
@@ -247,7 +251,9 @@ def work(
         busy.clear()
         waiting.remove(job)
         done.append(finished)
-        test = finished.record["results"]["test"]["top1"]
+        test = finished.record["results"]["test"]
+        kind = "top-1" if "top1" in test else "verification"
+        value = test["top1" if "top1" in test else "accuracy"]
         seconds = finished.record["seconds"]["total"]
-        say(f"{label}: test top-1 {test:.2f} %, {seconds:.0f} s  {job.config.name}")
+        say(f"{label}: test {kind} {value:.2f} %, {seconds:.0f} s  {job.config.name}")
     return Shift(done, diverged, len(missing(jobs)))

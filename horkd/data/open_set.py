@@ -230,7 +230,7 @@ class Search:
         images: what the indices are about, without margin.
         gallery, probes: int64, indices of images of the same subjects.
         unknown: int64, indices of images of subjects without any gallery image; may be empty.
-        labels: int64 (N,), the subject of each image; -1 for a distractor.
+        labels: int64 (N,), the subject of each image; -1 for images that take no part.
         what: the setting in words.
     """
 
@@ -306,11 +306,13 @@ def _search(
 def _tinyface(faces: FaceFiles) -> Search:
     part = [file.partition("/")[0] for file in faces.files]
     probes = torch.tensor([p == "Probe" for p in part])
+    # each distractor is somebody of its own, who may come before the right one
+    own = len(faces.names) + torch.arange(len(faces))
     return Search(
         faces,
         (~probes).nonzero()[:, 0],
         probes.nonzero()[:, 0],
         torch.zeros(0, dtype=torch.int64),
-        faces.labels,
+        torch.where(faces.labels < 0, own, faces.labels),
         "TinyFace, gallery with distractors",
     )
