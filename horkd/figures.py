@@ -330,7 +330,7 @@ def plot_roc(curves: Mapping[str, tuple[str, Mapping]], ax: Axes) -> None:
     ax.set_ylim(0, 101)
     ax.set_xlabel("false accept rate")
     ax.set_ylabel("true accept rate (%)")
-    ax.legend(frameon=False, fontsize=8, loc="lower right")
+    ax.legend(frameon=False, fontsize=8, loc="best")
     sns.despine(ax=ax)
 
 

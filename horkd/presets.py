@@ -130,15 +130,15 @@ _SMOKE = Recipe(epochs=2, batch_size=50, learning_rate=0.1, crop=2)
 _FACES = Recipe(epochs=16, batch_size=64, learning_rate=0.3, crop=4, views=4)
 _TUNED = Recipe(epochs=1, batch_size=32, learning_rate=0.005, crop=4, views=4)
 _FACES_PAPER = Recipe(epochs=30, batch_size=256, learning_rate=0.2, crop=8)
-#: Chosen on View 1 of LFW (reports/tuning).
-_FACE_ORDERS = (("1", 1000.0), ("2", 25.0), ("3", 50.0), ("C", 5000.0))
+#: Weights between features at unit length, chosen on View 1 of LFW (reports/tuning).
+FACE_ORDERS = (("1", 1000.0), ("2", 25.0), ("3", 50.0), ("C", 5000.0))
 _LFW = FaceSizes(
-    embedding=128, orders=_FACE_ORDERS, main="123", slim="resnet34x0.6", slim_embedding=512,
+    embedding=128, orders=FACE_ORDERS, main="123", slim="resnet34x0.6", slim_embedding=512,
     lows=(16, 32), assistant=64, tuned=_TUNED, folds=tuple(range(1, 11)),
     weights="631c2db53a7de2d9",
 )  # fmt: skip
 _UMD = FaceSizes(
-    embedding=512, orders=_FACE_ORDERS, main="123", slim="resnet34x0.6", slim_embedding=512,
+    embedding=512, orders=FACE_ORDERS, main="123", slim="resnet34x0.6", slim_embedding=512,
     lows=(16, 32), assistant=224, tuned=_FACES_PAPER,
 )  # fmt: skip
 

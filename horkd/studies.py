@@ -24,7 +24,7 @@ from typing import Any
 from horkd.data.open_set import SIZE, parse
 from horkd.errors import HorkdError
 from horkd.losses import PAPER_WEIGHTS
-from horkd.presets import PRESETS, Preset
+from horkd.presets import FACE_ORDERS, PRESETS, Preset
 from horkd.pretrained import digest
 from horkd.resolution import Degradation
 from horkd.runs import Run, RunConfig, import_network, read, run
@@ -265,13 +265,15 @@ def _resolution_arms(preset: Preset) -> list[Arm]:
 
 
 _WITHOUT = {"cross_entropy": 0.0, "unit": True}
+#: Between unit-length features the weights are those of faces.
+_UNIT_123 = {"orders": FACE_ORDERS[:3], "unit": True}
 _EMBEDDED_FACES = (
     Arm("student, no labels", "photos alone: orders 1, 2, 3 of the teacher, no labels",
-        None, "teacher", orders="123", fields=_WITHOUT),
+        None, "teacher", fields={**_UNIT_123, "cross_entropy": 0.0}),
     Arm("student, clusters", "photos alone: order C to clusters instead of classes",
-        None, "teacher", orders="123C", fields={**_WITHOUT, "clusters": 100}),
+        None, "teacher", fields={**_WITHOUT, "orders": FACE_ORDERS, "clusters": 100}),
     Arm("student, margin", "labels by CosFace and orders 1, 2, 3 of the teacher",
-        None, "teacher", orders="123", fields={"head": "cosface", "unit": True}),
+        None, "teacher", fields={**_UNIT_123, "head": "cosface"}),
     Arm("student alone, margin", "control: labels only, by CosFace",
         fields={"head": "cosface"}),
 )  # fmt: skip
