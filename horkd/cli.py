@@ -36,7 +36,7 @@ ModelOption = Annotated[
     str, typer.Option(help="its architecture, as mobilefacenet or timm:resnet50")
 ]
 StatisticsOption = Annotated[
-    str, typer.Option(help="what its images are normalised by: imagenet or half")
+    str, typer.Option(help="what its images are normalised by: imagenet, half or m,m,m/s,s,s")
 ]
 SeedsOption = Annotated[int, typer.Option(help="seeds of each student; 0: the preset's own")]
 
@@ -205,6 +205,9 @@ def export(
     preset: PresetOption = "quick",
     data: DataOption = "",
     arm: ArmOption = None,
+    teacher_weights: WeightsOption = "",
+    teacher_model: ModelOption = "",
+    teacher_statistics: StatisticsOption = "imagenet",
 ) -> None:
     """Write finished networks (seed 0) as float16 safetensors with all that a prediction needs."""
     from horkd import runs
@@ -213,7 +216,8 @@ def export(
     faces = get_preset(preset, data).faces
     trio = ["teacher", "assistant", "student"]
     usual = [f"student {r}" for r in faces.lows] if faces else trio
-    for job in _jobs(preset, data, 1, None, arm or usual):
+    teacher = (teacher_weights, teacher_model, teacher_statistics)
+    for job in _jobs(preset, data, 1, None, arm or usual, teacher):
         finished = runs.read(job.config)
         if finished is None:
             raise HorkdError(

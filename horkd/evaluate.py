@@ -246,7 +246,7 @@ def pair_scores(
 
     def seen(view: Degradation) -> Tensor:
         # folds of one set have the same photos, and so have both sides of mixed pairs
-        key = whole_of(data.name), len(used), int(used.sum()), view, flip
+        key = whole_of(data.name), used.numpy().tobytes(), view, flip
         if key not in memo:
             memo[key] = embed(network, photos, data, view, flip)
         return memo[key]

@@ -180,10 +180,9 @@ def claims(
 
 
 def as_lines(table: pd.DataFrame) -> str:
-    """Claims as a Markdown list."""
+    """Claims as a Markdown list; the difference is the column before the verdict."""
     return "\n".join(
-        f"- **{row['claim']}: {row['verdict']}.** {row['compared']}: "
-        f"{row['difference in test top-1']}."
+        f"- **{row['claim']}: {row['verdict']}.** {row['compared']}: {row[table.columns[-2]]}."
         for row in table.to_dict("records")
     )
 

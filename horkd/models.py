@@ -236,7 +236,8 @@ class _GlobalDepthwise(nn.Module):
         if x.shape[-2:] != (7, 7):
             raise HorkdError(
                 f"mobilefacenet takes images of 112 pixels, and these end in a map of "
-                f"{x.shape[-2]}×{x.shape[-1]}: enlarge them (Degradation(…, upsample=True))"
+                f"{x.shape[-2]}×{x.shape[-1]}: take a data set of 112 pixels (NAME@112), and "
+                "enlarge reduced images (Degradation(…, upsample=True))"
             )
         return self.bn(self.depthwise(x))
 

@@ -17,7 +17,7 @@ configurations, its arms. Nothing else in the code knows about sizes.
 from dataclasses import dataclass, replace
 
 from horkd.data import DATASETS, is_faces
-from horkd.data.open_set import FOLDS, LARGE, SIZE, parse
+from horkd.data.open_set import FOLDS, LARGE, MARGIN, SIZE, parse
 from horkd.errors import HorkdError
 from horkd.models import Statistics
 from horkd.train import Recipe
@@ -130,6 +130,7 @@ _SMOKE = Recipe(epochs=2, batch_size=50, learning_rate=0.1, crop=2)
 _FACES = Recipe(epochs=16, batch_size=64, learning_rate=0.3, crop=4, views=4)
 _TUNED = Recipe(epochs=1, batch_size=32, learning_rate=0.005, crop=4, views=4)
 _FACES_PAPER = Recipe(epochs=30, batch_size=256, learning_rate=0.2, crop=8)
+_TUNED_PAPER = Recipe(epochs=2, batch_size=64, learning_rate=0.005, crop=8)
 #: Weights between features at unit length, chosen on View 1 of LFW (reports/tuning).
 FACE_ORDERS = (("1", 1000.0), ("2", 25.0), ("3", 50.0), ("C", 5000.0))
 _LFW = FaceSizes(
@@ -139,7 +140,7 @@ _LFW = FaceSizes(
 )  # fmt: skip
 _UMD = FaceSizes(
     embedding=512, orders=FACE_ORDERS, main="123", slim="resnet34x0.6", slim_embedding=512,
-    lows=(16, 32), assistant=224, tuned=_FACES_PAPER,
+    lows=(16, 32), assistant=224, tuned=_TUNED_PAPER,
 )  # fmt: skip
 
 #: Too much for minutes on two cores: full resolution, the second network, long schedules, our
@@ -177,6 +178,8 @@ PRESETS = {
         Preset(
             "faces-paper", "umdfaces@224", "torchvision:resnet50", "resnet34x0.6", 16,
             _FACES_PAPER, _FACES_PAPER, 1, validation=False, faces=_UMD,
+            # each run reads hundreds of thousands of photos; the compact network is the slim one
+            omit=("{*}*", "* slim", "tuned *", "*scratch teacher", "*small teacher"),
         ),
         Preset(
             "paper-short", "cifar100", "resnet50", "resnet18", 16, _SHORT, _SHORT, 1,
@@ -203,7 +206,16 @@ def _with_faces(preset: Preset, data: str) -> Preset:
     sizes, recipe = preset.faces, preset.recipe
     # LFW is trained on in folds and fits into memory; large sets are read from disk
     folds = tuple(range(1, FOLDS + 1)) if base == "lfw" else ()
-    sizes = replace(sizes, folds=sizes.folds if folds and sizes.folds else folds)
+    sizes = replace(
+        sizes,
+        folds=sizes.folds if folds and sizes.folds else folds,
+        assistant=min(sizes.assistant, size),
+    )
+    crop = round(MARGIN * size)
+    recipe, sizes = (
+        replace(recipe, crop=crop),
+        replace(sizes, tuned=replace(sizes.tuned, crop=crop)),
+    )
     if base in LARGE:
         recipe = replace(recipe, views=0)
         sizes = replace(sizes, tuned=replace(sizes.tuned, views=0))

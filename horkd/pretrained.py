@@ -5,6 +5,7 @@ of the file. A file of this project's own (`horkd export`) says itself what it h
 """
 
 import hashlib
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -138,6 +139,14 @@ def load_pretrained(path: Path, spec: ModelSpec) -> Network:
         raise HorkdError(
             f"{path} does not fit {spec.name}: it has {len(extra)} more tensors, the first is "
             f"{extra[0]}"
+        )
+    left = [n for n in tensors if n not in known and tensors[n].ndim == 2]
+    if left:
+        shape = "×".join(map(str, tensors[left[0]].shape))
+        warnings.warn(
+            f"{path.name}: {left[0]} ({shape}) is taken for a classifier and left out; features "
+            f"are {network.width} wide",
+            stacklevel=2,
         )
     network.backbone.load_state_dict(state)
     if not all(t.isfinite().all() for t in state.values() if t.is_floating_point()):

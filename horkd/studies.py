@@ -24,6 +24,7 @@ from typing import Any
 from horkd.data.open_set import SIZE, parse
 from horkd.errors import HorkdError
 from horkd.losses import PAPER_WEIGHTS
+from horkd.models import Statistics
 from horkd.presets import FACE_ORDERS, PRESETS, Preset
 from horkd.pretrained import digest
 from horkd.resolution import Degradation
@@ -44,13 +45,13 @@ class Arm:
         pixels: what the learner sees; None for the preset's low resolution.
         frozen: name of the arm that is distilled from, None for labels only.
         network: field of the preset that names the network: "teacher", "compact" or "second"; of
-            faces also "slim".
+            faces also "slim", and "scratch" for the teacher's network without its weights.
         orders: subset of "123C", with the preset's weights.
         scale: order -> factor of its weight.
         epochs: multiple of the preset's epochs; "patience" for the preset's field of that name.
         kernel: of the degradation.
         repeated: whether every preset repeats it over seeds, or only those with `repeat_all`.
-        row: of the paper's Table 1, or of Table 2 for faces, that it stands for.
+        row: of the paper's Table 1 that it stands for.
         fold: the fold of LFW that is held out; 0 for the preset's first, or none.
         fields: further fields of its RunConfig.
     """
@@ -303,7 +304,7 @@ def _face_arms(preset: Preset) -> list[Arm]:
             _tuned(preset, r),
         ]  # fmt: skip
     arms += [
-        Arm(f"student {first} with names", "relations and, by CosFace, the people's names",
+        Arm(f"student {first} with names", "the same and, by CosFace, the people's names",
             first, "teacher", orders=sizes.main, fields={"head": "cosface", "unit": True}),
         Arm(f"student {first} with classes", "order C to the people's centres added",
             first, "teacher", orders=sizes.main + "C", fields=_WITHOUT),
@@ -319,16 +320,20 @@ def _face_arms(preset: Preset) -> list[Arm]:
         if orders
     ]  # fmt: skip
     arms += [
-        Arm("scratch teacher", f"control: {max(sizes.lows)} px, trained on the names alone",
+        Arm("small teacher", f"control: compact, {max(sizes.lows)} px, on the names alone",
             max(sizes.lows), fields={"head": "cosface"}),
+        Arm(f"student {first} of the small teacher", "distilled from it instead", first,
+            "small teacher", orders=sizes.main, fields=_WITHOUT),
+        Arm("scratch teacher", "control: the teacher's network, from scratch, on the names alone",
+            parse(preset.data)[1], network="scratch", fields={"head": "cosface"}),
         Arm(f"student {first} of the scratch teacher", "distilled from it instead", first,
             "scratch teacher", orders=sizes.main, fields=_WITHOUT),
         Arm("assistant", f"stage 1: {sizes.assistant} px, from the teacher", sizes.assistant,
             "teacher", orders=sizes.main, fields=_WITHOUT),
-        Arm(f"student {first} of the assistant", "stage 2", first, "assistant",
-            orders=sizes.main, fields=_WITHOUT),
+        *(Arm(f"student {r} of the assistant", "stage 2", r, "assistant", orders=sizes.main,
+              fields=_WITHOUT) for r in sizes.lows),
         *(Arm(f"student {r} slim", "the paper's slimmed ResNet34", r, "teacher", "slim",
-              orders=sizes.main, row=f"OUR-{r}-R", fields=_WITHOUT) for r in sizes.lows),
+              orders=sizes.main, fields=_WITHOUT) for r in sizes.lows),
         *(_tuned(preset, r, fold) for fold in sizes.folds[1:] for r in sizes.lows),
         *(_student(preset, r, fold) for r in sizes.lows[1:] for fold in sizes.folds[1:]),
     ]  # fmt: skip
@@ -342,13 +347,13 @@ def held_out(fold: int) -> str:
 
 def _student(preset: Preset, r: int, fold: int = 0) -> Arm:
     return Arm(
-        f"student {r}{held_out(fold)}", f"compact, {r} px, relations of the teacher, no names",
+        f"student {r}{held_out(fold)}", f"compact, {r} px, no names",
         r, "teacher", orders=preset.faces.main, repeated=not fold, fold=fold, fields=_WITHOUT,
     )  # fmt: skip
 
 
 def _tuned(preset: Preset, r: int, fold: int = 0) -> Arm:
-    what = f"the teacher's network and weights, tuned to {r} px enlarged by its relations, no names"
+    what = f"the teacher's network and weights, tuned to {r} px enlarged; no names"
     return Arm(
         f"{TUNED} {r}{held_out(fold)}", what, r, "teacher", "teacher", preset.faces.main,
         fold=fold, fields={**_WITHOUT, "start": "frozen"},
@@ -440,6 +445,9 @@ def _configure_faces(preset: Preset, arm: Arm, seed: int) -> RunConfig:
     if arm.network == "teacher":  # tuned
         model, embedding, recipe = preset.teacher, None, sizes.tuned
         extra = {"mean": sizes.mean, "std": sizes.std}
+    elif arm.network == "scratch":
+        model, embedding = preset.teacher, None
+        extra = {"mean": sizes.mean, "std": sizes.std}
     elif arm.network == "slim":
         model, embedding = sizes.slim, sizes.slim_embedding
     weights = dict(sizes.orders)
@@ -476,7 +484,8 @@ def with_teacher(
         preset: any; without a file and a model it is returned as it is.
         weights: path of the file, or "".
         model: its architecture, as in `horkd.models`; the preset's own if empty.
-        statistics: what its images are normalised by: "imagenet", or "half" for 0.5 and 0.5.
+        statistics: what its images are normalised by: "imagenet", "half" for 0.5 and 0.5, or six
+            numbers on the scale 0 to 1, "m,m,m/s,s,s".
 
     Raises:
         HorkdError: if the preset has no such teacher, or the file is missing or does not fit.
@@ -490,14 +499,27 @@ def with_teacher(
         )
     if not weights:
         raise HorkdError("a teacher's model needs its weights file, too: --teacher-weights FILE")
-    if statistics not in STATISTICS:
-        raise HorkdError(f"unknown statistics {statistics!r}: choose from {', '.join(STATISTICS)}")
-    mean, std = STATISTICS[statistics]
+    mean, std = _statistics(statistics)
     file = Path(weights).expanduser()
     sizes = replace(preset.faces, weights=digest(file), mean=mean, std=std)
     preset = replace(preset, teacher=model or preset.teacher, faces=sizes)
     import_network(configure(preset, study(preset, "faces")["teacher"]), file)
     return preset
+
+
+def _statistics(text: str) -> tuple[Statistics | None, Statistics | None]:
+    if text in STATISTICS:
+        return STATISTICS[text]
+    try:
+        mean, std = (tuple(map(float, part.split(","))) for part in text.split("/"))
+        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+            raise ValueError
+    except ValueError:
+        raise HorkdError(
+            f"unknown statistics {text!r}: choose from {', '.join(STATISTICS)}, or give means and "
+            "deviations as m,m,m/s,s,s"
+        ) from None
+    return mean, std
 
 
 @dataclass(frozen=True)
@@ -532,7 +554,7 @@ def queue(preset: Preset, *studies: str) -> list[Job]:
 
 def seeds(preset: Preset, arm: Arm) -> range:
     """The seeds of an arm; what others are distilled from is trained once."""
-    frozen = arm.name in ("teacher", "assistant", "assistant V", "scratch teacher")
+    frozen = arm.name in ("teacher", "assistant", "assistant V", "small teacher", "scratch teacher")
     repeated = arm.repeated or (preset.repeat_all and not frozen)
     return range(preset.seeds if repeated else 1)
 

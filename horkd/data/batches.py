@@ -170,8 +170,8 @@ class ReducedBatches(Batches):
 class FileBatches(Batches):
     """`Batches` of photos on disk: decoded by worker processes, a few batches ahead.
 
-    Memory stays at those few batches whatever the size of the set. The images' margin is what
-    random crops move in.
+    No more photos than those few batches are in memory; the list of their names is, once in every
+    worker. The images' margin is what random crops move in.
 
     Args:
         files: the photos.

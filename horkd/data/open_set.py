@@ -5,15 +5,17 @@
 | `lfw-1` … `lfw-10` | nine folds of LFW, without the tested people | the other fold's 600 pairs |
 | `lfw-dev` | LFW's View 1, for choosing settings: its training people | its 1,000 test pairs |
 | `lfw` | nothing | all 6,000 pairs: for networks trained elsewhere |
-| `umdfaces`, `vggface2`, `casia` | all their photos, decoded one by one | all 6,000 pairs of LFW |
+| `umdfaces`, `vggface2`, `casia` | their photos, decoded one by one | all 6,000 pairs of LFW |
 | `xqlfw` | nothing | its 6,000 pairs, one photo of each poor |
 | `uccs` | nothing | identification: 180 subjects, four fifths of their photos as gallery |
 | `tinyface` | nothing | identification: its gallery, distractors and probes |
 
-`NAME@SIZE` gives faces of another size than 112 pixels: `umdfaces@224`.
+`NAME@SIZE` gives faces of another size than 112 pixels: `umdfaces@224`. People of UMDFaces whose
+names are in LFW, too, are left out of training; VGGFace2 and CASIA-WebFace have no names.
 """
 
 import functools
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -51,6 +53,8 @@ TESTS = ("lfw", "xqlfw", "uccs", "tinyface")
 FACES = ("lfw", "lfw-dev", *(f"lfw-{k}" for k in range(1, FOLDS + 1)), *LARGE, *TESTS[1:])
 #: Subjects of UCCS that identification is about, as in the paper.
 SUBJECTS = 180
+#: Faces of unknown subjects of UCCS that serve as open set.
+STRANGERS = 1000
 #: Photos that each is trained on, known without reading it; the folds of LFW differ a little.
 PHOTOS = {
     "lfw-dev": 9525,
@@ -108,6 +112,7 @@ def load_faces(name: str) -> Dataset:
     train: ImageSet | FaceFiles = whole.select(torch.zeros(0, dtype=torch.int64))
     if base in LARGE:
         train = load_training_faces(base, size=size, margin=round(MARGIN * size))
+        train = _without(train, whole.classes)
     elif base != "lfw":
         tested = 1 if base == "lfw-dev" else int(base.removeprefix("lfw-")) - 1
         folds = (tested,)
@@ -134,22 +139,42 @@ def _test_only(name: str, base: str, root: Path | None, size: int) -> Dataset:
         found = load_xqlfw(root, size=size)
         faces, pairs = found.faces, found.pairs
     elif base == "uccs":
-        faces = _of_chosen_subjects(load_uccs(root, size=size))
+        search = _uccs(str(root or ""), size)
+        test = ImageSet(search.images, search.labels.clamp(min=0), search.subjects)
+        return Dataset(name, _nothing(size), None, test, None, True, MEAN, STD)
     else:
         faces = _joined(load_tinyface(root, size=size))
-    nothing = ImageSet(torch.zeros(0, 3, size, size, dtype=torch.uint8), torch.zeros(0).long(), ())
     test: ImageSet | FaceFiles = faces
     if base != "tinyface":  # whose distractors are many
         test = ImageSet(faces.load(progress=True), faces.labels, faces.names)
-    return Dataset(name, nothing, None, test, None, True, MEAN, STD, pairs=pairs)
+    return Dataset(name, _nothing(size), None, test, None, True, MEAN, STD, pairs=pairs)
 
 
-def _of_chosen_subjects(faces: FaceFiles) -> FaceFiles:
-    """The faces of the subjects that `split_subjects` draws: a photo here has many pixels."""
-    chosen = torch.from_numpy(np.concatenate(_split(faces.labels, faces.names, faces.files)))
-    faces = faces.select(chosen.sort().values)
-    subjects, labels = faces.labels.unique(return_inverse=True)
-    return replace(faces, labels=labels, names=tuple(faces.names[s] for s in subjects))
+def _nothing(size: int) -> ImageSet:
+    return ImageSet(torch.zeros(0, 3, size, size, dtype=torch.uint8), torch.zeros(0).long(), ())
+
+
+@functools.lru_cache(maxsize=1)
+def _uccs(root: str, size: int) -> "Search":
+    """The subjects that `split_subjects` draws, and up to a thousand faces of unknown ones.
+
+    The photos are large and show many people: only what takes part is decoded.
+    """
+    faces = load_uccs(Path(root) if root else None, size=size)
+    gallery, probes = _split(faces.labels, faces.names, faces.files)
+    strangers = (faces.labels < 0).nonzero()[:, 0].tolist()
+    strangers = sorted(strangers, key=lambda i: _order(faces.files[i], i))[:STRANGERS]
+    parts = [torch.from_numpy(gallery), torch.from_numpy(probes), torch.tensor(strangers).long()]
+    ends = [len(part) for part in parts]
+    chosen = faces.select(torch.cat(parts))
+    place = torch.arange(len(chosen)).split(ends)
+    what = f"UCCS, {len(chosen.labels[place[0]].unique())} subjects"
+    images = chosen.load(progress=True)
+    return Search(images, *place, chosen.labels, what, chosen.names)
+
+
+def _order(file: str, index: int) -> bytes:
+    return hashlib.sha256(f"uccs/{file}/{index}".encode()).digest()
 
 
 def _joined(found: Identification) -> FaceFiles:
@@ -192,6 +217,24 @@ def _decoded(root: str, size: int) -> torch.Tensor:
     return load_lfw(folder, size=size, margin=round(MARGIN * size)).faces.load(progress=True)
 
 
+def _without(faces: FaceFiles, tested: Sequence[str]) -> FaceFiles:
+    """Photos of people whose names are not among the tested ones, where folders are names.
+
+    UMDFaces has names; VGGFace2 and CASIA-WebFace have numbers, of which nothing can be told here.
+    """
+    names = {_plain(name) for name in tested}
+    kept = torch.tensor([_plain(name) not in names for name in faces.names])[faces.labels]
+    if bool(kept.all()):
+        return faces
+    left = faces.select(kept.nonzero()[:, 0])
+    people, labels = left.labels.unique(return_inverse=True)
+    return replace(left, labels=labels, names=tuple(left.names[p] for p in people.tolist()))
+
+
+def _plain(name: str) -> str:
+    return "".join(c for c in name.casefold() if c.isalnum())
+
+
 def _relabelled(images: ImageSet) -> ImageSet:
     """The same images with classes for the people in them alone."""
     people, labels = images.labels.unique(return_inverse=True)
@@ -232,6 +275,7 @@ class Search:
         unknown: int64, indices of images of subjects without any gallery image; may be empty.
         labels: int64 (N,), the subject of each image; -1 for images that take no part.
         what: the setting in words.
+        subjects: their names, if they have some.
     """
 
     images: torch.Tensor | FaceFiles
@@ -240,6 +284,7 @@ class Search:
     unknown: torch.Tensor
     labels: torch.Tensor
     what: str
+    subjects: tuple[str, ...] = ()
 
 
 def identification_set(data: Dataset) -> Search:
@@ -257,10 +302,7 @@ def identification_set(data: Dataset) -> Search:
     if base == "tinyface":
         return _tinyface(data.test)
     if base == "uccs":
-        faces = data.test
-        order = _within(faces.labels)
-        gallery, probes = _split(faces.labels, faces.classes, order, SUBJECTS)
-        return _search(faces.central, faces.labels, gallery, probes, "UCCS, 180 subjects")
+        return _uccs(str(paths.data_dir() or ""), data.size)
     if base.startswith("lfw-"):
         held = torch.ones(len(data.whole), dtype=torch.bool)
         held[data.train.ids] = False
