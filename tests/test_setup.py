@@ -92,7 +92,7 @@ def test_conda_environment_agrees_with_the_project():
 
 def test_installed_metadata_has_the_extras():
     extras = set(metadata("horkd").get_all("Provides-Extra") or [])
-    assert extras == {"notebook", "app", "cluster", "test", "dev"}
+    assert extras == {"notebook", "metric", "app", "cluster", "test", "dev"}
     assert extras == set(PROJECT["optional-dependencies"])
 
 
