@@ -14,6 +14,7 @@ Arms of one seed share initial weights, order of images and augmentation, so tha
 compared in pairs. Every model that is distilled from is trained once, with seed 0.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -513,6 +514,8 @@ def _statistics(text: str) -> tuple[Statistics | None, Statistics | None]:
     try:
         mean, std = (tuple(map(float, part.split(","))) for part in text.split("/"))
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+            raise ValueError
+        if not all(map(math.isfinite, mean + std)):
             raise ValueError
     except ValueError:
         raise HorkdError(

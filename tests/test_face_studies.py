@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from test_open_set import FOLDS, PEOPLE, PHOTOS, face, forget, lfw_tree, name_of
 
 from horkd import batch, cli, evaluate, presets, runs, storage, studies, work
-from horkd.data import identification_set, load_dataset, training_images
+from horkd.data import identification_set, load_dataset, open_set, training_images
 from horkd.data.images import Dataset
 from horkd.errors import HorkdError
 from horkd.models import ModelSpec, Network, macs_of
@@ -51,7 +51,10 @@ def one_line(error: pytest.ExceptionInfo) -> str:
 @both
 def test_arms_have_names_of_their_own_and_no_other_study_has_arms(preset):
     listed = studies._face_arms(preset)
-    assert [arm.name for arm in listed] == list(arms_of(preset))
+    names, kept = [arm.name for arm in listed], list(arms_of(preset))
+    assert len(set(names)) == len(names)
+    assert kept == [name for name in names if name in kept]
+    assert preset is PAPER or kept == names
     assert all(arm.what for arm in listed)
     for name in studies.STUDIES:
         assert bool(study(preset, name)) == (name == "faces")
@@ -62,14 +65,9 @@ TWICE = {
     "faces": {
         ("student 16", "{1,2,3} 16"),
         ("student 16 with classes", "{1,2,3,C} 16"),
-        ("student 32 alone", "scratch teacher"),
+        ("student 32 alone", "small teacher"),
     },
-    "faces-paper": {
-        ("student 16", "{1,2,3} 16", "student 16 slim"),
-        ("student 16 with classes", "{1,2,3,C} 16"),
-        ("student 32", "student 32 slim"),  # the compact network is the slim one there
-        ("student 32 alone", "scratch teacher"),
-    },
+    "faces-paper": set(),
 }
 
 
@@ -137,13 +135,35 @@ def test_the_frozen_chain_ends_at_the_imported_teacher(preset):
             assert config.frozen.data == config.data, arm.name
     assistant = config_of(preset, "student 16 of the assistant").frozen
     assert (assistant.frozen, assistant.degradation.size) == (teacher, preset.faces.assistant)
+    if preset is PAPER:
+        return
     scratch = config_of(preset, "student 16 of the scratch teacher").frozen
     assert (scratch.frozen, scratch.weights, scratch.head) == (None, None, "cosface")
+    assert (scratch.model, scratch.degradation) == (preset.teacher, Degradation(112))
+    assert config_of(preset, "student 16 of the small teacher").frozen == replace(
+        config_of(preset, "student 32 alone"), seed=0
+    )
+
+
+@both
+def test_an_assistant_for_both_resolutions(preset):
+    one, two = (config_of(preset, f"student {r} of the assistant") for r in (16, 32))
+    assert one.frozen == two.frozen == config_of(preset, "assistant")
+    assert replace(one, degradation=two.degradation) == two
+
+
+def test_what_the_papers_preset_leaves_out():
+    assert list(arms_of(PAPER)) == [
+        *("teacher", "student 16", "student 16 alone", "student 32", "student 32 alone"),
+        *("student 16 with names", "student 16 with classes", "student 16 with clusters"),
+        *("assistant", "student 16 of the assistant", "student 32 of the assistant"),
+    ]
 
 
 @both
 def test_only_some_arms_are_told_names(preset):
-    names = {"student 16 alone", "student 32 alone", "student 16 with names", "scratch teacher"}
+    names = {"student 16 alone", "student 32 alone", "student 16 with names"}
+    names |= {"small teacher", "scratch teacher"}
     for arm in arms_of(preset).values():
         config = configure(preset, arm)
         assert not config.classifies, arm.name  # a margin head is no part of the network
@@ -175,8 +195,9 @@ def test_a_control_differs_in_what_is_learnt_alone(preset):
         assert replace(student, **same, cross_entropy=1.0) == control
     student, named = config_of(preset, "student 16"), config_of(preset, "student 16 with names")
     assert replace(student, head="cosface", cross_entropy=1.0) == named
-    scratch = config_of(preset, "student 16 of the scratch teacher")
-    assert replace(student, frozen=scratch.frozen) == scratch
+    for kind in ("small", "scratch") if preset is FACES else ():
+        other = config_of(preset, f"student 16 of the {kind} teacher")
+        assert replace(student, frozen=other.frozen) == other
 
 
 @both
@@ -198,7 +219,7 @@ def test_tuned_students_start_from_the_teacher_and_enlarge(preset):
 def test_tuned_students_expect_the_statistics_of_their_teacher():
     half = ((0.5,) * 3, (0.5,) * 3)
     preset = replace(FACES, faces=replace(FACES.faces, mean=half[0], std=half[1]))
-    for name in ("teacher", "tuned 16", "tuned 32, fold 3"):
+    for name in ("teacher", "tuned 16", "tuned 32, fold 3", "scratch teacher"):
         config = config_of(preset, name)
         assert (config.mean, config.std) == half, name
     assert config_of(preset, "student 16").mean is None
@@ -212,13 +233,11 @@ def test_the_slim_student_is_of_the_papers_size():
         network = Network(ModelSpec(config.model, 0, config.embedding))
         count = sum(p.numel() for p in network.parameters())
         assert count == pytest.approx(7.83e6, abs=5e3)
-        assert arms_of(FACES)[f"student {pixels} slim"].row == f"OUR-{pixels}-R"
 
 
-@both
-def test_all_subsets_but_the_empty_one(preset):
+def test_all_subsets_but_the_empty_one():
     names = [subset_name(orders, 16) for orders in subsets() if orders]
-    assert [name for name in arms_of(preset) if name.startswith("{")] == names
+    assert [name for name in arms_of(FACES) if name.startswith("{")] == names
     assert len(names) == 15
 
 
@@ -229,7 +248,7 @@ def test_seeds():
     assert {len(seeds(FACES, arm)) for arm in kinds.values()} == {1, 3}
     everything = replace(FACES, repeat_all=True)
     once = [name for name, arm in kinds.items() if len(seeds(everything, arm)) == 1]
-    assert once == ["teacher", "scratch teacher", "assistant"]
+    assert once == ["teacher", "small teacher", "scratch teacher", "assistant"]
     assert {len(seeds(PAPER, arm)) for arm in arms_of(PAPER).values()} == {1}
 
 
@@ -247,7 +266,7 @@ def test_the_queue_begins_with_the_teacher(preset):
     numbers = [job.config.seed for job in jobs]
     assert numbers == sorted(numbers)
     there = {"".join(o for o, _ in job.config.orders) for job in jobs}
-    assert {orders for orders in subsets() if orders} <= there
+    assert preset is PAPER or {orders for orders in subsets() if orders} <= there
     place = {job.config.key: i for i, job in enumerate(jobs)}
     for job in jobs:
         if job.config.frozen is not None:
@@ -450,8 +469,9 @@ def test_another_file_is_another_study(file, home, tmp_path):
     two = with_teacher(small(), weights(tmp_path / "weights", 1))
     for name in arms_of(one):
         same = config_of(one, name).key == config_of(two, name).key
-        by_names = name in ("scratch teacher", "student 8 alone")
-        assert same == (by_names or name == "student 8 of the scratch teacher"), name
+        by_names = name in ("small teacher", "scratch teacher", "student 8 alone")
+        of_these = name in (f"student 8 of the {kind} teacher" for kind in ("small", "scratch"))
+        assert same == (by_names or of_these), name
     assert len(list((tmp_path / "runs").glob("*/record.json"))) == 2
 
 
@@ -465,6 +485,28 @@ def test_statistics_and_model_of_a_teacher(home, tmp_path):
     assert len(keys) == 2
     spec = runs.read(config_of(half, "teacher")).network().spec
     assert (spec.name, spec.mean, spec.num_classes) == ("resnet8x0.5", (0.5, 0.5, 0.5), 0)
+
+
+def test_statistics_as_six_numbers(file, home):
+    preset = with_teacher(small(), file, "", "0.1,0.2,.3/1,2, 3e-1")
+    assert (preset.faces.mean, preset.faces.std) == ((0.1, 0.2, 0.3), (1.0, 2.0, 0.3))
+    assert runs.read(config_of(preset, "teacher")).network().spec.std == (1.0, 2.0, 0.3)
+    half = with_teacher(small(), file, "", "0.5,0.5,0.5/0.5,0.5,0.5")
+    assert half == with_teacher(small(), file, "", "half")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "/", "0.5", "0,0,0", "0,0/1,1", "0,0,0,0/1,1,1,1", "0,0,0/1,1", "0,0,0/1,1,1/1,1,1"),
+        *("0,0,0/1,0,1", "0,0,0/1,-1,1", "0,0,x/1,1,1", "0;0;0/1;1;1", "0,0,nan/1,1,1"),
+        *("0,0,0/1,inf,1", "0,0,0/1,nan,1", "Half"),
+    ],
+)
+def test_statistics_that_are_none(file, text):
+    with pytest.raises(HorkdError, match="unknown statistics") as error:
+        with_teacher(small(), file, "", text)
+    assert one_line(error).endswith("or give means and deviations as m,m,m/s,s,s")
 
 
 def test_students_of_an_imported_teacher_are_trained(file, home):
@@ -500,10 +542,9 @@ def flops(monkeypatch) -> None:
     monkeypatch.setattr(work, "_time_training", lambda *_: 1e10)
 
 
-@both
-def test_an_enlarged_face_costs_what_a_full_one_does(preset):
-    config = config_of(preset, "tuned 16")
-    one = macs_of(ModelSpec(preset.teacher, 0), 112 if preset is FACES else 224)
+def test_an_enlarged_face_costs_what_a_full_one_does():
+    config = config_of(FACES, "tuned 16")
+    one = macs_of(ModelSpec(FACES.teacher, 0), 112)
     images = training_images(config.data)
     assert work.learner_macs(config) == 3 * one * images * config.recipe.epochs
 
@@ -673,7 +714,10 @@ def test_wrong_statistics_are_one_line(horkd, file):
         code, _, err = horkd(command, "--preset", "faces", "--teacher-weights", str(file),
                              "--teacher-statistics", "mean")  # fmt: skip
         assert code == 2
-        assert err == "horkd: unknown statistics 'mean': choose from imagenet, half\n"
+        assert err == (
+            "horkd: unknown statistics 'mean': choose from imagenet, half, or give means and "
+            "deviations as m,m,m/s,s,s\n"
+        )
 
 
 def test_work_without_the_teacher_is_one_line(horkd, home):
@@ -905,21 +949,46 @@ def uccs_tree(root: Path, subjects: int, photos: int = 3) -> None:
     (root / "uccs" / "validation.csv").write_text("\n".join(lines) + "\n")
 
 
+def uccs_shown() -> list[set[tuple]]:
+    """Gallery, probes and unknown faces: subject and pixels of each."""
+    forget()
+    search = identification_set(load_dataset("uccs@8"))
+    names = (*search.subjects, "nobody")  # -1 is the last
+    return [
+        {(names[search.labels[i]], search.images[i].numpy().tobytes()) for i in part.tolist()}
+        for part in (search.gallery, search.probes, search.unknown)
+    ]
+
+
+@pytest.mark.parametrize("strangers", [1000, pytest.param(2)])
+def test_the_order_of_rows_of_uccs_changes_nothing(own, monkeypatch, strangers):
+    monkeypatch.setattr(open_set, "STRANGERS", strangers)
+    uccs_tree(own, SUBJECTS + 3)
+    first = uccs_shown()
+    assert len(first[2]) == min(3, strangers)
+    path = own / "uccs" / "validation.csv"
+    header, *rows = path.read_text().splitlines()
+    for seed in range(3):
+        mixed = [rows[i] for i in np.random.default_rng(seed).permutation(len(rows))]
+        path.write_text("\n".join([header, *mixed]) + "\n")
+        assert uccs_shown() == first
+
+
 def test_uccs(own):
     uccs_tree(own, SUBJECTS + 3)
     data = load_dataset("uccs@8")
     assert len(data.train) == 0
-    assert len(data.test) == SUBJECTS * 3
-    assert len(set(data.test.classes)) == SUBJECTS
+    assert len(data.test) == SUBJECTS * 3 + 3  # three photos of a stranger
     search = identification_set(data)
     check_search(search)
     assert (len(search.gallery), len(search.probes)) == (2 * SUBJECTS, SUBJECTS)
-    assert len(search.unknown) == 0
+    assert search.labels[search.unknown].tolist() == [-1] * 3
+    assert len(search.subjects) >= SUBJECTS
     assert search.what == "UCCS, 180 subjects"
     result = evaluate.identify(network(), data, Degradation(8))
     assert (result["subjects"], result["gallery"], result["probes"]) == (180, 360, 180)
     assert result["rank1_error"] < 90  # patterns differ, noise is small
-    assert "dir" not in result
+    assert [row["n_unknown"] for row in result["dir"]] == [3, 3]
     with pytest.raises(HorkdError, match="verification needs faces or the embedded set"):
         evaluate.verify(network(), data, Degradation(8))
 

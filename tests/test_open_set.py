@@ -83,7 +83,7 @@ def pairs_of(names: list[str]) -> list[str]:
 
 def forget() -> None:
     """Data sets are kept by name for a process; the folder changes from test to test."""
-    for function in (load_dataset, open_set._lfw, open_set._decoded):
+    for function in (load_dataset, open_set._lfw, open_set._decoded, open_set._uccs):
         function.cache_clear()
 
 
@@ -326,6 +326,33 @@ def test_large_sets_stay_on_disk(tmp_path, monkeypatch):
     assert data.folds is None  # nobody of LFW is trained on
     assert data.whole is None
     assert (len(data.test), len(data.pairs)) == (180, 40)
+
+
+def test_people_of_lfw_are_left_out_of_a_training_set_with_names(tmp_path, monkeypatch):
+    lfw_tree(tmp_path)
+    people = ["Ann_A", "p0_0", "P 9-5", "Zoe", "P10_0", "P0_0x"]  # the 2nd and 3rd are in LFW
+    batch = tmp_path / "umdfaces" / "umdfaces_batch1"
+    rows = ["FILE,FACE_X,FACE_Y,FACE_WIDTH,FACE_HEIGHT"]
+    for person, name in enumerate(people):
+        for photo in range(2):
+            file = f"{name}/{name}_{photo}.jpg"
+            (batch / name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(face(30, person, photo)).save(batch / file)
+            rows.append(f"{file},5,5,30,30")
+    (batch / "umdfaces_batch1_ultraface.csv").write_text("\n".join(rows) + "\n")
+    monkeypatch.setenv("HORKD_DATA", str(tmp_path))
+    forget()
+    train = load_dataset("umdfaces@16").train
+    forget()
+    kept = ["Ann_A", "Zoe", "P10_0", "P0_0x"]
+    assert sorted(train.classes) == sorted(kept)
+    assert train.labels.unique().tolist() == list(range(4))
+    assert train.labels.bincount().tolist() == [2] * 4
+    for file, label in zip(train.files, train.labels.tolist(), strict=True):
+        assert Path(file).parent.name == train.classes[label]
+    whole = open_set.load_training_faces("umdfaces", size=16, margin=train.margin)
+    place = [whole.files.index(file) for file in train.files]
+    assert torch.equal(train.load(), whole.load()[place])  # boxes went with their photos
 
 
 # Pairs of any data set

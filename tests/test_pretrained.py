@@ -3,6 +3,7 @@
 import os
 import pickle
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +30,8 @@ from horkd.pretrained import digest, load_pretrained, read_weights
 from horkd.storage import DamagedFile
 
 SPEC = ModelSpec("resnet8x0.25", 0)
+#: Files with a classifier are named by a warning, which one test is about.
+pytestmark = pytest.mark.filterwarnings("ignore:.*is taken for a classifier:UserWarning")
 
 
 def randomise(network: nn.Module) -> nn.Module:
@@ -110,6 +113,18 @@ def test_a_wrapper_around_backbone_and_classifier(tmp_path, given, suffix, class
     tensors = {f"{prefix}{n}": t for n, t in given.backbone.state_dict().items()}
     tensors[f"{prefix}{classifier}weight"] = torch.zeros(7, 16)
     assert_same(load_pretrained(write(tmp_path / f"w.{suffix}", tensors), SPEC), given)
+
+
+def test_a_classifier_that_is_left_out_is_named(tmp_path, given):
+    tensors = {**given.backbone.state_dict(), "fc.weight": torch.zeros(7, 16)}
+    says = (
+        r"w\.pt: fc\.weight \(7×16\) is taken for a classifier and left out; features are 16 wide"
+    )
+    with pytest.warns(UserWarning, match=says):
+        load_pretrained(write(tmp_path / "w.pt", tensors), SPEC)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_pretrained(write(tmp_path / "none.pt", given.backbone.state_dict()), SPEC)
 
 
 @pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model", "net", "backbone"])

@@ -163,7 +163,7 @@ def _uccs(root: str, size: int) -> "Search":
     faces = load_uccs(Path(root) if root else None, size=size)
     gallery, probes = _split(faces.labels, faces.names, faces.files)
     strangers = (faces.labels < 0).nonzero()[:, 0].tolist()
-    strangers = sorted(strangers, key=lambda i: _order(faces.files[i], i))[:STRANGERS]
+    strangers = sorted(strangers, key=lambda i: _order(faces, i))[:STRANGERS]
     parts = [torch.from_numpy(gallery), torch.from_numpy(probes), torch.tensor(strangers).long()]
     ends = [len(part) for part in parts]
     chosen = faces.select(torch.cat(parts))
@@ -173,8 +173,9 @@ def _uccs(root: str, size: int) -> "Search":
     return Search(images, *place, chosen.labels, what, chosen.names)
 
 
-def _order(file: str, index: int) -> bytes:
-    return hashlib.sha256(f"uccs/{file}/{index}".encode()).digest()
+def _order(faces: FaceFiles, i: int) -> bytes:
+    """A place in line that depends on photo and box alone."""
+    return hashlib.sha256(f"uccs/{faces.files[i]}/{faces.boxes[i].tolist()}".encode()).digest()
 
 
 def _joined(found: Identification) -> FaceFiles:
