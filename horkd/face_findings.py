@@ -643,7 +643,11 @@ def aims(preset: Preset, arms: Arms, source: Source) -> str:
         if whole is not None:
             text += f", {_over_folds(whole)} % over folds"
         teacher = fed(preset, source, arms, pixels)
-        beside = "" if teacher is None else f"; the teacher fed {pixels} px {teacher['mean']:.2f} %"
+        beside = (
+            ""
+            if teacher is None
+            else f"; the teacher fed {pixels} px {teacher['mean']:.2f} % over ten folds"
+        )
         lines.append(
             f"- Best student at {pixels} px: {label}, {text}{beside}. The paper prints "
             f"{printed[pixels]:.2f} % for a student trained on UMDFaces with another teacher."
