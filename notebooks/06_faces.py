@@ -92,8 +92,8 @@ plt.show()
 # ## Table 2
 #
 # The paper's rows as printed, of other networks, training sets and alignments. What was measured
-# here stands below them and is named so; it is in this table only where three folds or more were
-# tested.
+# here stands below them and is named so: over the folds that were tested, three or more, or else on
+# the first one alone, where one accuracy has a standard error of about a point.
 
 # %%
 published = face_findings.published(sizes, arms, source)
@@ -103,9 +103,9 @@ display(published)
 # %% [markdown]
 # ## Table 3 and identification
 #
-# UCCS, which the paper uses, was withdrawn by its authors; who has it, puts it into
-# `$HORKD_DATA/uccs` and finds it in the report. The table below is about other subjects: it shows
-# how the same networks compare, and nothing about the paper's numbers.
+# UCCS, which the paper uses, is given out on request only: put it into `$HORKD_DATA/uccs`, and the
+# report has a table of it. The one below is about other subjects: it shows how the same networks
+# compare, and nothing about the paper's numbers.
 
 # %%
 identified = face_findings.identification_table(sizes, arms, source)
