@@ -149,7 +149,10 @@ class Settings:
         settings = replace(self, device=device)
         on_cuda = settings.on_cuda
         if self.channels_last == "auto":  # what cuDNN's and oneDNN's fast kernels work on
-            fast = on_cuda or torch.backends.mkldnn.is_available()
+            # with fewer channels, odd batches and several threads, the CPU's backward pass of
+            # torch 2.15 writes outside of its memory
+            wide = min(network.channels, default=16) >= 16
+            fast = on_cuda or (torch.backends.mkldnn.is_available() and wide)
             settings = replace(settings, channels_last="on" if fast else "off")
         if self.compile == "auto":
             settings = replace(settings, compile="on" if on_cuda and _compiles(device) else "off")

@@ -512,7 +512,9 @@ def test_statistics_that_are_none(file, text):
 def test_students_of_an_imported_teacher_are_trained(file, home):
     """Relations alone, the tuned teacher and the control, on two folds."""
     preset = with_teacher(small(), file)
-    settings = Settings("cpu", "fp32", compile="off", cache="off", progress=False)
+    settings = Settings(
+        "cpu", "fp32", channels_last="off", compile="off", cache="off", progress=False
+    )
     for name in ("student 8", "tuned 8, fold 2", "student 8 alone"):
         config = config_of(preset, name)
         test = runs.run(config, settings).record["results"]["test"]
@@ -527,7 +529,9 @@ def test_without_its_file_a_teacher_is_asked_for(home):
 
 def test_work_tells_what_it_did(file, home):
     preset = with_teacher(small(), file)
-    settings = Settings("cpu", "fp32", compile="off", cache="off", progress=False)
+    settings = Settings(
+        "cpu", "fp32", channels_last="off", compile="off", cache="off", progress=False
+    )
     said = []
     shift = work.work(choose(preset, arms=["student 8"]), None, settings, said.append)
     assert len(shift.done) == 1
@@ -1076,7 +1080,7 @@ def test_looks_of_a_finished_teacher_are_kept(file, home, monkeypatch):
     run = runs.read(config_of(preset, "teacher"))
     looks = [runs.Look(task, "lfw-1@16", Degradation(8, upsample=True))
              for task in ("verification", "identification")]  # fmt: skip
-    settings = Settings("cpu", "fp32", compile="off", progress=False)
+    settings = Settings("cpu", "fp32", channels_last="off", compile="off", progress=False)
     first = runs.open_set(run, looks, settings)
     assert first[0]["n"] == 4
     assert first[1]["subjects"] == PEOPLE
