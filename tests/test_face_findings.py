@@ -653,8 +653,8 @@ def test_what_became_of_the_papers_numbers(lfw):
     assert high == (
         f"- Best student at 32 px: tuned 32, 93.50 % on the first fold (n = 1), "
         f"{in_turn(by_fold('tuned 32', 32))} % over folds; the teacher fed 32 px "
-        f"{by_fold('teacher', 32).mean():.2f} %. The paper prints 93.83 % for a student trained on "
-        "UMDFaces with another teacher."
+        f"{by_fold('teacher', 32).mean():.2f} % over ten folds. The paper prints 93.83 % for a "
+        "student trained on UMDFaces with another teacher."
     )
     assert low.startswith("- Best student at 16 px: tuned 16, 84.50 % on the first fold (n = 1), ")
     assert low.endswith("90.03 % for a student trained on UMDFaces with another teacher.")
