@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader
 from horkd import verification
 from horkd.data import (
     Dataset,
-    FaceFiles,
     ImageSet,
+    PhotoFiles,
     identification_set,
     normalise,
     verification_set,
@@ -53,7 +53,7 @@ def memory_format(network: Network) -> torch.memory_format:
     return torch.channels_last if fast else torch.contiguous_format
 
 
-def _parts(images: Tensor | FaceFiles, batch_size: int) -> Iterator[Tensor]:
+def _parts(images: Tensor | PhotoFiles, batch_size: int) -> Iterator[Tensor]:
     """uint8 (B, 3, S, S) at a time, in order."""
     if isinstance(images, Tensor):
         if len(images):
@@ -76,7 +76,7 @@ def _parts(images: Tensor | FaceFiles, batch_size: int) -> Iterator[Tensor]:
 @torch.no_grad()
 def predict(
     network: Network,
-    images: Tensor | FaceFiles,
+    images: Tensor | PhotoFiles,
     data: Dataset,
     degradation: Degradation,
     batch_size: int | None = None,
@@ -165,7 +165,7 @@ def test(network: Network, data: Dataset, degradation: Degradation) -> dict:
 
 def embed(
     network: Network,
-    images: Tensor | FaceFiles,
+    images: Tensor | PhotoFiles,
     data: Dataset,
     degradation: Degradation,
     flip: bool = False,

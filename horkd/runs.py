@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from horkd import evaluate, paths, pretrained, remembered, storage
 from horkd.baselines import Baselines, middle
-from horkd.data import DRAWN, Dataset, FaceFiles, ImageSet, load_dataset, whole_of
+from horkd.data import DRAWN, Dataset, ImageSet, PhotoFiles, load_dataset, whole_of
 from horkd.errors import HorkdError
 from horkd.losses import HybridOrderLoss, class_centers, unit_length
 from horkd.models import (
@@ -689,7 +689,7 @@ def _spec(config: RunConfig, data: Dataset) -> ModelSpec:
     return ModelSpec(config.model, classes, config.embedding, config.mean, config.std)
 
 
-def _training_images(config: RunConfig, data: Dataset) -> ImageSet | FaceFiles:
+def _training_images(config: RunConfig, data: Dataset) -> ImageSet | PhotoFiles:
     if config.validation or data.validation is None:
         return data.train
     both = (data.train, data.validation)

@@ -17,9 +17,9 @@ from tqdm.auto import tqdm
 from horkd.data import (
     Batches,
     Dataset,
-    FaceFiles,
     FileBatches,
     ImageSet,
+    PhotoFiles,
     ReducedBatches,
     normalise,
 )
@@ -285,7 +285,7 @@ class Task:
     """
 
     data: Dataset
-    train: ImageSet | FaceFiles
+    train: ImageSet | PhotoFiles
     degradation: Degradation
     recipe: Recipe
     settings: Settings

@@ -17,15 +17,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from horkd.data import faces as module
 from horkd.data.faces import (
-    BOX_CROP,
-    CENTRE_CROP,
-    FULL_CROP,
     LAYOUTS,
     TRAINING,
-    Crop,
-    FaceFiles,
     Pairs,
     load_lfw,
     load_tinyface,
@@ -34,6 +28,7 @@ from horkd.data.faces import (
     load_xqlfw,
     sample_pairs,
 )
+from horkd.data.photos import BOX_CROP, CENTRE_CROP, FULL_CROP, Crop, PhotoFiles
 from horkd.errors import HorkdError
 
 
@@ -55,8 +50,10 @@ def plain(colour: tuple[int, int, int], size: int = 20) -> np.ndarray:
     return np.full((size, size, 3), colour, np.uint8)
 
 
-def one(path: Path, **fields) -> FaceFiles:
-    return FaceFiles(path.parent, (path.name,), torch.zeros(1, dtype=torch.int64), ("A",), **fields)
+def one(path: Path, **fields) -> PhotoFiles:
+    return PhotoFiles(
+        path.parent, (path.name,), torch.zeros(1, dtype=torch.int64), ("A",), **fields
+    )
 
 
 def expected(x: float, y: float, side: float, size: int) -> np.ndarray:
@@ -279,16 +276,16 @@ def test_a_photo_that_cannot_be_decoded_is_named(tmp_path, suffix, damage):
     assert f"broken.{path.suffix[1:]}" in one_line(error)
 
 
-# FaceFiles
+# PhotoFiles
 
 
-def coloured(tmp_path: Path, n: int = 6) -> FaceFiles:
+def coloured(tmp_path: Path, n: int = 6) -> PhotoFiles:
     """Photo i has the colour (10 i, 0, 0) and label i % 3."""
     for i in range(n):
         write(tmp_path / f"{i}.png", plain((10 * i, 0, 0)))
     files = tuple(f"{i}.png" for i in range(n))
     boxes = torch.tensor([[0.0, 0.0, 20.0, 20.0]]).repeat(n, 1) + torch.arange(n)[:, None] / 100
-    return FaceFiles(tmp_path, files, torch.arange(n) % 3, ("a", "b", "c"), boxes, FULL_CROP, 8)
+    return PhotoFiles(tmp_path, files, torch.arange(n) % 3, ("a", "b", "c"), boxes, FULL_CROP, 8)
 
 
 def test_select_and_load(tmp_path):
@@ -368,7 +365,7 @@ def test_face_files_can_be_pickled(tmp_path):
 def test_odd_face_files_are_refused(fields, says):
     whole = {"labels": torch.zeros(2, dtype=torch.int64), **fields}
     with pytest.raises(HorkdError) as error:
-        FaceFiles(root=Path(), files=("a", "b"), names=("x",), **whole)
+        PhotoFiles(root=Path(), files=("a", "b"), names=("x",), **whole)
     assert says in one_line(error)
 
 
@@ -699,7 +696,7 @@ def test_training_sets_open_without_decoding(tmp_path, name, monkeypatch):
     def no(*_args, **_options):
         raise AssertionError("no photo is opened or looked at when a set is opened")
 
-    monkeypatch.setattr(module.Image, "open", no)
+    monkeypatch.setattr(Image, "open", no)
     stat = os.stat
 
     def no_photo(path, *args, **options):

@@ -17,17 +17,18 @@ from horkd import evaluate
 from horkd.data import (
     Batches,
     Dataset,
-    FaceFiles,
     FileBatches,
     ImageSet,
+    PhotoFiles,
     load_dataset,
     normalise,
     open_set,
 )
 from horkd.data.batches import _hash
-from horkd.data.faces import FULL_CROP, load_lfw, load_lfw_view1
+from horkd.data.faces import load_lfw, load_lfw_view1
 from horkd.data.glyphs import CHARACTERS, render
 from horkd.data.open_set import is_faces, load_faces, parse, verification_set, whole_of
+from horkd.data.photos import FULL_CROP
 from horkd.errors import HorkdError
 from horkd.evaluate import chunk, embed, predict, statistics, verify
 from horkd.models import ModelSpec, Network
@@ -318,7 +319,7 @@ def test_large_sets_stay_on_disk(tmp_path, monkeypatch):
     forget()
     data = load_dataset("casia@28")
     forget()
-    assert isinstance(data.train, FaceFiles)
+    assert isinstance(data.train, PhotoFiles)
     assert (data.train.size, data.train.margin) == (28, 1)
     assert data.num_classes == 5
     assert data.train.classes[4] == "0000004"
@@ -593,15 +594,15 @@ def test_hash_is_splitmix64():
 
 
 @pytest.fixture
-def files(tmp_path) -> FaceFiles:
+def files(tmp_path) -> PhotoFiles:
     """23 photos of 24 pixels with a margin of 2 in 16."""
     for i in range(23):
         Image.fromarray(face(30, i, 0, 25)).save(tmp_path / f"{i}.png")
     names = tuple(f"{i}.png" for i in range(23))
-    return FaceFiles(tmp_path, names, torch.arange(23) % 4, tuple("abcd"), None, FULL_CROP, 16, 2)
+    return PhotoFiles(tmp_path, names, torch.arange(23) % 4, tuple("abcd"), None, FULL_CROP, 16, 2)
 
 
-def loaded(files: FaceFiles) -> ImageSet:
+def loaded(files: PhotoFiles) -> ImageSet:
     return ImageSet(files.load(), files.labels, files.classes, files.margin)
 
 

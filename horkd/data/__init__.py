@@ -1,10 +1,9 @@
-"""Data sets of small images, held as uint8 tensors; large sets of faces stay on disk."""
+"""Data sets of small images, held as uint8 tensors; large sets of photos stay on disk."""
 
 import functools
 
 from horkd.data.batches import Batches, FileBatches, ReducedBatches, normalise
 from horkd.data.cifar import VALIDATION_PER_CLASS, load_cifar100
-from horkd.data.faces import FaceFiles
 from horkd.data.glyphs import VERSION as GLYPHS_VERSION
 from horkd.data.glyphs import load_glyphs
 from horkd.data.images import Dataset, ImageSet
@@ -18,6 +17,7 @@ from horkd.data.open_set import (
     verification_set,
     whole_of,
 )
+from horkd.data.photos import PhotoFiles
 from horkd.errors import HorkdError
 
 __all__ = [
@@ -26,9 +26,9 @@ __all__ = [
     "DRAWN",
     "Batches",
     "Dataset",
-    "FaceFiles",
     "FileBatches",
     "ImageSet",
+    "PhotoFiles",
     "ReducedBatches",
     "identification_set",
     "is_faces",

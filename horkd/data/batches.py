@@ -14,7 +14,7 @@ from horkd.data.images import ImageSet
 from horkd.errors import HorkdError
 
 if TYPE_CHECKING:
-    from horkd.data.faces import FaceFiles
+    from horkd.data.photos import PhotoFiles
 
 
 @functools.lru_cache(maxsize=32)
@@ -185,7 +185,7 @@ class FileBatches(Batches):
 
     def __init__(
         self,
-        files: "FaceFiles",
+        files: "PhotoFiles",
         batch_size: int,
         crop: int = 4,
         flip: bool = True,
@@ -222,7 +222,7 @@ class FileBatches(Batches):
 
 
 def _decoded(
-    files: "FaceFiles", order: Tensor, batches: FileBatches
+    files: "PhotoFiles", order: Tensor, batches: FileBatches
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Photos with their margin and labels, a batch at a time in the given order."""
     loader = DataLoader(

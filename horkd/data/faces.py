@@ -25,21 +25,17 @@ import re
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
-from torch.utils.data import Dataset as TorchDataset
-from tqdm.auto import tqdm
 
 from horkd import paths
+from horkd.data.photos import BOX_CROP, CENTRE_CROP, FULL_CROP, Crop, PhotoFiles
 from horkd.errors import HorkdError
 
-KINDS = ("centre", "box", "full")
 TRAINING = ("umdfaces", "vggface2", "casia")
 #: What each set looks like below the folder that `HORKD_DATA` names.
 LAYOUTS = {
@@ -71,224 +67,6 @@ _SUFFIXES = (".jpg", ".jpeg", ".png")
 _LFW_FOLDERS = ("lfw-deepfunneled", "lfw_funneled", "lfw")
 _XQLFW_FOLDER = "lfw_original_imgs_min_qual0.85variant11"
 _BOX_COLUMNS = ("FACE_X", "FACE_Y", "FACE_WIDTH", "FACE_HEIGHT")
-
-
-# Photos
-
-
-@dataclass(frozen=True)
-class Crop:
-    """A square of a photo, found without landmarks; in fractions, so that any photo size works.
-
-    Attributes:
-        kind: "centre": a square of `scale` times the photo's shorter side, its centre `up` times
-            that shorter side above the photo's centre. "box": a square of `scale` times the longer
-            side of the face's box, around the box's centre. "full": the largest centred square,
-            for faces that are cropped already; it uses neither `scale` nor `up`.
-        scale: side of the square. The default is for "centre" on LFW and photos framed like it
-            (132 of 250 pixels); for "box", 1 is the box itself.
-        up: how far above the centre, only for "centre".
-    """
-
-    kind: str = "centre"
-    scale: float = 132 / 250
-    up: float = 6 / 250
-
-    def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise HorkdError(f"unknown kind of crop {self.kind!r}: choose from {', '.join(KINDS)}")
-        if not (math.isfinite(self.scale) and self.scale > 0):
-            raise HorkdError(f"scale of a crop must be a positive number, got {self.scale}")
-        if not math.isfinite(self.up):
-            raise HorkdError(f"up of a crop must be a number, got {self.up}")
-
-    def square(
-        self, width: int, height: int, box: tuple[float, ...] | None = None
-    ) -> tuple[float, float, float]:
-        """Centre x, centre y and side of the square, in pixels of a photo of that size.
-
-        Args:
-            width: of the photo.
-            height: of the photo.
-            box: x0, y0, x1, y1 of the face; only for kind "box".
-        """
-        short = min(width, height)
-        if self.kind == "box":
-            x0, y0, x1, y1 = box
-            return (x0 + x1) / 2, (y0 + y1) / 2, self.scale * max(x1 - x0, y1 - y0)
-        if self.kind == "full":
-            return width / 2, height / 2, float(short)
-        return width / 2, height / 2 - self.up * short, self.scale * short
-
-
-#: LFW and photos framed like it.
-CENTRE_CROP = Crop()
-#: Around face boxes: a little more than the box. A guess, not tuned.
-BOX_CROP = Crop("box", 1.2)
-#: Faces that are cropped already.
-FULL_CROP = Crop("full")
-
-
-def _decode(path: Path) -> Image.Image:
-    """The photo, upright, as 8-bit RGB; transparency on black.
-
-    Raises:
-        HorkdError: if it is absent, damaged or not of 8 bits per channel.
-    """
-    try:
-        with Image.open(path) as photo:
-            photo.load()
-            mode = photo.mode
-            if mode in ("I", "F") or mode.startswith("I;"):
-                raise ValueError(f"{mode}: not 8 bits per channel")
-            photo = ImageOps.exif_transpose(photo)
-            if photo.has_transparency_data:
-                photo = photo.convert("RGBA")
-                photo = Image.alpha_composite(Image.new("RGBA", photo.size, (0, 0, 0, 255)), photo)
-            return photo.convert("RGB")
-    except FileNotFoundError:
-        raise HorkdError(f"{path} is gone: put the official file there again") from None
-    except Exception as error:  # decoders fail in many ways
-        raise HorkdError(
-            f"{path} cannot be decoded ({error}): put the official file there again"
-        ) from None
-
-
-def _inside(middle: float, step: float, count: int, length: int) -> tuple[int, int, float, float]:
-    """Which of `count` output pixels, `step` wide and around `middle`, lie in 0 .. length.
-
-    Returns:
-        The first of them, the one after the last, and where both begin in the photo.
-    """
-    start, slack = middle - step * count / 2, 1e-4  # slack: rounding, in output pixels
-    first = min(max(math.ceil(-start / step - slack), 0), count)
-    last = min(max(math.floor((length - start) / step + slack), first), count)
-    return first, last, max(start + first * step, 0.0), min(start + last * step, float(length))
-
-
-def _resample(photo: Image.Image, x: float, y: float, side: float, size: int) -> np.ndarray:
-    """Uint8 (size, size, 3): the square of that centre and side; black what is not in the photo.
-
-    A pixel is black unless all of it lies in the photo, so that black never bleeds into a face.
-    """
-    out = np.zeros((size, size, 3), np.uint8)
-    left, right, x0, x1 = _inside(x, side / size, size, photo.width)
-    top, bottom, y0, y1 = _inside(y, side / size, size, photo.height)
-    if left < right and top < bottom:
-        part = photo.resize(
-            (right - left, bottom - top), Image.Resampling.BICUBIC, (x0, y0, x1, y1)
-        )
-        out[top:bottom, left:right] = np.asarray(part)
-    return out
-
-
-@dataclass(frozen=True)
-class FaceFiles(TorchDataset):
-    """N face photos on disk, each decoded, cropped and resized when it is asked for.
-
-    It is a map-style data set for `torch.utils.data.DataLoader`, and can be sent to its workers.
-
-    Attributes:
-        root: folder of the photos.
-        files: paths below `root`.
-        labels: int64 (N,), the identity, 0 .. len(names) - 1, or -1 for an unknown subject.
-        names: the identities.
-        boxes: float (N, 4), x0, y0, x1, y1 of the face in pixels of the upright photo, or None.
-        crop: which part of a photo is the face.
-        size: side of the face after cropping, in pixels.
-        margin: pixels of real surroundings on each side of it, for random crops. The central
-            `size`×`size` pixels show the same region whatever the margin.
-    """
-
-    root: Path
-    files: tuple[str, ...]
-    labels: Tensor
-    names: tuple[str, ...]
-    boxes: Tensor | None = None
-    crop: Crop = CENTRE_CROP
-    size: int = 112
-    margin: int = 0
-
-    def __post_init__(self) -> None:
-        n, labels, boxes = len(self.files), self.labels, self.boxes
-        if labels.shape != (n,) or labels.dtype != torch.int64:
-            raise HorkdError(
-                f"labels must be int64 ({n},), got {labels.dtype} {tuple(labels.shape)}"
-            )
-        if n and not -1 <= int(labels.min()) <= int(labels.max()) < len(self.names):
-            raise HorkdError(
-                f"labels run from {int(labels.min())} to {int(labels.max())}, but there are "
-                f"{len(self.names)} identities (0 to {len(self.names) - 1}, -1 for unknown)"
-            )
-        if boxes is not None and (boxes.shape != (n, 4) or not boxes.is_floating_point()):
-            raise HorkdError(
-                f"boxes must be float ({n}, 4), got {boxes.dtype} {tuple(boxes.shape)}"
-            )
-        if self.crop.kind == "box" and boxes is None:
-            raise HorkdError(
-                "a crop of kind box needs face boxes, and this set has none: "
-                "choose kind centre or full"
-            )
-        if self.size < 1 or self.margin < 0:
-            raise HorkdError(
-                "size must be at least 1 pixel and margin 0 or more, "
-                f"got {self.size} and {self.margin}"
-            )
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, i: int) -> tuple[Tensor, int, int]:
-        """Photo i as uint8 (3, S, S) with S = size + 2 margin, its label, and i.
-
-        Raises:
-            HorkdError: if the photo cannot be decoded or its box is empty.
-        """
-        n, i = len(self.files), int(i)
-        if not -n <= i < n:
-            raise IndexError(f"photo {i} of {n}")
-        i %= n
-        photo = _decode(self.root / self.files[i])
-        box = None
-        if self.crop.kind == "box":
-            box = tuple(self.boxes[i].tolist())
-            if not (box[0] < box[2] and box[1] < box[3] and all(map(math.isfinite, box))):
-                raise HorkdError(f"the face box of {self.files[i]} is empty or not finite: {box}")
-        x, y, side = self.crop.square(*photo.size, box)
-        whole = self.size + 2 * self.margin
-        pixels = _resample(photo, x, y, side * whole / self.size, whole)
-        image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
-        return image, int(self.labels[i]), i
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The identities by the name that other image sets have for them."""
-        return self.names
-
-    def select(self, index: Tensor) -> "FaceFiles":
-        """The photos at `index` (int64 (M,) or bool (N,)); labels and names stay as they are."""
-        index = torch.arange(len(self))[index]
-        boxes = None if self.boxes is None else self.boxes[index]
-        files = tuple(self.files[i] for i in index.tolist())
-        return replace(self, files=files, labels=self.labels[index], boxes=boxes)
-
-    def load(self, index: Tensor | None = None, progress: bool = False) -> Tensor:
-        """Decode photos into memory, for small sets.
-
-        Args:
-            index: which, int64 (M,) or bool (N,); all if None.
-            progress: show a bar.
-
-        Returns:
-            uint8 (M, 3, S, S) with S = size + 2 margin.
-        """
-        chosen = torch.arange(len(self))
-        chosen = (chosen if index is None else chosen[index]).tolist()
-        side = self.size + 2 * self.margin
-        out = torch.empty((len(chosen), 3, side, side), dtype=torch.uint8)
-        for row, i in enumerate(tqdm(chosen, desc="photos", disable=None if progress else True)):
-            out[row] = self[i][0]
-        return out
 
 
 # Protocols
@@ -350,7 +128,7 @@ class Verification:
             folds; None if the set does not say.
     """
 
-    faces: FaceFiles
+    faces: PhotoFiles
     pairs: Pairs
     folds: Tensor | None
 
@@ -365,9 +143,9 @@ class Identification:
         distractors: photos of nobody in the probes, label -1, that enlarge the gallery; or None.
     """
 
-    gallery: FaceFiles
-    probes: FaceFiles
-    distractors: FaceFiles | None
+    gallery: PhotoFiles
+    probes: PhotoFiles
+    distractors: PhotoFiles | None
 
 
 # Reading what is there
@@ -543,7 +321,7 @@ def _counts(path: Path, line: int, words: list[str], how_many: int, what: str) -
     return [int(word) for word in words]
 
 
-def _read_pairs(name: str, path: Path, faces: FaceFiles) -> Pairs:
+def _read_pairs(name: str, path: Path, faces: PhotoFiles) -> Pairs:
     """The pairs of a file in LFW's format.
 
     The first line holds the number of folds F and of pairs n. For each fold follow n lines "name,
@@ -591,7 +369,7 @@ def _read_pairs(name: str, path: Path, faces: FaceFiles) -> Pairs:
     return Pairs(left, right, torch.tensor(same), _tensor(fold, torch.int64))
 
 
-def _read_people(path: Path, faces: FaceFiles) -> Tensor:
+def _read_people(path: Path, faces: PhotoFiles) -> Tensor:
     """The fold of each photo, int64 (N,), from a file in the format of LFW's people.txt.
 
     The first line holds the number of folds. For each fold follow a line with its number of people
@@ -660,7 +438,7 @@ def load_lfw(
     home = _home("lfw", root)
     folder = next((f for f in _LFW_FOLDERS if (home / f).is_dir()), _LFW_FOLDERS[0])
     files, labels, names = _by_folder("lfw", home / folder, ".")
-    faces = FaceFiles(home / folder, files, labels, tuple(names), None, crop, size, margin)
+    faces = PhotoFiles(home / folder, files, labels, tuple(names), None, crop, size, margin)
     folds = _read_people(home / "people.txt", faces)
     pairs = _read_pairs("lfw", home / "pairs.txt", faces)
     apart = (folds[pairs.left] != pairs.fold) | (folds[pairs.right] != pairs.fold)
@@ -732,7 +510,7 @@ def load_xqlfw(
     """
     home = _home("xqlfw", root)
     files, labels, names = _by_folder("xqlfw", home / _XQLFW_FOLDER, ".")
-    faces = FaceFiles(home / _XQLFW_FOLDER, files, labels, tuple(names), None, crop, size, margin)
+    faces = PhotoFiles(home / _XQLFW_FOLDER, files, labels, tuple(names), None, crop, size, margin)
     return Verification(faces, _read_pairs("xqlfw", home / "xqlfw_pairs.txt", faces), None)
 
 
@@ -742,7 +520,7 @@ def load_training_faces(
     crop: Crop | None = None,
     size: int = 112,
     margin: int = 0,
-) -> FaceFiles:
+) -> PhotoFiles:
     """A set to train on.
 
     "umdfaces": column names as in public code that reads `umdfaces_batch*_ultraface.csv` (FILE,
@@ -774,10 +552,10 @@ def load_training_faces(
     if name == "vggface2":
         return _vggface2(home, crop, size, margin)
     files, labels, names = _by_folder(name, home, r"\d{7}$")
-    return FaceFiles(home, files, labels, tuple(names), None, crop or CENTRE_CROP, size, margin)
+    return PhotoFiles(home, files, labels, tuple(names), None, crop or CENTRE_CROP, size, margin)
 
 
-def _umdfaces(home: Path, crop: Crop, size: int, margin: int) -> FaceFiles:
+def _umdfaces(home: Path, crop: Crop, size: int, margin: int) -> PhotoFiles:
     batches = [b for b in (f"umdfaces_batch{i}" for i in (1, 2, 3)) if (home / b).is_dir()]
     if not batches:
         raise _absent("umdfaces", home / "umdfaces_batch1")
@@ -803,10 +581,10 @@ def _umdfaces(home: Path, crop: Crop, size: int, margin: int) -> FaceFiles:
     rank[[label[name] for name in names]] = torch.arange(len(names))
     corners = _tensor(boxes, torch.float64).float().reshape(-1, 4)
     labels = rank[_tensor(labels, torch.int64)]
-    return FaceFiles(home, tuple(files), labels, tuple(names), corners, crop, size, margin)
+    return PhotoFiles(home, tuple(files), labels, tuple(names), corners, crop, size, margin)
 
 
-def _vggface2(home: Path, crop: Crop | None, size: int, margin: int) -> FaceFiles:
+def _vggface2(home: Path, crop: Crop | None, size: int, margin: int) -> PhotoFiles:
     root, path = home / "train", home / "bb_landmark" / "loose_bb_train.csv"
     if crop is None:
         crop = BOX_CROP if path.is_file() else FULL_CROP
@@ -832,7 +610,7 @@ def _vggface2(home: Path, crop: Crop | None, size: int, margin: int) -> FaceFile
                 f"{path} has no box for {len(without)} photos, first {files[without[0]]}: put the "
                 "official file there again"
             )
-    return FaceFiles(root, files, labels, tuple(names), boxes, crop, size, margin)
+    return PhotoFiles(root, files, labels, tuple(names), boxes, crop, size, margin)
 
 
 def load_uccs(
@@ -841,7 +619,7 @@ def load_uccs(
     crop: Crop = BOX_CROP,
     size: int = 112,
     margin: int = 0,
-) -> FaceFiles:
+) -> PhotoFiles:
     """UnConstrained College Students: faces in surveillance photos, one entry for each face.
 
     Unknown subjects (SUBJECT_ID -1) have label -1. Two layouts are read, as in the code that the
@@ -886,7 +664,7 @@ def load_uccs(
     labels = torch.where(subjects < 0, -1, torch.searchsorted(known, subjects))
     corners = _tensor(boxes, torch.float64).float().reshape(-1, 4)
     names = tuple(map(str, known.tolist()))
-    return FaceFiles(folder, tuple(files), labels, names, corners, crop, size, margin)
+    return PhotoFiles(folder, tuple(files), labels, names, corners, crop, size, margin)
 
 
 def load_tinyface(
@@ -926,9 +704,9 @@ def load_tinyface(
     known = sorted({i for part in ids.values() for i in part})
     label, names = {i: k for k, i in enumerate(known)}, tuple(map(str, known))
 
-    def faces(part: str, files: list[str], labels: list[int]) -> FaceFiles:
+    def faces(part: str, files: list[str], labels: list[int]) -> PhotoFiles:
         labels = torch.tensor(labels, dtype=torch.int64)
-        return FaceFiles(home / part, tuple(files), labels, names, None, crop, size, margin)
+        return PhotoFiles(home / part, tuple(files), labels, names, None, crop, size, margin)
 
     gallery, probes = (faces(p, found[p], [label[i] for i in ids[p]]) for p in found)
     others = _photos(home / "Gallery_Distractor")

@@ -8,7 +8,8 @@ import torch
 from horkd.errors import HorkdError
 
 if TYPE_CHECKING:
-    from horkd.data.faces import FaceFiles, Pairs
+    from horkd.data.faces import Pairs
+    from horkd.data.photos import PhotoFiles
 
 
 @dataclass(frozen=True)
@@ -99,9 +100,9 @@ class Dataset:
     """
 
     name: str
-    train: "ImageSet | FaceFiles"
+    train: "ImageSet | PhotoFiles"
     validation: ImageSet | None
-    test: "ImageSet | FaceFiles"
+    test: "ImageSet | PhotoFiles"
     unseen: ImageSet | None
     flip: bool
     mean: tuple[float, float, float]

@@ -25,7 +25,6 @@ import torch
 
 from horkd import paths
 from horkd.data.faces import (
-    FaceFiles,
     Identification,
     Pairs,
     Verification,
@@ -38,6 +37,7 @@ from horkd.data.faces import (
     sample_pairs,
 )
 from horkd.data.images import Dataset, ImageSet
+from horkd.data.photos import PhotoFiles
 from horkd.errors import HorkdError
 from horkd.identification import split_subjects
 
@@ -109,7 +109,7 @@ def load_faces(name: str) -> Dataset:
         return _test_only(name, base, Path(root) if root else None, size)
     whole, pairs, people = _lfw(root, size, base == "lfw-dev")
     folds = None
-    train: ImageSet | FaceFiles = whole.select(torch.zeros(0, dtype=torch.int64))
+    train: ImageSet | PhotoFiles = whole.select(torch.zeros(0, dtype=torch.int64))
     if base in LARGE:
         train = load_training_faces(base, size=size, margin=round(MARGIN * size))
         train = _without(train, whole.classes)
@@ -144,7 +144,7 @@ def _test_only(name: str, base: str, root: Path | None, size: int) -> Dataset:
         return Dataset(name, _nothing(size), None, test, None, True, MEAN, STD)
     else:
         faces = _joined(load_tinyface(root, size=size))
-    test: ImageSet | FaceFiles = faces
+    test: ImageSet | PhotoFiles = faces
     if base != "tinyface":  # whose distractors are many
         test = ImageSet(faces.load(progress=True), faces.labels, faces.names)
     return Dataset(name, _nothing(size), None, test, None, True, MEAN, STD, pairs=pairs)
@@ -173,12 +173,12 @@ def _uccs(root: str, size: int) -> "Search":
     return Search(images, *place, chosen.labels, what, chosen.names)
 
 
-def _order(faces: FaceFiles, i: int) -> bytes:
+def _order(faces: PhotoFiles, i: int) -> bytes:
     """A place in line that depends on photo and box alone."""
     return hashlib.sha256(f"uccs/{faces.files[i]}/{faces.boxes[i].tolist()}".encode()).digest()
 
 
-def _joined(found: Identification) -> FaceFiles:
+def _joined(found: Identification) -> PhotoFiles:
     """Gallery, probes and distractors in one list; its folders tell which is which."""
     parts = [p for p in (found.gallery, found.probes, found.distractors) if p is not None]
     files = tuple(f"{part.root.name}/{file}" for part in parts for file in part.files)
@@ -218,7 +218,7 @@ def _decoded(root: str, size: int) -> torch.Tensor:
     return load_lfw(folder, size=size, margin=round(MARGIN * size)).faces.load(progress=True)
 
 
-def _without(faces: FaceFiles, tested: Sequence[str]) -> FaceFiles:
+def _without(faces: PhotoFiles, tested: Sequence[str]) -> PhotoFiles:
     """Photos of people whose names are not among the tested ones, where folders are names.
 
     UMDFaces has names; VGGFace2 and CASIA-WebFace have numbers, of which nothing can be told here.
@@ -279,7 +279,7 @@ class Search:
         subjects: their names, if they have some.
     """
 
-    images: torch.Tensor | FaceFiles
+    images: torch.Tensor | PhotoFiles
     gallery: torch.Tensor
     probes: torch.Tensor
     unknown: torch.Tensor
@@ -346,7 +346,7 @@ def _search(
     )
 
 
-def _tinyface(faces: FaceFiles) -> Search:
+def _tinyface(faces: PhotoFiles) -> Search:
     part = [file.partition("/")[0] for file in faces.files]
     probes = torch.tensor([p == "Probe" for p in part])
     # each distractor is somebody of its own, who may come before the right one
