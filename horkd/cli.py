@@ -26,17 +26,20 @@ def _root() -> None:
 
 
 PresetOption = Annotated[
-    str, typer.Option(help="smoke, quick, cpu, paper-short, paper, faces or faces-paper")
+    str, typer.Option(help="smoke, quick, cpu, paper-short, paper, faces, metric, … (README)")
 ]
 DataOption = Annotated[str, typer.Option(help="name of a data set; empty: the preset's own")]
 WeightsOption = Annotated[
-    str, typer.Option(help="presets of faces: the teacher's weights file, once")
+    str, typer.Option(help="presets of faces and metric learning: the teacher's weights file")
 ]
 ModelOption = Annotated[
     str, typer.Option(help="its architecture, as mobilefacenet or timm:resnet50")
 ]
 StatisticsOption = Annotated[
     str, typer.Option(help="what its images are normalised by: imagenet, half or m,m,m/s,s,s")
+]
+SelectOption = Annotated[
+    str, typer.Option(help="metric learning: the epoch that counts, by validation, last or test")
 ]
 SeedsOption = Annotated[int, typer.Option(help="seeds of each student; 0: the preset's own")]
 
@@ -55,6 +58,7 @@ def reproduce(
     teacher_weights: WeightsOption = "",
     teacher_model: ModelOption = "",
     teacher_statistics: StatisticsOption = "imagenet",
+    select: SelectOption = "",
     parameter: Annotated[
         list[str] | None, typer.Option("--parameter", "-p", help="NAME=VALUE for the notebooks")
     ] = None,
@@ -65,10 +69,12 @@ def reproduce(
     from horkd.presets import get_preset
     from horkd.studies import with_teacher
 
-    chosen = get_preset(preset or _preset_for(data, teacher_weights), data, seeds)
+    chosen = get_preset(preset or _preset_for(data, teacher_weights), data, seeds, select)
     parameters = dict(_parameter(text) for text in parameter or [])
     if seeds:
         parameters["seeds"] = seeds
+    if select:
+        parameters["select"] = select
     if teacher_weights or teacher_model or teacher_statistics != "imagenet":
         with_teacher(chosen, teacher_weights, teacher_model, teacher_statistics)
         file = str(Path(teacher_weights).expanduser().resolve())
@@ -86,8 +92,11 @@ def reproduce(
 
 def _preset_for(data: str, weights: str) -> str:
     """The preset that is meant by data and a teacher's weights alone."""
-    from horkd.data import is_faces
+    from horkd.data import is_faces, is_retrieval
 
+    if is_retrieval(data):
+        small = {"glyphs-disjoint": "metric", "cifar100-disjoint": "metric-cpu"}
+        return small.get(data, "metric-paper")
     if is_faces(data) and not data.startswith("lfw"):
         return "faces-paper"
     return "faces" if is_faces(data) or weights else "quick"
@@ -124,13 +133,14 @@ def queue(
     teacher_weights: WeightsOption = "",
     teacher_model: ModelOption = "",
     teacher_statistics: StatisticsOption = "imagenet",
+    select: SelectOption = "",
 ) -> None:
     """List the missing runs, most worth first, with an estimate of their time."""
     from horkd import runs, work
     from horkd.train import Settings
 
     teacher = (teacher_weights, teacher_model, teacher_statistics)
-    jobs = _jobs(preset, data, seeds, study, arm, teacher)
+    jobs = _jobs(preset, data, seeds, study, arm, teacher, select)
     todo = work.missing(jobs)
     settings = Settings(device)
     pace = work.pace([job.config for job in todo], settings)
@@ -172,13 +182,14 @@ def work_(
     teacher_weights: WeightsOption = "",
     teacher_model: ModelOption = "",
     teacher_statistics: StatisticsOption = "imagenet",
+    select: SelectOption = "",
 ) -> None:
     """Train the missing runs, most worth first. Several workers can share a queue."""
     from horkd.train import Settings
     from horkd.work import work
 
     teacher = (teacher_weights, teacher_model, teacher_statistics)
-    jobs = _jobs(preset, data, seeds, study, arm, teacher)
+    jobs = _jobs(preset, data, seeds, study, arm, teacher, select)
     settings = Settings(device, precision, compile=compile, cache=cache)
     shift = work(jobs, minutes or None, settings, typer.echo)
     typer.echo(f"{len(shift.done)} runs done, {len(shift.diverged)} diverged, {shift.left} missing")
@@ -191,11 +202,12 @@ def _jobs(
     studies: list[str] | None,
     arms: list[str] | None,
     teacher: tuple[str, str, str] = ("", "", ""),
+    select: str = "",
 ):
     from horkd.presets import get_preset
     from horkd.studies import choose, with_teacher
 
-    chosen = with_teacher(get_preset(preset, data, seeds), *teacher)
+    chosen = with_teacher(get_preset(preset, data, seeds, select), *teacher)
     return choose(chosen, studies or (), arms or ())
 
 
@@ -208,16 +220,16 @@ def export(
     teacher_weights: WeightsOption = "",
     teacher_model: ModelOption = "",
     teacher_statistics: StatisticsOption = "imagenet",
+    select: SelectOption = "",
 ) -> None:
     """Write finished networks (seed 0) as float16 safetensors with all that a prediction needs."""
     from horkd import runs
     from horkd.presets import get_preset
+    from horkd.studies import usual_exports
 
-    faces = get_preset(preset, data).faces
-    trio = ["teacher", "assistant", "student"]
-    usual = [f"student {r}" for r in faces.lows] if faces else trio
+    usual = usual_exports(get_preset(preset, data))
     teacher = (teacher_weights, teacher_model, teacher_statistics)
-    for job in _jobs(preset, data, 1, None, arm or usual, teacher):
+    for job in _jobs(preset, data, 1, None, arm or usual, teacher, select):
         finished = runs.read(job.config)
         if finished is None:
             raise HorkdError(

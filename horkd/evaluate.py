@@ -1,4 +1,4 @@
-"""What a network can do: top-k, verification, agreement, latency, at a resolution of its own."""
+"""What a network can do: top-k, verification, retrieval, latency, at a resolution of its own."""
 
 import os
 import time
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from horkd import verification
+from horkd import retrieval, verification
 from horkd.data import (
     Dataset,
     ImageSet,
@@ -148,16 +148,30 @@ def agreement(logits: Tensor, other: Tensor) -> dict[str, float]:
 def score(
     network: Network, images: ImageSet, data: Dataset, degradation: Degradation
 ) -> dict[str, float]:
-    """Accuracy of a network on a split, seen through its degradation."""
-    logits = predict(network, images.central, data, degradation).logits
-    return accuracy(logits, images.labels)
+    """What epochs are compared by: accuracy of a network on a split, seen through its degradation.
+
+    On a split of classes that it was not trained on Recall@1, as `recall1` in percent, and `n`.
+    """
+    found = predict(network, central(images), data, degradation)
+    if data.disjoint:
+        rates = retrieval.measure(found.features, images.labels.to(found.features.device), ks=(1,))
+        return {"recall1": rates["recall"]["1"], "n": rates["queries"]}
+    return accuracy(found.logits, images.labels)
+
+
+def central(images: ImageSet | PhotoFiles) -> Tensor | PhotoFiles:
+    """What `predict` takes of a split: images without margin, or the photos themselves."""
+    return images.central if isinstance(images, ImageSet) else images
 
 
 def test(network: Network, data: Dataset, degradation: Degradation) -> dict:
     """What a network does on a data set's test: `accuracy`, or `verify` where there are pairs.
 
-    A network without a classifier is verified on what was never trained on.
+    A network without a classifier is verified on what was never trained on; on a disjoint set any
+    network is tested by `retrieve`.
     """
+    if data.disjoint:
+        return retrieve(network, data, degradation)
     if data.pairs is None and network.classifier is not None:
         return score(network, data.test, data, degradation)
     return verify(network, data, degradation)
@@ -301,6 +315,78 @@ def identify(
         strangers = seen(search.unknown, degradation)
         result["dir"] = dir_at_far(gallery, people, probes, asked, strangers)
     return result
+
+
+def retrieve(
+    network: Network,
+    data: Dataset,
+    degradation: Degradation,
+    other: Degradation | None = None,
+    flip: bool = False,
+    memo: dict | None = None,
+) -> dict:
+    """Retrieval among the test images of a disjoint set, each of them query and gallery.
+
+    Args:
+        network: any; its features are compared by their Euclidean distance as they are.
+        data: a disjoint set.
+        degradation: what the network sees of queries and gallery.
+        other: what it sees of the gallery instead.
+        flip: not supported.
+        memo: not used.
+
+    Returns:
+        `retrieval.measure` of the embeddings and, for queries and gallery alike, their `nmi`.
+
+    Raises:
+        HorkdError: if the set is not disjoint, or mirrored images are asked for.
+    """
+    _require_disjoint(data)
+    if flip:
+        raise HorkdError("retrieval knows no mirrored images: leave flip out")
+    images, labels = central(data.test), data.test.labels
+    queries = predict(network, images, data, degradation).features.cpu()
+    if other is not None and other != degradation:
+        gallery = predict(network, images, data, other).features.cpu()
+        return retrieval.measure(queries, labels, gallery, labels, torch.arange(len(labels)))
+    return retrieval.measure(queries, labels) | {"nmi": retrieval.nmi(queries, labels)}
+
+
+#: Training images that student and teacher are aligned by; more change little.
+ALIGNED_BY = 4096
+
+
+def retrieve_across(
+    queries: Tensor, gallery: Tensor, labels: Tensor, pairs: tuple[Tensor, Tensor]
+) -> dict:
+    """Retrieval by one network in the index of another: what a system with an index has to do.
+
+    Args:
+        queries: features (N, D) of the test images by the network that queries.
+        gallery: features (N, D') of the same images by the one that made the index.
+        labels: int64 (N,).
+        pairs: features of the same training images by both, to align them.
+
+    Returns:
+        `retrieval.measure` twice: `as_is` (None where the widths differ), and `aligned`, after the
+        similarity transform that takes one space to the other best on the training images.
+    """
+    own = torch.arange(len(labels))
+    as_is = None
+    if queries.shape[1] == gallery.shape[1]:
+        as_is = retrieval.measure(queries, labels, gallery, labels, own)
+    transform = retrieval.align(*pairs)
+    moved, padded = transform(queries), transform.pad(gallery)
+    aligned = retrieval.measure(moved, labels, padded, labels, own)
+    return {"as_is": as_is, "aligned": aligned, "aligned_by": len(pairs[0])}
+
+
+def _require_disjoint(data: Dataset) -> None:
+    if not data.disjoint:
+        raise HorkdError(
+            f"{data.name} has no test classes of its own: retrieval needs a set for metric "
+            "learning, such as glyphs-disjoint"
+        )
 
 
 @torch.no_grad()

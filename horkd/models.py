@@ -14,20 +14,24 @@ A name is an architecture and, after `x`, a width multiplier: `resnet50`, `resne
 
 The paper's networks are resnet50, resnet18, vgg11 and, for faces, a "simplified" ResNet34 of 7.8 M
 parameters, which we take to be `resnet34x0.6` with a 512-d embedding: 7.83 M; an inference.
-Networks of torchvision and timm serve as teachers (`horkd.pretrained`); they return no maps.
+Networks of torchvision and timm serve as teachers, and as backbones that start from ImageNet
+weights (`horkd.pretrained`). Their ResNets show the maps of their four stages, the others none.
 The 3×3 stem of stride 1 replaces ImageNet's 7×7 of stride 2, which loses about ten points at 32 px.
 """
 
 import functools
 import re
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import torchvision
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 from torch.utils.flop_counter import FlopCounterMode
-from torchvision.models.resnet import BasicBlock, Bottleneck
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from horkd.errors import HorkdError
 from horkd.storage import load_tensors, save_tensors
@@ -49,7 +53,7 @@ Statistics = tuple[float, float, float]
 class Output(NamedTuple):
     """What every network returns."""
 
-    features: Tensor  # (N, D), after the last pooling, before the classifier
+    features: Tensor  # (N, D), after the last pooling, before the classifier; see ModelSpec.unit
     logits: Tensor  # (N, C)
     maps: tuple[Tensor, ...] = ()  # (N, K, H, W) at the end of each stage, where asked for
 
@@ -65,6 +69,7 @@ class ModelSpec:
             output is then the feature. MobileFaceNet ends in such a layer anyway, 128 wide.
         mean, std: channel statistics (scale 0 to 1) that the network expects of its images, if they
             are not those of the data set.
+        unit: features are scaled to unit length (L2), and the classifier, if any, sees those.
     """
 
     name: str
@@ -72,6 +77,7 @@ class ModelSpec:
     embedding: int | None = None
     mean: Statistics | None = None
     std: Statistics | None = None
+    unit: bool = False
 
     def parse(self) -> tuple[str, float]:
         """(architecture, width multiplier); a library's network keeps its whole name, width 1.
@@ -292,37 +298,88 @@ class _MobileFaceNet(nn.Module):
 
 
 class _Library(nn.Module):
-    """A network of torchvision or timm without its last linear layer; it has no maps to show.
+    """A network of torchvision or timm without its last linear layer.
 
     Args:
         name: `torchvision:resnet50`, `timm:resnet50`.
         embedding: width of a linear layer after it, or None.
-    """
 
-    channels: tuple[int, ...] = ()
+    Attributes:
+        trunk: the library's network; its tensors keep their names.
+        channels: K of the maps after layer1 to layer4 of a ResNet; empty for other networks.
+    """
 
     def __init__(self, name: str, embedding: int | None) -> None:
         super().__init__()
+        refuse_unknown(name)
         library, _, architecture = name.partition(":")
         build = _torchvision if library == "torchvision" else _timm
         self.trunk, outputs = build(architecture)
         self.embedding = nn.Identity() if embedding is None else nn.Linear(outputs, embedding)
         self.width = outputs if embedding is None else embedding
+        self.channels = _stage_channels(self.trunk)
 
     def forward(self, x: Tensor, maps: bool = False) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Features, and no maps."""
-        return self.embedding(self.trunk(x).flatten(1)), ()
+        """Features and, if wanted, the map at the end of each stage of a ResNet."""
+        kept: tuple[Tensor, ...] = ()
+        if maps and self.channels:
+            x, kept = self._stages(x)
+        else:
+            x = self.trunk(x)
+        return self.embedding(x.flatten(1)), kept
+
+    def _stages(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """What `trunk(x)` computes, step by step: no hooks that outlive a call or break a graph."""
+        net = self.trunk
+        theirs = isinstance(net, ResNet)  # torchvision's; timm names the steps otherwise
+        x = net.maxpool((net.relu if theirs else net.act1)(net.bn1(net.conv1(x))))
+        kept = []
+        for stage in (net.layer1, net.layer2, net.layer3, net.layer4):
+            x = stage(x)
+            kept.append(x)
+        return net.fc(net.avgpool(x).flatten(1)) if theirs else net.forward_head(x), tuple(kept)
+
+
+def refuse_unknown(name: str) -> None:
+    """Let a name pass if it is a network of an installed library.
+
+    Raises:
+        HorkdError: if the library has no such network, or is not installed.
+    """
+    library, _, architecture = name.partition(":")
+    if library == "torchvision":
+        if architecture not in torchvision.models.list_models(module=torchvision.models):
+            raise HorkdError(
+                f"torchvision has no classification network {architecture!r}: "
+                "torchvision.models.list_models(module=torchvision.models) names them"
+            )
+        return
+    try:
+        import timm
+    except ImportError:
+        raise HorkdError(
+            "networks of timm need that package: pip install 'horkd[metric]'"
+        ) from None
+    if not timm.is_model(architecture):
+        raise HorkdError(f"timm has no network {architecture!r}: timm.list_models() names them")
+
+
+def _stage_channels(network: nn.Module) -> tuple[int, ...]:
+    """Channels after each stage of a library's ResNet; empty for any other network."""
+    if isinstance(network, ResNet):
+        stages = (network.layer1, network.layer2, network.layer3, network.layer4)
+        # a block ends in its last convolution, or in the shortcut's, which is as wide
+        convolutions = [[m for m in s.modules() if isinstance(m, nn.Conv2d)] for s in stages]
+        return tuple(found[-1].out_channels for found in convolutions)
+    timm_resnet = sys.modules.get("timm.models.resnet")  # loaded if the network is one of its
+    if timm_resnet is not None and isinstance(network, timm_resnet.ResNet):
+        info = {stage["module"]: stage["num_chs"] for stage in network.feature_info}
+        return tuple(info[f"layer{number}"] for number in (1, 2, 3, 4))
+    return ()
 
 
 def _torchvision(architecture: str) -> tuple[nn.Module, int]:
     """The network and the width of what its last linear layer was fed."""
-    import torchvision
-
-    if architecture not in torchvision.models.list_models(module=torchvision.models):
-        raise HorkdError(
-            f"torchvision has no classification network {architecture!r}: "
-            "torchvision.models.list_models(module=torchvision.models) names them"
-        )
     network = torchvision.models.get_model(architecture, weights=None)
     last = [name for name, m in network.named_modules() if isinstance(m, nn.Linear)]
     if not last:
@@ -333,14 +390,8 @@ def _torchvision(architecture: str) -> tuple[nn.Module, int]:
 
 
 def _timm(architecture: str) -> tuple[nn.Module, int]:
-    try:
-        import timm
-    except ImportError:
-        raise HorkdError(
-            "networks of timm need that package: pip install 'horkd[metric]'"
-        ) from None
-    if not timm.is_model(architecture):
-        raise HorkdError(f"timm has no network {architecture!r}: timm.list_models() names them")
+    import timm
+
     network = timm.create_model(architecture, pretrained=False, num_classes=0)
     # many networks have one more layer between their last map and their features
     return network, getattr(network, "head_hidden_size", None) or network.num_features
@@ -380,6 +431,8 @@ class Network(nn.Module):
     def forward(self, x: Tensor, maps: bool = False) -> Output:
         """Features (N, D), logits (N, C) and, if wanted, maps of normalised images (N, 3, H, W)."""
         features, kept = self.backbone(x, maps)
+        if self.spec.unit:  # float32 at least, whatever autocast says; zeros stay zero
+            features = normalize(features.to(torch.promote_types(features.dtype, torch.float32)))
         if self.classifier is None:
             return Output(features, features.new_empty(len(features), 0), kept)
         return Output(features, self.classifier(features), kept)
@@ -466,9 +519,11 @@ def load_network(path: Path, spec: ModelSpec | None = None) -> Network:
             f"{path} has no model specification: it was not written by horkd"
         ) from None
     if spec is not None and spec != found:
+        of_unit = [" at unit length" if s.unit else "" for s in (found, spec)]
         raise HorkdError(
             f"{path} holds {found.name} with {found.num_classes} classes and embedding "
-            f"{found.embedding}, not {spec.name} with {spec.num_classes} and {spec.embedding}"
+            f"{found.embedding}{of_unit[0]}, not {spec.name} with {spec.num_classes} and "
+            f"{spec.embedding}{of_unit[1]}"
         )
     network = Network(found)
     try:

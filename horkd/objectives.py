@@ -1,4 +1,4 @@
-"""What a learner minimises: cross-entropy on the labels plus distillation from a frozen model."""
+"""What a learner minimises: a loss on the labels plus distillation from a frozen model."""
 
 import math
 
@@ -55,15 +55,52 @@ def margin_head(name: str, num_classes: int, width: int) -> nn.Module:
     return ArcFaceLoss(num_classes, width, margin=math.degrees(0.5), scale=64)
 
 
+class Triplet(nn.Module):
+    """Triplet loss with distance-weighted negatives, as pytorch-metric-learning has them.
+
+    max(0, ‖a − p‖ − ‖a − n‖ + margin) between unit vectors, mean over the triplets that are not
+    zero. Every image is anchor as often as there are images of its class, each time with one of
+    these at random and with a negative drawn by Wu et al. 2017 (arXiv 1706.07567): inversely to
+    how many random points lie at its distance. Draws from torch's global generators. Differs from
+    the code published with RKD, which takes the mean over all triplets.
+
+    Args:
+        margin: in units of the distance between unit vectors.
+
+    Raises:
+        HorkdError: if the package is not installed.
+    """
+
+    #: What the loss is called among the terms.
+    term = "triplet"
+
+    def __init__(self, margin: float = 0.2) -> None:
+        super().__init__()
+        try:
+            from pytorch_metric_learning.losses import TripletMarginLoss
+            from pytorch_metric_learning.miners import DistanceWeightedMiner
+        except ImportError:
+            raise HorkdError(
+                "the triplet loss needs pytorch-metric-learning: pip install 'horkd[metric]'"
+            ) from None
+        self.loss, self.miner = TripletMarginLoss(margin), DistanceWeightedMiner()
+
+    def forward(self, features: Tensor, labels: Tensor) -> Tensor:
+        """A scalar for features (N, D) and labels int64 (N,)."""
+        return self.loss(features, labels, self.miner(features.detach(), labels))
+
+
 class Objective(nn.Module):
     """Named terms and their weighted sum for one batch.
 
     Args:
-        cross_entropy: weight of the cross-entropy on the labels.
+        cross_entropy: weight of the loss on the labels: cross-entropy, or what `head` makes of
+            them.
         relational: the hybrid-order loss against a frozen model, or None (teacher, controls).
         baselines: further losses against the frozen model, or None.
-        head: turns features (N, D) and labels into the cross-entropy, in place of the network's own
-            classifier: a margin softmax. It is trained with the network and no part of it.
+        head: turns features (N, D) and labels into a loss, in place of the network's own classifier
+            and cross-entropy: a margin softmax, or `Triplet`. It is trained with the network and
+            no part of it.
         balance: let a weight of a distillation term mean its gradient at the features as a multiple
             of the cross-entropy's, whatever the term's own scale: each term gets a factor that
             follows the measured norms. Differs from the paper.
@@ -83,6 +120,8 @@ class Objective(nn.Module):
     ):
         super().__init__()
         self.head = head
+        #: The name of the loss on the labels.
+        self.on_labels = getattr(head, "term", "cross_entropy")
         if balance and not cross_entropy:
             raise HorkdError("balance needs a cross-entropy to measure the other terms against")
         if balance and baselines is not None and baselines.needs_maps:
@@ -92,7 +131,7 @@ class Objective(nn.Module):
         self.relational, self.baselines = relational, baselines
         self.weights: dict[str, float] = {}
         if cross_entropy:
-            self.weights["cross_entropy"] = cross_entropy
+            self.weights[self.on_labels] = cross_entropy
         if relational is not None:
             self.weights |= {ORDERS[order]: w for order, w in relational.weights.items()}
         if baselines is not None:
@@ -104,7 +143,7 @@ class Objective(nn.Module):
     @property
     def distilled(self) -> list[str]:
         """Names of the terms that need the frozen model."""
-        return [name for name in self.weights if name != "cross_entropy"]
+        return [name for name in self.weights if name != self.on_labels]
 
     @property
     def needs_maps(self) -> bool:
@@ -123,18 +162,18 @@ class Objective(nn.Module):
             ramp: factor of all distillation terms in the loss.
         """
         terms: dict[str, Tensor] = {}
-        if "cross_entropy" in self.weights:
-            terms["cross_entropy"] = self._cross_entropy(learner, labels)
+        if self.on_labels in self.weights:
+            terms[self.on_labels] = self._on_labels(learner, labels)
         if self.relational is not None:
             terms |= self.relational(frozen.features, learner.features)
         if self.baselines is not None:
             terms |= self.baselines(frozen, learner)
         terms.pop("loss", None)
         weighted = {name: self._weight(name) * term for name, term in terms.items()}
-        loss = sum(w if name == "cross_entropy" else ramp * w for name, w in weighted.items())
+        loss = sum(w if name == self.on_labels else ramp * w for name, w in weighted.items())
         return {"loss": loss, **terms}
 
-    def _cross_entropy(self, learner: Output, labels: Tensor) -> Tensor:
+    def _on_labels(self, learner: Output, labels: Tensor) -> Tensor:
         if self.head is None:
             return F.cross_entropy(learner.logits.float(), labels)
         with torch.autocast(labels.device.type, enabled=False):
@@ -167,7 +206,7 @@ class Objective(nn.Module):
         for name in self.distilled:
             factor = getattr(self, f"factor_{name}", None)
             if factor is not None:
-                whole = self.weights["cross_entropy"] * norms["cross_entropy"]
+                whole = self.weights[self.on_labels] * norms[self.on_labels]
                 # a gradient that is only rounding is not worth being made as large as another
                 target = whole / norms[name].maximum(1e-4 * whole).clamp(min=1e-12)
                 factor.copy_(torch.where(factor == 0, target, (factor + target) / 2))

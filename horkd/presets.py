@@ -11,13 +11,17 @@ configurations, its arms. Nothing else in the code knows about sizes.
 | paper-short | CIFAR-100 | ResNet50 → ResNet18 | Table 1 on one large GPU |
 | paper | CIFAR-100 | ResNet50 → ResNet18 | the same with RKD's 200 epochs |
 | faces | LFW, nine folds | MobileFaceNet → ResNet8 | faces without a GPU: hours, resumable |
+| metric | glyphs, disjoint classes | small | all of Table 4's arms: half an hour on two cores |
+| metric-cpu | CIFAR-100, disjoint classes | 0.3 to 0.7 M parameters | real images in hours |
+| metric-paper | CUB, Cars196, SOP, a folder | ResNet50 → ResNet18 | Table 4, Fig. 3 on a GPU |
 | faces-paper | UMDFaces | ResNet50 → ResNet34 × 0.6 | Tables 2 and 3 for those who have the sets |
 """
 
 from dataclasses import dataclass, replace
 
-from horkd.data import DATASETS, is_faces
+from horkd.data import DATASETS, full_size, is_faces, is_known, is_retrieval
 from horkd.data.open_set import FOLDS, LARGE, MARGIN, SIZE, parse
+from horkd.data.retrieval import MARGIN as PHOTO_MARGIN
 from horkd.errors import HorkdError
 from horkd.models import Statistics
 from horkd.train import Recipe
@@ -69,6 +73,39 @@ class FaceSizes:
 
 
 @dataclass(frozen=True)
+class MetricSizes:
+    """Sizes of the study of metric learning (`horkd.studies`).
+
+    Attributes:
+        data: a set with disjoint classes (`horkd.data.retrieval`).
+        lows: resolutions of students below the full one, in pixels, the most important first.
+        teacher, compact, large: networks; the large one is the paper's ResNet101 row.
+        teacher_recipe, recipe: optimisation of teacher and large network, and of compact ones.
+        embedding: width of all features.
+        orders: weights of the losses.
+        backbone: what backbones start from, as in `RunConfig`.
+        select: which epoch is the result, as in `RunConfig`.
+        weights: digest of the weights file of a teacher trained elsewhere, or "".
+        mean, std: channel statistics that such a teacher expects; None for the data set's.
+    """
+
+    data: str
+    lows: tuple[int, ...]
+    teacher: str
+    compact: str
+    large: str
+    teacher_recipe: Recipe
+    recipe: Recipe
+    embedding: int
+    orders: tuple[tuple[str, float], ...]
+    backbone: str | None = None
+    select: str = "validation"
+    weights: str = ""
+    mean: Statistics | None = None
+    std: Statistics | None = None
+
+
+@dataclass(frozen=True)
 class Preset:
     """Sizes of a study.
 
@@ -89,6 +126,7 @@ class Preset:
         repeat_all: repeat every arm over the seeds, not only the central comparison.
         omit: patterns of the names of arms that are too much for this size.
         faces: sizes of the study of faces, for a preset that has no other study.
+        metric: sizes of the study of metric learning; its only study if that has the same data.
     """
 
     name: str
@@ -109,6 +147,12 @@ class Preset:
     repeat_all: bool = False
     omit: tuple[str, ...] = ()
     faces: FaceSizes | None = None
+    metric: MetricSizes | None = None
+
+    @property
+    def only_metric(self) -> bool:
+        """Whether metric learning is all that this preset is about."""
+        return self.metric is not None and self.metric.data == self.data
 
 
 _RKD = Recipe(
@@ -143,6 +187,49 @@ _UMD = FaceSizes(
     lows=(16, 32), assistant=224, tuned=_TUNED_PAPER,
 )  # fmt: skip
 
+#: Weights for metric learning, where no label is there to be balanced against: only their ratios
+#: count.
+METRIC_ORDERS = (("1", 100.0), ("2", 25.0), ("3", 50.0), ("C", 1.0))
+#: Networks from scratch: a higher rate than the paper's sets have, whose networks start from
+#: ImageNet's weights.
+_METRIC = Recipe(
+    epochs=8, batch_size=120, learning_rate=0.004, weight_decay=1e-5, crop=2, optimizer="adam",
+    per_class=5, batches=60,
+)  # fmt: skip
+_METRIC_SMOKE = replace(_METRIC, epochs=2, batch_size=40, batches=4)
+_METRIC_CPU = replace(_METRIC, epochs=5, batch_size=128, crop=4, batches=250)
+#: The code published with RKD: 224 of 256 pixels at random, 100 batches of 128 an epoch.
+_METRIC_TEACHER_PAPER = Recipe(
+    epochs=40, batch_size=128, learning_rate=1e-5, schedule="step", milestones=(25, 30, 35),
+    decay=0.5, weight_decay=1e-5, crop=18, optimizer="adam", per_class=5, batches=100,
+)  # fmt: skip
+_METRIC_PAPER = replace(
+    _METRIC_TEACHER_PAPER, epochs=80, learning_rate=1e-4, milestones=(40, 60), decay=0.1
+)
+_GLYPHS_SIZES = MetricSizes(
+    "glyphs-disjoint", (16, 24, 12, 8), "resnet14", "resnet8", "resnet20", _METRIC, _METRIC, 128,
+    METRIC_ORDERS,
+)  # fmt: skip
+_GLYPHS_SMOKE = replace(
+    _GLYPHS_SIZES, lows=(16, 8), teacher="resnet14x0.5", compact="resnet8x0.5",
+    large="resnet20x0.5", teacher_recipe=_METRIC_SMOKE, recipe=_METRIC_SMOKE, embedding=32,
+)  # fmt: skip
+_CIFAR_SIZES = MetricSizes(
+    "cifar100-disjoint", (16, 24, 12, 8), "resnet14x2", "resnet8x2", "resnet20x2", _METRIC_CPU,
+    _METRIC_CPU, 128, METRIC_ORDERS,
+)  # fmt: skip
+_CUB_SIZES = MetricSizes(
+    "cub", (96, 224, 160, 128), "torchvision:resnet50", "torchvision:resnet18",
+    "torchvision:resnet101", _METRIC_TEACHER_PAPER, _METRIC_PAPER, 512, METRIC_ORDERS,
+    backbone="imagenet",
+)  # fmt: skip
+#: The rest of Table 4 is for preset metric.
+_METRIC_TOO_LONG = (
+    *(f"metric {name} *" for name in ("PKT", "DarkRank", "MKD", "MKD absolute", "MKD+AT")),
+    *("metric student 24*", "metric student 12*", "metric student 8 direct"),
+    *("metric student 32*", "metric * 32", "metric large"),
+)
+
 #: Too much for minutes on two cores: full resolution, the second network, long schedules, our
 #: extensions, and what differs from an arm that stays by a detail.
 _TOO_LONG = (
@@ -162,10 +249,12 @@ PRESETS = {
         Preset(
             "smoke", "glyphs", "resnet14x0.5", "resnet8x0.5", 16, _SMOKE, _SMOKE, 1, per_class=8,
             orders=SHORT_ORDERS, second="vgg11x0.05", sweep=(16, 8), patience=2,
+            metric=_GLYPHS_SMOKE,
         ),
         Preset(
             "quick", "glyphs", "resnet14", "resnet8", 16, _QUICK_TEACHER, _QUICK, 3,
-            orders=SHORT_ORDERS, second="vgg11x0.125", patience=2, omit=_TOO_LONG,
+            orders=SHORT_ORDERS, second="vgg11x0.125", patience=2,
+            omit=(*_TOO_LONG, *_METRIC_TOO_LONG), metric=_GLYPHS_SIZES,
         ),
         Preset(
             "cpu", "cifar100", "resnet14x2", "resnet8x2", 16, _CPU_TEACHER, _CPU, 3,
@@ -180,6 +269,18 @@ PRESETS = {
             _FACES_PAPER, _FACES_PAPER, 1, validation=False, faces=_UMD,
             # each run reads hundreds of thousands of photos; the compact network is the slim one
             omit=("{*}*", "* slim", "tuned *", "*scratch teacher", "*small teacher"),
+        ),
+        Preset(
+            "metric", "glyphs-disjoint", "resnet14", "resnet8", 16, _METRIC, _METRIC, 3,
+            repeat_all=True, metric=_GLYPHS_SIZES,
+        ),
+        Preset(
+            "metric-cpu", "cifar100-disjoint", "resnet14x2", "resnet8x2", 16, _METRIC_CPU,
+            _METRIC_CPU, 3, metric=_CIFAR_SIZES,
+        ),
+        Preset(
+            "metric-paper", "cub", "torchvision:resnet50", "torchvision:resnet18", 96,
+            _METRIC_TEACHER_PAPER, _METRIC_PAPER, 1, metric=_CUB_SIZES,
         ),
         Preset(
             "paper-short", "cifar100", "resnet50", "resnet18", 16, _SHORT, _SHORT, 1,
@@ -224,13 +325,43 @@ def _with_faces(preset: Preset, data: str) -> Preset:
     return replace(preset, data=data, faces=sizes, recipe=recipe)
 
 
-def get_preset(name: str, data: str | None = None, seeds: int | None = None) -> Preset:
+def _with_metric(preset: Preset, data: str) -> Preset:
+    """A preset of metric learning with another set: photos with photos, small images with theirs.
+
+    Resolutions of students are the same shares of the full one.
+    """
+    full, new = full_size(preset.data), full_size(data)
+    photos = data.partition("-")[2] != "disjoint"
+    if photos != (preset.metric.backbone is not None):
+        other = "metric-paper" if photos else "metric or metric-cpu"
+        raise HorkdError(f"preset {preset.name} is not made for {data}: take {other}")
+    sizes = replace(
+        preset.metric,
+        data=data,
+        lows=tuple(round(r * new / full) for r in preset.metric.lows),
+        **(
+            {
+                name: replace(getattr(preset.metric, name), crop=round(PHOTO_MARGIN * new))
+                for name in ("teacher_recipe", "recipe")
+            }
+            if photos
+            else {}
+        ),
+    )
+    return replace(preset, data=data, low=sizes.lows[0], metric=sizes)
+
+
+def get_preset(
+    name: str, data: str | None = None, seeds: int | None = None, select: str = ""
+) -> Preset:
     """A preset by name.
 
     Args:
         name: one of `PRESETS`.
         data: another data set than the preset's own; None or "" keeps it.
         seeds: another number of seeds; None or 0 keeps it.
+        select: of metric learning, another choice of the epoch that is the result: "validation",
+            "last", or "test" as published code has it; "" keeps it.
 
     Raises:
         HorkdError: if the preset or the data set is unknown, or the number of seeds negative.
@@ -238,19 +369,32 @@ def get_preset(name: str, data: str | None = None, seeds: int | None = None) -> 
     if name not in PRESETS:
         raise HorkdError(f"unknown preset {name!r}: choose from {', '.join(PRESETS)}")
     preset = PRESETS[name]
-    if data and data.partition("@")[0] not in DATASETS:
-        raise HorkdError(f"unknown data set {data!r}: choose from {', '.join(DATASETS)}")
+    if data and not is_known(data):
+        raise HorkdError(
+            f"unknown data set {data!r}: choose from {', '.join(DATASETS)}, folder:PATH"
+        )
+    if data and is_retrieval(data) != preset.only_metric:
+        raise HorkdError(
+            f"preset {name} is not made for {data}: sets with disjoint classes go with "
+            f"{', '.join(p.name for p in PRESETS.values() if p.only_metric)}, others with the rest"
+        )
     if data and is_faces(data) != (preset.faces is not None):
         raise HorkdError(
             f"preset {name} is not made for {data}: sets of faces go with "
             f"{', '.join(p.name for p in PRESETS.values() if p.faces)}, others with the rest"
         )
-    if preset.faces:
+    if select:
+        if preset.metric is None:
+            raise HorkdError(f"preset {name} has no study of metric learning to select for")
+        preset = replace(preset, metric=replace(preset.metric, select=select))
+    if preset.only_metric:
+        preset = _with_metric(preset, data or preset.data)
+    elif preset.faces:
         preset = _with_faces(preset, data or preset.data)
     elif data and data != preset.data:
         # a size chosen for the preset's own data says nothing about another set
         per_class = preset.per_class if name == "smoke" else None
-        preset = replace(preset, data=data, per_class=per_class)
+        preset = replace(preset, data=data, per_class=per_class, metric=None)
     if seeds is not None and seeds < 0:
         raise HorkdError(f"the number of seeds must be 1 or more, got {seeds}")
     return replace(preset, seeds=seeds) if seeds else preset

@@ -44,6 +44,11 @@ TERM_COLORS = {
     "kd_standardised": "#CC79A7",
     "fitnet": "#F0E442",
     "at": "#000000",
+    "triplet": "#999999",
+    "pkt": "#332288",
+    "darkrank": "#882255",
+    "mkd_absolute": "#44AA99",
+    "mkd_relative": "#DDCC77",
 }
 TERM_NAMES = {
     "cross_entropy": "cross-entropy",
@@ -55,6 +60,11 @@ TERM_NAMES = {
     "kd_standardised": "standardised KD",
     "fitnet": "FitNet",
     "at": "AT",
+    "triplet": "triplet loss",
+    "pkt": "PKT",
+    "darkrank": "DarkRank",
+    "mkd_absolute": "MKD absolute",
+    "mkd_relative": "MKD relative",
 }
 
 

@@ -45,7 +45,7 @@ from horkd.models import (
     parameters,
     save_network,
 )
-from horkd.objectives import Frozen, Objective, margin_head
+from horkd.objectives import Frozen, Objective, Triplet, margin_head
 from horkd.resolution import Degradation
 from horkd.storage import Busy as Busy
 from horkd.train import (
@@ -59,7 +59,9 @@ from horkd.train import (
     new_state,
 )
 
-HEADS = ("linear", "cosface", "arcface")
+HEADS = ("linear", "cosface", "arcface", "triplet")
+#: Whose best epoch is the result: nobody's (the last is), the validation split's, or the test's.
+SELECTIONS = ("last", "validation", "test")
 #: Part of every key: raise it when the meaning of a configuration changes.
 FORMAT = 1
 #: An epoch shorter than this is not worth a checkpoint of its own.
@@ -82,14 +84,20 @@ class RunConfig:
         warmup: epochs over which the distillation terms rise to their weights.
         embedding: width of the features by a linear layer, or None for those of the architecture.
         head: "linear", the network's own classifier; "cosface" or "arcface", a margin softmax that
-            is trained with the network and no part of it.
+            is trained with the network and no part of it; "triplet", the triplet loss.
         unit: relations between features at unit length (`HybridOrderLoss`).
         clusters: order C to the centres of that many clusters of the frozen model's features
             (k-means) instead of the labels' classes; 0 for the labels.
         weights: the digest of a weights file (`horkd.pretrained.digest`): a network trained
             elsewhere, which `import_network` brings here. Nothing is trained then.
         mean, std: channel statistics that such a network expects; None for the data set's.
-        cross_entropy: weight of the cross-entropy on the labels.
+        normalized: the network ends in features of unit length.
+        backbone: what the backbone starts from instead of random weights: "imagenet", the weights
+            of its library, or the digest of a weights file (`horkd.pretrained.start_backbone`).
+        select: which epoch is the result: the "last"; the best one on the "validation" split; or
+            the best one on the "test" images, as published code for metric learning has it, which
+            makes the result too good.
+        cross_entropy: weight of the loss on the labels: cross-entropy, or that of `head`.
         start: "scratch", or "frozen" to start from the frozen network's weights (same model).
         data: name of the data set.
         per_class: training images per class, None for all.
@@ -122,6 +130,9 @@ class RunConfig:
     weights: str | None = None
     mean: Statistics | None = None
     std: Statistics | None = None
+    normalized: bool = False
+    backbone: str | None = None
+    select: str = "last"
 
     def __post_init__(self) -> None:
         ModelSpec(self.model, 1).parse()
@@ -143,6 +154,12 @@ class RunConfig:
             raise HorkdError("fixed views need a frozen model that sees no noise")
         if self.head not in HEADS:
             raise HorkdError(f"unknown head {self.head!r}: choose from {', '.join(HEADS)}")
+        if self.select not in SELECTIONS:
+            raise HorkdError(f"unknown selection {self.select!r}: choose from {SELECTIONS}")
+        if self.select == "validation" and not self.validation:
+            raise HorkdError("select='validation' needs the validation split: set validation=True")
+        if self.backbone and (self.start != "scratch" or self.weights):
+            raise HorkdError("backbone= is for networks that are trained, from start='scratch'")
         if self.clusters < 0:
             raise HorkdError(f"clusters must be 0 or more, got {self.clusters}")
         if self.frozen is not None and not self.frozen.weights and not self._same_images():
@@ -420,7 +437,9 @@ class Look:
     """What a finished network is asked on images of classes that it was not trained on.
 
     Attributes:
-        task: "verification" (`evaluate.verify`) or "identification" (`evaluate.identify`).
+        task: "verification" (`evaluate.verify`), "identification" (`evaluate.identify`),
+            "retrieval" (`evaluate.retrieve`), or "across": queries by this network in the index of
+            its teacher, made from its images at full resolution (`evaluate.retrieve_across`).
         data: the data set with the images.
         degradation: what the network sees of them.
         other: what it sees of the second image of a pair, or of the gallery, instead.
@@ -450,7 +469,12 @@ def open_set(finished: Run, looks: Sequence[Look], settings: Settings | None = N
     Raises:
         HorkdError: if a data set is missing or has no such task, or the disk refuses.
     """
-    ask = {"verification": evaluate.verify, "identification": evaluate.identify}
+    ask = {
+        "verification": evaluate.verify,
+        "identification": evaluate.identify,
+        "retrieval": evaluate.retrieve,
+        "across": None,
+    }
     for look in looks:
         if look.task not in ask:
             raise HorkdError(f"unknown task {look.task!r}: choose from {', '.join(ask)}")
@@ -462,7 +486,11 @@ def open_set(finished: Run, looks: Sequence[Look], settings: Settings | None = N
         own = finished.config
         for look in missing:
             data = load_dataset(look.data)
-            if look.data == own.data and own.per_class is not None:  # statistics it was trained by
+            if data.disjoint and look.data == own.data:  # its very test images
+                data = load_dataset(own.data, own.per_class)
+            elif (
+                look.data == own.data and own.per_class is not None
+            ):  # statistics it was trained by
                 part = load_dataset(own.data, own.per_class)
                 data = dataclasses.replace(data, mean=part.mean, std=part.std)
             if network is None:
@@ -471,12 +499,41 @@ def open_set(finished: Run, looks: Sequence[Look], settings: Settings | None = N
                 settings = (settings or Settings()).resolve(network, size)
                 network = settings.place(network)
             view, other = look.degradation, look.other
-            result = ask[look.task](network, data, view, other, look.flip, memo)
+            if look.task == "across":
+                result = _across(finished, network, data, view, settings)
+            else:
+                result = ask[look.task](network, data, view, other, look.flip, memo)
             known[look] = json.loads(json.dumps(result))
             content = {"key": finished.config.key, "files": finished.record["files"]}
             listed = [{"look": asdict(k), "result": v} for k, v in known.items()]
             storage.save_json(path, content | {"looks": listed})
     return [known[look] for look in looks]
+
+
+def _across(
+    finished: Run, network: Network, data: Dataset, view: Degradation, settings: Settings
+) -> dict:
+    """Queries by a finished network in its teacher's index."""
+    config = finished.config.teacher
+    if config is None:
+        raise HorkdError(f"{finished.config.name} has no teacher whose index it could query")
+    teacher_run = read(config, finished.folder.parent)
+    if teacher_run is None:
+        raise HorkdError(f"the teacher {config.name} of {finished.config.name} is not there")
+    teacher = settings.place(teacher_run.network())
+    train = evaluate.central(data.train)
+    count = min(evaluate.ALIGNED_BY, len(data.train))
+    some = torch.linspace(0, len(data.train) - 1, count).long()
+    part = train.select(some) if isinstance(train, PhotoFiles) else train[some]
+    test = evaluate.central(data.test)
+    pairs, asked = (
+        evaluate.predict(network, images, data, view).features.cpu() for images in (part, test)
+    )
+    targets, index = (
+        _predicted(config, teacher_run, teacher, split, images, data).features.cpu()
+        for split, images in ((f"{count} of train", part), ("test", test))
+    )
+    return evaluate.retrieve_across(asked, index, data.test.labels, (pairs, targets))
 
 
 def known_looks(content: dict) -> dict[Look, dict]:
@@ -581,6 +638,8 @@ def _train(
         )
     if config.validation and data.validation is None:
         raise HorkdError(f"{data.name} has no validation split: set validation=False")
+    if config.select != "last" and not (data.disjoint or config.classifies):
+        raise HorkdError("select needs a score after every epoch: a classifier or a disjoint set")
     called = time.monotonic()
     frozen_run = run(config.frozen, settings, runs, deadline, wait) if config.frozen else None
     started = time.monotonic()
@@ -599,7 +658,9 @@ def _train(
         frozen = Frozen(settings.place(frozen_run.network())) if frozen_run else None
         if config.start == "frozen":
             network.load_state_dict(frozen.network.state_dict())
-        train = _training_images(config, data)
+        if config.backbone:
+            pretrained.start_backbone(network, config.backbone)
+        train = data.training(config.validation)
         if config.recipe.views and not isinstance(train, ImageSet):
             raise HorkdError("fixed views need a set in memory: set views=0 in the recipe")
         if isinstance(train, ImageSet):
@@ -613,7 +674,7 @@ def _train(
             config.seed,
             frozen,
             config.frozen.degradation if frozen else None,
-            data.validation.to(settings.device) if config.validation else None,
+            _scored(config, data, settings),
             config.warmup,
             _answers(config, frozen_run, frozen.network, data, settings, runs) if frozen else None,
         )
@@ -641,7 +702,7 @@ def _answers(
 ) -> Path | None:
     """The folder of the frozen model's answers to the crops of this run, if they are kept."""
     recipe, views = config.recipe, config.recipe.views
-    images = len(data.whole) if views and data.whole else len(_training_images(config, data))
+    images = len(data.whole) if views and data.whole else _images_per_epoch(config, data)
     width = network.width + network.spec.num_classes
     size = 4 * (views or recipe.epochs) * images * width
     automatic = not settings.on_cuda and size <= remembered.LARGEST
@@ -655,12 +716,20 @@ def _answers(
         "crops": [recipe.batch_size, recipe.crop, data.flip, config.seed],
         "machine": [settings.device, settings.precision, settings.channels_last],
     }
+    if recipe.per_class or recipe.batches:
+        seen["crops"] += [recipe.per_class, recipe.batches]
     if views:  # they depend on the image alone, whatever part of the set is trained on
         if data.whole is not None:
             seen["data"] = [whole_of(config.data)]
         seen["crops"] = [recipe.crop, data.flip]
     key = hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()[:12]
     return runs / ".frozen" / key
+
+
+def _images_per_epoch(config: RunConfig, data: Dataset) -> int:
+    if config.recipe.batches:
+        return config.recipe.batches * config.recipe.batch_size
+    return len(data.training(config.validation))
 
 
 def _note_divergence(config: RunConfig, folder: Path, error: Diverged, settings: Settings) -> None:
@@ -686,16 +755,17 @@ def _input_size(config: RunConfig, data: Dataset) -> int:
 
 def _spec(config: RunConfig, data: Dataset) -> ModelSpec:
     classes = data.num_classes if config.classifies else 0
-    return ModelSpec(config.model, classes, config.embedding, config.mean, config.std)
-
-
-def _training_images(config: RunConfig, data: Dataset) -> ImageSet | PhotoFiles:
-    if config.validation or data.validation is None:
-        return data.train
-    both = (data.train, data.validation)
-    return ImageSet(
-        torch.cat([s.images for s in both]), torch.cat([s.labels for s in both]), data.train.classes
+    return ModelSpec(
+        config.model, classes, config.embedding, config.mean, config.std, config.normalized
     )
+
+
+def _scored(config: RunConfig, data: Dataset, settings: Settings) -> ImageSet | PhotoFiles | None:
+    """The images that epochs are compared by."""
+    scored = data.validation if config.validation else None
+    if config.select == "test":
+        scored = data.test
+    return scored.to(settings.device) if isinstance(scored, ImageSet) else scored
 
 
 _PREDICTED: dict[str, Output] = {}
@@ -731,8 +801,11 @@ def _objective(
             raise HorkdError(f"fitnet and at compare maps, and {config.frozen.model} shows none")
         regressor = _regressor(network, task.frozen.network) if _hinted(config) else None
         baselines = Baselines(dict(config.baselines), config.temperature, regressor)
-    if config.head != "linear" and config.cross_entropy:
-        head = margin_head(config.head, task.data.num_classes, network.width)
+    if config.cross_entropy:
+        if config.head == "triplet":
+            head = Triplet()
+        elif config.head != "linear":
+            head = margin_head(config.head, len(task.train.classes), network.width)
     return Objective(config.cross_entropy, relational, baselines, config.balance, head)
 
 
@@ -746,7 +819,7 @@ def _relational(
         features, labels = _frozen_features(config, frozen_run, task), task.train.labels
         if config.unit:
             features = unit_length(features)
-        count = task.data.num_classes
+        count = len(task.train.classes)
         if config.clusters:
             labels, count = _clusters(features, config.clusters), config.clusters
         centers = class_centers(features, labels.to(features.device), count)
@@ -814,8 +887,9 @@ class _Saver:
         tensors |= {f"objective.{n}": t for n, t in state.objective.state_dict().items()}
         tensors |= {f"best.{n}": t for n, t in (state.best or {}).items()}
         for index, slot in state.optimizer.state_dict()["state"].items():
-            if slot.get("momentum_buffer") is not None:
-                tensors[f"momentum.{index}"] = slot["momentum_buffer"]
+            for name, value in slot.items():
+                if value is not None:
+                    tensors[f"optimizer.{index}.{name}"] = value
         metadata = {
             "epoch": state.epoch,
             "history": state.history,
@@ -854,6 +928,8 @@ def _resume(state: State, path: Path, config: RunConfig) -> None:
         tensors, metadata = storage.load_tensors(path)
         if metadata.get("config") != json.loads(json.dumps(asdict(config))):
             raise storage.DamagedFile(f"{path} is the state of another configuration")
+        if any(name.startswith("momentum.") for name in tensors):
+            raise storage.DamagedFile(f"{path} was written by an earlier version of horkd")
     except storage.DamagedFile as error:
         storage.set_aside(path, str(error))
         return
@@ -866,8 +942,11 @@ def _resume(state: State, path: Path, config: RunConfig) -> None:
     state.objective.load_state_dict(part("objective."))
     state.best = {n: t.to(device) for n, t in part("best.").items()} or None
     saved = state.optimizer.state_dict()
-    saved["state"] = {int(i): {"momentum_buffer": t} for i, t in part("momentum.").items()}
-    state.optimizer.load_state_dict(saved)
+    slots: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in part("optimizer.").items():
+        index, _, name = key.partition(".")
+        slots.setdefault(int(index), {})[name] = tensor
+    state.optimizer.load_state_dict({**saved, "state": slots})
     state.epoch, state.best_epoch = metadata["epoch"], metadata["best_epoch"]
     state.history, state.seconds = metadata["history"], metadata["seconds"]
     state.remembered = metadata["remembered"]
@@ -885,6 +964,10 @@ def _finish(
     """Write the checkpoint, look at the test set with what was written, write the record."""
     files = {}
     size = _input_size(config, data)
+    last = None
+    if config.select != "last":
+        last = {n: t.detach().clone() for n, t in state.network.state_dict().items()}
+        state.network.load_state_dict(state.best)
     # what `compile` changes is not in the state dict, so that this is the plain network
     save_network(folder / "model.safetensors", state.network, key=config.key)
     files["model.safetensors"] = storage.tensor_digest(state.network.state_dict())
@@ -894,7 +977,16 @@ def _finish(
     if extras:
         path = folder / "objective.safetensors"
         files[path.name] = storage.save_tensors(path, extras, {"key": config.key})
-    if state.best is not None:
+    if last is not None:
+        network.load_state_dict(last)
+        results["selected"] = {
+            "by": config.select,
+            "epoch": state.best_epoch,
+            "score": state.history[state.best_epoch - 1]["validation"],
+        }
+        test = evaluate.test(network, data, config.degradation)
+        results["last"] = {"epoch": state.epoch, "test": test}
+    elif state.best is not None:
         network.load_state_dict(state.best)
         results["best"] = {
             "epoch": state.best_epoch,
@@ -903,7 +995,7 @@ def _finish(
         }
     rest = {
         "history": state.history,
-        "training_images": len(_training_images(config, data)),
+        "training_images": len(data.training(config.validation)),
         "seconds": {
             "total": sum(state.seconds),
             "epochs": state.seconds,
@@ -920,7 +1012,7 @@ def _results(
     config: RunConfig, network: Network, frozen_run: Run | None, data: Dataset, settings: Settings
 ) -> dict[str, object]:
     """What the finished network does on the test set."""
-    if data.pairs is not None or network.classifier is None:
+    if data.pairs is not None or data.disjoint or network.classifier is None:
         return {"test": evaluate.test(network, data, config.degradation)}
     test = data.test.to(settings.device)
     last = evaluate.predict(network, test.central, data, config.degradation).logits

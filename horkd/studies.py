@@ -9,6 +9,7 @@
 | plus | what could be added to the paper's form? | 03 |
 | resolutions | from which resolution on does a high-resolution teacher help? | 05 |
 | faces | Tables 2 and 3: how small can a face be? | 06 |
+| metric | Table 4, Fig. 3: does a student keep its teacher's neighbourhoods? | 07 |
 
 Arms of one seed share initial weights, order of images and augmentation, so that they can be
 compared in pairs. Every model that is distilled from is trained once, with seed 0.
@@ -22,6 +23,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from horkd.data import full_size
 from horkd.data.open_set import SIZE, parse
 from horkd.errors import HorkdError
 from horkd.losses import PAPER_WEIGHTS
@@ -46,13 +48,14 @@ class Arm:
         pixels: what the learner sees; None for the preset's low resolution.
         frozen: name of the arm that is distilled from, None for labels only.
         network: field of the preset that names the network: "teacher", "compact" or "second"; of
-            faces also "slim", and "scratch" for the teacher's network without its weights.
+            faces also "slim", and "scratch" for the teacher's network without its weights; of
+            metric learning also "large".
         orders: subset of "123C", with the preset's weights.
         scale: order -> factor of its weight.
         epochs: multiple of the preset's epochs; "patience" for the preset's field of that name.
         kernel: of the degradation.
         repeated: whether every preset repeats it over seeds, or only those with `repeat_all`.
-        row: of the paper's Table 1 that it stands for.
+        row: of the paper's Table 1, 2 or 4 that it stands for.
         fold: the fold of LFW that is held out; 0 for the preset's first, or none.
         fields: further fields of its RunConfig.
     """
@@ -361,8 +364,82 @@ def _tuned(preset: Preset, r: int, fold: int = 0) -> Arm:
     )  # fmt: skip
 
 
+# Names of this study begin so that they differ from those of the others.
+METRIC = "metric "
+_TRIPLET = {"head": "triplet", "normalized": True}
+_NO_LABELS = {"cross_entropy": 0.0}
+
+
+def _metric_methods() -> list[tuple[str, str, dict[str, Any], str]]:
+    """Name, what it is, fields, row of Table 4."""
+    return [
+        ("RKD", "distances and angles (Park et al. 2019)",
+         {**_NO_LABELS, "orders": (("2", 1.0), ("3", 2.0)), "reduction": "rkd"}, ""),
+        ("PKT", "probabilities of neighbours (Passalis, Tefas 2018)",
+         {**_NO_LABELS, "normalized": True, "baselines": (("pkt", 1.0),)}, "PKT"),
+        ("DarkRank", "order of the nearest neighbours (Chen et al. 2018)",
+         {**_NO_LABELS, "normalized": True, "baselines": (("darkrank", 1.0),)}, "DarkRank"),
+        ("MKD", "triplet loss and distances (Yu et al. 2019, relative)",
+         {**_TRIPLET, "baselines": (("mkd_relative", 10.0),)}, "MKD"),
+        ("MKD absolute", "triplet loss and the teacher's features (Yu et al. 2019, absolute)",
+         {**_TRIPLET, "baselines": (("mkd_absolute", 1.0),)}, ""),
+        ("MKD+AT", "MKD and the teacher's attention maps",
+         {**_TRIPLET, "baselines": (("mkd_relative", 10.0), ("at", 1000.0))}, "MKD+AT"),
+    ]  # fmt: skip
+
+
+#: Resolutions of Table 4's students.
+_PRINTED, _PRINTED_FULL = (256, 224, 160, 128, 96), 256
+
+
+def _metric_arms(preset: Preset) -> list[Arm]:
+    """Table 4 and Fig. 3, most worth first."""
+    sizes = preset.metric
+    full, main = full_size(sizes.data), sizes.lows[0]
+    teacher, assistant = f"{METRIC}teacher", f"{METRIC}assistant"
+
+    def three(r: int) -> list[Arm]:
+        name = f"{METRIC}student {r}"
+        printed = r * _PRINTED_FULL / full
+        row = f"OUR-{printed:.0f}-R" if printed in _PRINTED else None
+        return [
+            Arm(name, f"{r} px, relations of the assistant (stage 2)", r, assistant,
+                orders="23C", repeated=r == main, row=row, fields=_NO_LABELS),
+            Arm(f"{name} alone", f"control: {r} px, triplet loss, no teacher", r,
+                repeated=r == main, fields=_TRIPLET,
+                row="Student alone (ResNet18)" if r == full else None),
+            Arm(f"{name} direct", f"{r} px, relations of the teacher, no assistant", r, teacher,
+                orders="23C", repeated=r == main, fields=_NO_LABELS),
+        ]  # fmt: skip
+
+    def methods(r: int) -> list[Arm]:
+        return [
+            Arm(f"{METRIC}{name} {r}", f"{r} px: {what}", r, teacher, fields=fields,
+                repeated=r == main and name == "RKD", row=(row or None) if r == full else None)
+            for name, what, fields, row in _metric_methods()
+        ]  # fmt: skip
+
+    return [
+        Arm(teacher, "teacher: full resolution, triplet loss", full, network="teacher",
+            row="Teacher (ResNet50)", fields=_TRIPLET),
+        Arm(assistant, "assistant: compact, full resolution, relations of the teacher (stage 1)",
+            full, teacher, orders="23C", fields=_NO_LABELS),
+        *three(main),
+        *methods(main)[:1],
+        Arm(f"{METRIC}student {main} for the index",
+            f"{main} px, the teacher's features themselves and their relations (orders 1, 2, 3)",
+            main, teacher, orders="123", repeated=True, fields=_NO_LABELS),
+        *(arm for r in sizes.lows[1:] for arm in three(r)),
+        *methods(main)[1:],
+        *three(full),
+        *methods(full),
+        Arm(f"{METRIC}large", "a larger network at full resolution, triplet loss", full,
+            network="large", row="ResNet101", fields=_TRIPLET),
+    ]  # fmt: skip
+
+
 #: Studies in order of worth.
-STUDIES = ("two_stage", "table1", "orders", "resolutions", "faces", "plus", "weights")
+STUDIES = ("two_stage", "table1", "orders", "resolutions", "faces", "metric", "plus", "weights")
 
 
 def study(preset: Preset, name: str) -> dict[str, Arm]:
@@ -375,6 +452,9 @@ def study(preset: Preset, name: str) -> dict[str, Arm]:
         raise HorkdError(f"unknown study {name!r}: choose from {', '.join(STUDIES)}")
     if preset.faces:
         arms = _face_arms(preset) if name == "faces" else ()
+        return {arm.name: arm for arm in arms if not _omitted(preset, arm)}
+    if name == "metric" or preset.only_metric:
+        arms = _metric_arms(preset) if preset.metric and name == "metric" else ()
         return {arm.name: arm for arm in arms if not _omitted(preset, arm)}
     arms = {
         "two_stage": lambda: _TWO_STAGE,
@@ -403,6 +483,8 @@ def configure(preset: Preset, arm: Arm, seed: int = 0) -> RunConfig:
     """
     if preset.faces:
         return _configure_faces(preset, arm, seed)
+    if arm.name.startswith(METRIC):
+        return _configure_metric(preset, arm, seed)
     frozen = None if arm.frozen is None else configure(preset, _chain(preset)[arm.frozen])
     teacher = arm.network == "teacher"
     recipe = preset.teacher_recipe if teacher else preset.recipe
@@ -467,9 +549,48 @@ def _configure_faces(preset: Preset, arm: Arm, seed: int) -> RunConfig:
     )
 
 
+def _configure_metric(preset: Preset, arm: Arm, seed: int) -> RunConfig:
+    """The run of an arm of the study of metric learning."""
+    sizes = preset.metric
+    held = sizes.select == "validation"
+    if arm.network == "teacher" and sizes.weights:
+        return RunConfig(
+            sizes.teacher, Degradation(arm.pixels), data=sizes.data, validation=held,
+            weights=sizes.weights, mean=sizes.mean, std=sizes.std, normalized=True,
+        )  # fmt: skip
+    frozen = None
+    if arm.frozen is not None:
+        frozen = configure(preset, {a.name: a for a in _metric_arms(preset)}[arm.frozen])
+    weights = dict(sizes.orders)
+    compact = arm.network == "compact"
+    return RunConfig(
+        getattr(sizes, arm.network),
+        Degradation(arm.pixels, arm.kernel),
+        frozen,
+        **{"orders": tuple((order, weights[order]) for order in arm.orders), **arm.fields},
+        data=sizes.data,
+        per_class=preset.per_class,
+        validation=held,
+        recipe=sizes.recipe if compact else sizes.teacher_recipe,
+        seed=seed,
+        embedding=sizes.embedding,
+        backbone=sizes.backbone,
+        select=sizes.select,
+    )
+
+
 def _chain(preset: Preset) -> dict[str, Arm]:
     """The arms that others are distilled from."""
     return {arm.name: arm for arm in (*_TWO_STAGE, *_SECOND)}
+
+
+def usual_exports(preset: Preset) -> list[str]:
+    """The arms whose networks are worth handing on."""
+    if preset.faces:
+        return [f"student {r}" for r in preset.faces.lows]
+    if preset.only_metric:
+        return [f"{METRIC}student {r}" for r in preset.metric.lows]
+    return ["teacher", "assistant", "student"]
 
 
 #: Channel statistics that networks for faces are usually trained with.
@@ -479,7 +600,9 @@ STATISTICS = {"imagenet": (None, None), "half": ((0.5,) * 3, (0.5,) * 3)}
 def with_teacher(
     preset: Preset, weights: str | Path, model: str = "", statistics: str = "imagenet"
 ) -> Preset:
-    """A preset of faces with a teacher from a weights file, which is imported and tested on LFW.
+    """A preset of faces or metric learning with a teacher from a weights file.
+
+    It is imported and tested on LFW, or by retrieval among the test images.
 
     Args:
         preset: any; without a file and a model it is returned as it is.
@@ -493,8 +616,8 @@ def with_teacher(
     """
     if not (weights or model or statistics != "imagenet"):
         return preset
-    if preset.faces is None:
-        names = ", ".join(p.name for p in PRESETS.values() if p.faces)
+    if preset.faces is None and not preset.only_metric:
+        names = ", ".join(p.name for p in PRESETS.values() if p.faces or p.only_metric)
         raise HorkdError(
             f"preset {preset.name} trains its own teacher: a weights file goes with {names}"
         )
@@ -502,9 +625,16 @@ def with_teacher(
         raise HorkdError("a teacher's model needs its weights file, too: --teacher-weights FILE")
     mean, std = _statistics(statistics)
     file = Path(weights).expanduser()
-    sizes = replace(preset.faces, weights=digest(file), mean=mean, std=std)
-    preset = replace(preset, teacher=model or preset.teacher, faces=sizes)
-    import_network(configure(preset, study(preset, "faces")["teacher"]), file)
+    known = {"weights": digest(file), "mean": mean, "std": std}
+    teacher = model or preset.teacher
+    if preset.faces:
+        preset = replace(preset, teacher=teacher, faces=replace(preset.faces, **known))
+        arm = study(preset, "faces")["teacher"]
+    else:
+        metric = replace(preset.metric, teacher=teacher, **known)
+        preset = replace(preset, teacher=teacher, metric=metric)
+        arm = study(preset, "metric")[f"{METRIC}teacher"]
+    import_network(configure(preset, arm), file)
     return preset
 
 
@@ -555,9 +685,16 @@ def queue(preset: Preset, *studies: str) -> list[Job]:
     return list(jobs.values())
 
 
+#: What others are distilled from.
+FROZEN = (
+    *("teacher", "assistant", "assistant V", "small teacher", "scratch teacher"),
+    *(f"{METRIC}teacher", f"{METRIC}assistant"),
+)
+
+
 def seeds(preset: Preset, arm: Arm) -> range:
     """The seeds of an arm; what others are distilled from is trained once."""
-    frozen = arm.name in ("teacher", "assistant", "assistant V", "small teacher", "scratch teacher")
+    frozen = arm.name in FROZEN
     repeated = arm.repeated or (preset.repeat_all and not frozen)
     return range(preset.seeds if repeated else 1)
 

@@ -5,7 +5,7 @@ import math
 import platform
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -48,22 +48,26 @@ class Diverged(HorkdError):
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is optimised: SGD with Nesterov momentum and a schedule over steps.
+    """How a network is optimised: SGD with Nesterov momentum, or Adam, and a schedule over steps.
 
     Attributes:
-        epochs: passes over the training images.
+        epochs: passes over the training images, or so many times `batches`.
         batch_size: images per step, also the batch over which relations are taken.
         learning_rate: the peak.
         schedule: "step" multiplies by `decay` at the `milestones`; "cosine" falls to zero;
             "one-cycle" climbs linearly for a quarter of the steps and falls linearly to zero.
         milestones: epochs, for "step".
         decay: factor, for "step".
-        momentum: Nesterov momentum.
+        momentum: Nesterov momentum, of SGD.
         weight_decay: L2 penalty on all parameters.
         clip: largest norm of the gradient, or None for no clipping.
         crop: how far random crops move, in pixels of the full resolution; 0 for none.
         views: how many different crops there are of each image over all epochs (`Batches`); 0 draws
             a new one every epoch. With views the frozen model's answers are computed once.
+        optimizer: "sgd", or "adam" with its usual moments.
+        per_class: images of each class in a batch (`horkd.data.batches.balanced_order`); 0 for
+            batches regardless of classes.
+        batches: batches in an epoch; None for as many as one pass has.
     """
 
     epochs: int = 10
@@ -77,8 +81,15 @@ class Recipe:
     clip: float | None = None
     crop: int = 4
     views: int = 0
+    optimizer: str = "sgd"
+    per_class: int = 0
+    batches: int | None = None
 
     def __post_init__(self) -> None:
+        if self.optimizer not in ("sgd", "adam"):
+            raise HorkdError(f"unknown optimizer {self.optimizer!r}: choose from sgd, adam")
+        if self.per_class < 0 or (self.batches is not None and self.batches < 1):
+            raise HorkdError("per_class must be 0 or more, batches positive or None for one pass")
         if self.schedule not in ("step", "cosine", "one-cycle"):
             raise HorkdError(
                 f"unknown schedule {self.schedule!r}: choose from step, cosine, one-cycle"
@@ -244,7 +255,7 @@ class State:
 
     network: Network
     objective: Objective
-    optimizer: torch.optim.SGD
+    optimizer: torch.optim.Optimizer
     epoch: int = 0
     history: list[dict] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
@@ -256,11 +267,14 @@ class State:
 def new_state(network: Network, objective: Objective, recipe: Recipe) -> State:
     """A run that has not begun; the projector, if any, is optimised with the network."""
     trained = [*network.parameters(), *objective.parameters()]
+    rate, decay = recipe.learning_rate, recipe.weight_decay
+    if recipe.optimizer == "adam":
+        return State(network, objective, torch.optim.Adam(trained, rate, weight_decay=decay))
     optimizer = torch.optim.SGD(
         trained,
-        lr=recipe.learning_rate,
+        lr=rate,
         momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
+        weight_decay=decay,
         nesterov=recipe.momentum > 0,
     )
     return State(network, objective, optimizer)
@@ -279,7 +293,8 @@ class Task:
         seed: of the order of images, crops, flips and noise.
         frozen: the model to distil from, or None.
         frozen_degradation: what the frozen model sees of the same crops.
-        validation: scored after every epoch to find the best one; None scores nothing.
+        validation: scored after every epoch to find the best one; None scores nothing. (With
+            `RunConfig.select` "test" these are the test images.)
         warmup: epochs over which the distillation terms rise linearly to their weights.
         answers: folder for the frozen model's answers (`horkd.remembered`), or None.
     """
@@ -292,7 +307,7 @@ class Task:
     seed: int
     frozen: Frozen | None = None
     frozen_degradation: Degradation | None = None
-    validation: ImageSet | None = None
+    validation: ImageSet | PhotoFiles | None = None
     warmup: float = 0.0
     answers: Path | None = None
 
@@ -322,7 +337,15 @@ class Task:
         """
         kind = Batches if isinstance(self.train, ImageSet) else FileBatches
         recipe, own = self.recipe, self.degradation
-        found = kind(self.train, recipe.batch_size, recipe.crop, self.data.flip, recipe.views)
+        found = kind(
+            self.train,
+            recipe.batch_size,
+            recipe.crop,
+            self.data.flip,
+            recipe.views,
+            recipe.per_class,
+            recipe.batches,
+        )
         plain = not (own.upsample or own.blur or own.noise or own.jpeg)
         if reduced and recipe.views and plain and own.size < self.train.size:
             return ReducedBatches(found, own)
@@ -414,12 +437,13 @@ def fit(
         while state.epoch < recipe.epochs:
             start = time.perf_counter()
             entry = _epoch(state, task, batches, bar)
-            # nothing to score without a classifier: its last epoch is all there is
-            if task.validation is not None and state.network.classifier is not None:
+            # a network without a classifier has nothing to be scored by on classes it knows
+            scored = task.data.disjoint or state.network.classifier is not None
+            if task.validation is not None and scored:
                 result = score(state.network, task.validation, task.data, task.degradation)
-                _keep_best(state, result["top1"])
+                _keep_best(state, result)
                 entry["validation"] = result
-                bar.set_postfix_str(f"validation {result['top1']:.1f} %")
+                bar.set_postfix_str(f"validation {result[main_metric(result)]:.1f} %")
             state.history.append(entry)
             state.epoch += 1
             state.seconds.append(time.perf_counter() - start)
@@ -427,9 +451,15 @@ def fit(
     return state
 
 
-def _keep_best(state: State, top1: float) -> None:
+def main_metric(result: Mapping[str, float]) -> str:
+    """The name of what epochs are compared by: recall1 of retrieval, else top1."""
+    return "recall1" if "recall1" in result else "top1"
+
+
+def _keep_best(state: State, result: Mapping[str, float]) -> None:
     """Copy the weights if no earlier epoch was as good on the validation split."""
-    if state.best is None or top1 > max(e["validation"]["top1"] for e in state.history):
+    name = main_metric(result)
+    if state.best is None or result[name] > max(e["validation"][name] for e in state.history):
         state.best = {n: t.detach().clone() for n, t in state.network.state_dict().items()}
         state.best_epoch = state.epoch + 1
 
@@ -445,27 +475,28 @@ def _epoch(state: State, task: Task, batches: Batches, bar: tqdm) -> dict:
     norms: dict[str, Tensor] = {}
     trained = [p for group in state.optimizer.param_groups for p in group["params"]]
     state.network.train()
-    for step, (crops, labels) in enumerate(batches.epoch(seed, state.epoch)):
-        if not crops.device == labels.device == trained[0].device:  # read from disk
-            crops, labels = crops.to(trained[0].device), labels.to(trained[0].device)
-        done = state.epoch * len(batches) + step
-        rate = task.recipe.rate(done, len(batches))
-        ramp = min(1.0, (done + 1) / (task.warmup * len(batches))) if task.warmup else 1.0
-        for group in state.optimizer.param_groups:
-            group["lr"] = rate
-        with task.settings.autocast():
-            target = frozen(crops) if frozen else None
-            output = state.network(learner_sees(crops), maps)
-            terms = state.objective(output, labels, target, ramp)
-        if step % GRADIENT_EVERY == 0:
-            _accumulate(norms, state.objective.rebalance(terms, output.features))
-        state.optimizer.zero_grad(set_to_none=True)
-        terms["loss"].backward()
-        if task.recipe.clip is not None:
-            torch.nn.utils.clip_grad_norm_(trained, task.recipe.clip)
-        state.optimizer.step()
-        _accumulate(sums, terms)
-        bar.update()
+    with seeded(task.settings.device, seed):  # losses that draw, do so from torch's generators
+        for step, (crops, labels) in enumerate(batches.epoch(seed, state.epoch)):
+            if not crops.device == labels.device == trained[0].device:  # read from disk
+                crops, labels = crops.to(trained[0].device), labels.to(trained[0].device)
+            done = state.epoch * len(batches) + step
+            rate = task.recipe.rate(done, len(batches))
+            ramp = min(1.0, (done + 1) / (task.warmup * len(batches))) if task.warmup else 1.0
+            for group in state.optimizer.param_groups:
+                group["lr"] = rate
+            with task.settings.autocast():
+                target = frozen(crops) if frozen else None
+                output = state.network(learner_sees(crops), maps)
+                terms = state.objective(output, labels, target, ramp)
+            if step % GRADIENT_EVERY == 0:
+                _accumulate(norms, state.objective.rebalance(terms, output.features))
+            state.optimizer.zero_grad(set_to_none=True)
+            terms["loss"].backward()
+            if task.recipe.clip is not None:
+                torch.nn.utils.clip_grad_norm_(trained, task.recipe.clip)
+            state.optimizer.step()
+            _accumulate(sums, terms)
+            bar.update()
     means = {name: value.item() / len(batches) for name, value in sums.items()}
     if not all(math.isfinite(v) for v in means.values()):
         raise Diverged(state.epoch + 1, means)
@@ -481,6 +512,15 @@ def _epoch(state: State, task: Task, batches: Batches, bar: tqdm) -> dict:
         "terms": means,
         "gradient_shares": {name: value / whole for name, value in measured.items()},
     }
+
+
+@contextmanager
+def seeded(device: str, seed: int) -> Iterator[None]:
+    """Torch's global generators seeded inside, and as they were outside."""
+    devices = [torch.device(device)] if device.startswith("cuda") else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
 
 
 def _accumulate(sums: dict[str, Tensor], values: dict[str, Tensor]) -> None:

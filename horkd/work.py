@@ -14,12 +14,11 @@ import torch
 
 from horkd import paths, runs, storage
 from horkd.baselines import ON_MAPS
-from horkd.data import CLASSES, is_faces, training_images
-from horkd.data.open_set import parse
+from horkd.data import CLASSES, full_size, training_images
 from horkd.errors import HorkdError
 from horkd.models import ModelSpec, Network, macs_of
 from horkd.runs import Run, RunConfig
-from horkd.studies import FULL, Job
+from horkd.studies import Job
 from horkd.train import Diverged, Settings, describe_machine
 
 
@@ -29,25 +28,29 @@ def _image_macs(model: str, classes: int, size: int) -> int:
 
 def _side(config: RunConfig) -> int:
     """Pixels that a network computes on."""
-    if not config.degradation.upsample:
-        return config.degradation.size
-    return parse(config.data)[1] if is_faces(config.data) else FULL
+    return full_size(config.data) if config.degradation.upsample else config.degradation.size
+
+
+def _images(config: RunConfig) -> int:
+    """How many images a run is shown in all."""
+    recipe = config.recipe
+    if recipe.batches:
+        return recipe.batches * recipe.batch_size * recipe.epochs
+    return training_images(config.data, config.per_class, config.validation) * recipe.epochs
 
 
 def learner_macs(config: RunConfig) -> float:
     """Multiply-accumulates of training the learner, without its frozen model."""
-    images = training_images(config.data, config.per_class, config.validation)
     one = _image_macs(config.model, CLASSES.get(config.data, 0), _side(config))
-    return 3.0 * one * images * config.recipe.epochs
+    return 3.0 * one * _images(config)
 
 
 def frozen_macs(config: RunConfig) -> float:
     """Multiply-accumulates of the frozen model over a run; 0 without distillation."""
     if config.frozen is None or not (config.orders or config.baselines):
         return 0.0
-    images = training_images(config.data, config.per_class, config.validation)
     one = _image_macs(config.frozen.model, CLASSES.get(config.data, 0), _side(config.frozen))
-    return one * images * config.recipe.epochs
+    return one * _images(config)
 
 
 #: How often a worker looks again at what others are doing.
@@ -183,6 +186,13 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+def _headline(test: dict) -> str:
+    """The first number of a test, with its name."""
+    if "recall" in test:
+        return f"Recall@1 {test['recall']['1']:.2f}"
+    return f"top-1 {test['top1']:.2f}" if "top1" in test else f"verification {test['accuracy']:.2f}"
+
+
 @dataclass(frozen=True)
 class Shift:
     """What `work` did.
@@ -252,8 +262,6 @@ def work(
         waiting.remove(job)
         done.append(finished)
         test = finished.record["results"]["test"]
-        kind = "top-1" if "top1" in test else "verification"
-        value = test["top1" if "top1" in test else "accuracy"]
         seconds = finished.record["seconds"]["total"]
-        say(f"{label}: test {kind} {value:.2f} %, {seconds:.0f} s  {job.config.name}")
+        say(f"{label}: test {_headline(test)} %, {seconds:.0f} s  {job.config.name}")
     return Shift(done, diverged, len(missing(jobs)))

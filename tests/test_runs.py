@@ -610,6 +610,9 @@ VARIANTS = {
         "weights": "0123456789abcdef",
         "mean": (0.5, 0.5, 0.5),
         "std": (0.5, 0.5, 0.5),
+        "normalized": True,
+        "backbone": "imagenet",
+        "select": "test",
     },
     Recipe: {
         "epochs": 4,
@@ -623,6 +626,9 @@ VARIANTS = {
         "clip": 1.0,
         "crop": 0,
         "views": 3,
+        "optimizer": "adam",
+        "per_class": 5,
+        "batches": 7,
     },
     Degradation: {
         "size": 4,

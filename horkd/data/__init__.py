@@ -18,6 +18,13 @@ from horkd.data.open_set import (
     whole_of,
 )
 from horkd.data.photos import PhotoFiles
+from horkd.data.retrieval import (
+    RETRIEVAL,
+    is_retrieval,
+    load_retrieval,
+    parse_retrieval,
+    retrieval_images,
+)
 from horkd.errors import HorkdError
 
 __all__ = [
@@ -30,8 +37,11 @@ __all__ = [
     "ImageSet",
     "PhotoFiles",
     "ReducedBatches",
+    "full_size",
     "identification_set",
     "is_faces",
+    "is_known",
+    "is_retrieval",
     "load_dataset",
     "normalise",
     "training_images",
@@ -39,11 +49,23 @@ __all__ = [
     "whole_of",
 ]
 
-DATASETS = ("glyphs", "cifar100", *FACES)
+DATASETS = ("glyphs", "cifar100", *RETRIEVAL, *FACES)
 #: Data sets that are drawn here, with the version of the drawing.
-DRAWN = {"glyphs": GLYPHS_VERSION}
+DRAWN = {"glyphs": GLYPHS_VERSION, "glyphs-disjoint": GLYPHS_VERSION}
 #: Classes of each data set that is classified, known without reading it.
 CLASSES = {"glyphs": 100, "cifar100": 100}
+
+
+def is_known(name: str) -> bool:
+    """Whether there is a data set of that name, here or elsewhere."""
+    return name.partition("@")[0] in DATASETS or is_retrieval(name)
+
+
+def full_size(name: str) -> int:
+    """Side of a data set's full-resolution images in pixels, without reading it."""
+    if is_faces(name):
+        return parse(name)[1]
+    return parse_retrieval(name)[1] if is_retrieval(name) else 32
 
 
 def training_images(name: str, per_class: int | None = None, validation: bool = True) -> int:
@@ -56,6 +78,8 @@ def training_images(name: str, per_class: int | None = None, validation: bool = 
     """
     if is_faces(name):  # a tenth of LFW's 13,233 photos is in the tested fold
         return PHOTOS.get(parse(name)[0], 11_910)
+    if is_retrieval(name):
+        return retrieval_images(name, per_class, validation)
     if name == "glyphs":
         each = per_class or 100
         held = max(5, each // 5)
@@ -71,7 +95,8 @@ def load_dataset(name: str, per_class: int | None = None) -> Dataset:
 
     Args:
         name: one of `DATASETS`. "glyphs" is drawn here; "cifar100" is read or downloaded; sets of
-            faces are read (`horkd.data.open_set`).
+            faces and for metric learning are read (`horkd.data.open_set`,
+            `horkd.data.retrieval`).
         per_class: training images per class; None takes all (glyphs: 100, faces: always all).
 
     Raises:
@@ -83,4 +108,6 @@ def load_dataset(name: str, per_class: int | None = None) -> Dataset:
         return load_cifar100(per_class)
     if is_faces(name):
         return load_faces(name)
+    if is_retrieval(name):
+        return load_retrieval(name, per_class)
     raise HorkdError(f"unknown data set {name!r}: choose from {', '.join(DATASETS)}")

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -54,6 +55,9 @@ class Batches:
             and again; then they depend on the image's id and nothing else, so that what a frozen
             model says of them can be computed once for all runs. View 0 is the image itself. 0
             draws anew every epoch.
+        per_class: images of each class in a batch, of classes drawn anew for every batch; 0 draws
+            images regardless of their classes, each once per epoch.
+        count: batches in an epoch; None for one pass over as many images as there are.
 
     Raises:
         HorkdError: if there are fewer images than one batch, or their margin is too small.
@@ -66,9 +70,12 @@ class Batches:
         crop: int = 4,
         flip: bool = True,
         views: int = 0,
+        per_class: int = 0,
+        count: int | None = None,
     ) -> None:
         if not 1 <= batch_size <= len(images):
             raise HorkdError(f"batch size {batch_size} does not fit {len(images)} training images")
+        self.per_class, self.count = per_class, count
         if images.margin and crop > images.margin:
             raise HorkdError(f"crops of ±{crop} pixels need a margin; there are {images.margin}")
         self.labels, self.size, self.views = images.labels, images.size, views
@@ -83,13 +90,24 @@ class Batches:
         self._channel = torch.arange(3, device=device)[None, :, None, None]
 
     def __len__(self) -> int:
-        return len(self.labels) // self.batch_size
+        return self.count or len(self.labels) // self.batch_size
 
     def order(self, seed: int) -> Tensor:
         """Positions (int64) of the images of an epoch, in the order in which it hands them out."""
-        g = torch.Generator(self.labels.device).manual_seed(seed)
+        return self._drawn(seed)[0]
+
+    def _drawn(self, seed: int) -> tuple[Tensor, torch.Generator]:
+        """`order`, and the generator that everything else of the epoch is drawn from."""
+        device = self.labels.device
+        g = torch.Generator(device).manual_seed(seed)
         n = len(self) * self.batch_size
-        return torch.randperm(len(self.labels), generator=g, device=self.labels.device)[:n]
+        if self.per_class:
+            order = balanced_order(self.labels, self.batch_size, self.per_class, len(self), seed)
+            return order.to(device), g
+        images = len(self.labels)
+        passes = range(-(-n // images))
+        draws = [torch.randperm(images, generator=g, device=device) for _ in passes]
+        return torch.cat(draws)[:n], g
 
     def epoch(self, seed: int, number: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """One pass: (uint8 (B, 3, S, S), int64 (B,)) per batch, the same for the same seed.
@@ -99,12 +117,11 @@ class Batches:
             number: of the epoch, from 0; it chooses the view.
         """
         device = self.labels.device
-        g = torch.Generator(device).manual_seed(seed)
-        order = torch.randperm(len(self.labels), generator=g, device=device)
+        order, g = self._drawn(seed)
         # all draws at once: three small tensors instead of three kernels per batch
         n, span = len(self) * self.batch_size, 2 * self.crop + 1
         if self.views:
-            draws = self._fixed(order[:n], number % self.views)
+            draws = self._fixed(order, number % self.views)
         else:
             top = torch.randint(span, (n,), generator=g, device=device)
             left = torch.randint(span, (n,), generator=g, device=device)
@@ -142,6 +159,49 @@ class Batches:
         ]
 
 
+def balanced_order(
+    labels: Tensor, batch_size: int, per_class: int, batches: int, seed: int
+) -> Tensor:
+    """Positions of images in batches of a few classes with several images each.
+
+    By pytorch-metric-learning's MPerClassSampler, which takes an image twice where a class has
+    fewer than `per_class`. A batch that is no multiple of `per_class` ends in fewer images of its
+    last class: 128 images are 25 classes of five and one of three, as in the code published with
+    RKD. Where there are too few classes for that, each gives more images.
+
+    Args:
+        labels: int64 (N,).
+        batch_size: images in a batch.
+        per_class: images of each class in it.
+        batches: how many.
+        seed: of all draws.
+
+    Returns:
+        int64 (batches · batch_size,), on the CPU.
+
+    Raises:
+        HorkdError: if the package is not installed.
+    """
+    try:
+        from pytorch_metric_learning.samplers import MPerClassSampler
+        from pytorch_metric_learning.utils import common_functions
+    except ImportError:
+        raise HorkdError(
+            "batches of a few classes need pytorch-metric-learning: pip install 'horkd[metric]'"
+        ) from None
+    labels = labels.cpu()
+    per_class = max(per_class, -(-batch_size // len(labels.unique())))
+    whole = -(-batch_size // per_class) * per_class
+    sampler = MPerClassSampler(labels, per_class, whole, whole * batches)
+    before = common_functions.NUMPY_RANDOM  # what the sampler draws from
+    common_functions.NUMPY_RANDOM = np.random.RandomState(seed % 2**32)
+    try:
+        order = torch.tensor(list(sampler), dtype=torch.int64)
+    finally:
+        common_functions.NUMPY_RANDOM = before
+    return order.view(batches, whole)[:, :batch_size].reshape(-1)
+
+
 class ReducedBatches(Batches):
     """`Batches` with fixed views that hands out what a learner sees, reduced once for all epochs.
 
@@ -156,6 +216,7 @@ class ReducedBatches(Batches):
     def __init__(self, batches: Batches, reduce: Callable[[Tensor], Tensor]) -> None:
         self.batches, self.reduce = batches, reduce
         self.labels, self.batch_size, self.ids = batches.labels, batches.batch_size, batches.ids
+        self.per_class, self.count = batches.per_class, batches.count
         self.views, self.seen = batches.views, {}
 
     def epoch(self, seed: int, number: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
@@ -177,6 +238,7 @@ class FileBatches(Batches):
         files: the photos.
         batch_size, crop, flip: as of `Batches`.
         views: only 0; what a frozen model says of a large set is not kept.
+        per_class, count: as of `Batches`.
         workers: processes that decode; 0 decodes in this one.
 
     Raises:
@@ -190,6 +252,8 @@ class FileBatches(Batches):
         crop: int = 4,
         flip: bool = True,
         views: int = 0,
+        per_class: int = 0,
+        count: int | None = None,
         workers: int | None = None,
     ) -> None:
         if not 1 <= batch_size <= len(files):
@@ -200,19 +264,19 @@ class FileBatches(Batches):
             raise HorkdError("fixed views need a set in memory: set views=0 in the recipe")
         self.files, self.labels, self.size, self.views = files, files.labels, files.size, 0
         self.batch_size, self.crop, self.flip = batch_size, crop, flip
+        self.per_class, self.count = per_class, count
         self.workers = min(8, os.cpu_count() or 1) if workers is None else workers
 
     def epoch(self, seed: int, number: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """One pass, on the CPU; the same for the same seed, whatever the number of workers."""
-        g = torch.Generator().manual_seed(seed)
-        order = torch.randperm(len(self.labels), generator=g)
+        order, g = self._drawn(seed)
         n, span = len(self) * self.batch_size, 2 * self.crop + 1
         top = torch.randint(span, (n,), generator=g)
         left = torch.randint(span, (n,), generator=g)
         mirrored = torch.rand(n, generator=g) < (0.5 if self.flip else 0.0)
         first, pixel = self.files.margin - self.crop, torch.arange(self.size)
         channel = torch.arange(3)[None, :, None, None]
-        for step, (photos, labels) in enumerate(_decoded(self.files, order[:n], self)):
+        for step, (photos, labels) in enumerate(_decoded(self.files, order, self)):
             part = slice(step * self.batch_size, (step + 1) * self.batch_size)
             rows = first + top[part, None] + pixel
             columns = first + left[part, None] + pixel

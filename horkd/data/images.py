@@ -85,7 +85,8 @@ class Dataset:
     """The splits of one data set, and what is known of it.
 
     A classification set has three splits over the same classes. A set of faces is trained on some
-    people and tested on pairs of images of others; it has no validation split.
+    people and tested on pairs of images of others; it has no validation split. A set for metric
+    learning is `disjoint`: each split has classes of its own, numbered from 0.
 
     Attributes:
         name: how the command line calls it.
@@ -97,11 +98,12 @@ class Dataset:
         pairs: pairs of images of `test` to verify, or None.
         folds: those of the pairs to be tested, None for all; the others serve for the threshold.
         whole: the set in memory that `train` is a part of, for what is computed once for all parts.
+        disjoint: whether no class is in two splits, so that networks are tested by retrieval.
     """
 
     name: str
     train: "ImageSet | PhotoFiles"
-    validation: ImageSet | None
+    validation: "ImageSet | PhotoFiles | None"
     test: "ImageSet | PhotoFiles"
     unseen: ImageSet | None
     flip: bool
@@ -110,6 +112,26 @@ class Dataset:
     pairs: "Pairs | None" = None
     folds: tuple[int, ...] | None = None
     whole: ImageSet | None = None
+    disjoint: bool = False
+
+    def training(self, validation: bool = True) -> "ImageSet | PhotoFiles":
+        """The images to train on.
+
+        Args:
+            validation: hold the validation split out; else it is joined to the training images,
+                in a disjoint set with classes of its own after theirs.
+        """
+        if validation or self.validation is None:
+            return self.train
+        train, held = self.train, self.validation
+        first = len(train.classes) if self.disjoint else 0
+        labels = torch.cat([train.labels, held.labels + first])
+        classes = train.classes + (held.classes if self.disjoint else ())
+        if isinstance(train, ImageSet):
+            return ImageSet(torch.cat([train.images, held.images]), labels, classes)
+        if train.root != held.root:
+            raise HorkdError(f"the photos of {self.name} lie in two folders: put them into one")
+        return replace(train, files=train.files + held.files, labels=labels, names=classes)
 
     @property
     def num_classes(self) -> int:
