@@ -145,6 +145,12 @@ def top1(runs: Sequence[Run]) -> list[float]:
     return [run.record["results"]["test"]["top1"] for run in runs]
 
 
+def headline(runs: Sequence[Run]) -> list[float]:
+    """What a test is summed up by, in percent, one per run: top-1, or Recall@1 of retrieval."""
+    tests = [run.record["results"]["test"] for run in runs]
+    return [test["top1"] if "top1" in test else test["recall"]["1"] for test in tests]
+
+
 def two_stage_table(arms: Arms, preset: Preset) -> pd.DataFrame:
     """One row per arm: accuracy with n and spread, cost, and the paper's number beside it.
 
@@ -176,15 +182,16 @@ def two_stage_table(arms: Arms, preset: Preset) -> pd.DataFrame:
 
 
 def gain(arms: Arms, arm: str, control: str) -> dict[str, object]:
-    """Difference of two arms in test top-1, in points, paired over seeds.
+    """Difference of two arms in test top-1 or Recall@1, in points, paired over seeds.
 
     Returns:
         `values` per seed, `mean`, `std` (None for one seed), `n`, and `text` for a sentence.
     """
-    pairs = {r.config.seed: a for r, a in zip(arms[control], top1(arms[control]), strict=True)}
+    controls = zip(arms[control], headline(arms[control]), strict=True)
+    pairs = {run.config.seed: value for run, value in controls}
     values = [
         a - pairs[r.config.seed]
-        for r, a in zip(arms[arm], top1(arms[arm]), strict=True)
+        for r, a in zip(arms[arm], headline(arms[arm]), strict=True)
         if r.config.seed in pairs
     ]
     if not values:

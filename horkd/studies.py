@@ -374,7 +374,7 @@ def _metric_methods() -> list[tuple[str, str, dict[str, Any], str]]:
     """Name, what it is, fields, row of Table 4."""
     return [
         ("RKD", "distances and angles (Park et al. 2019)",
-         {**_NO_LABELS, "orders": (("2", 1.0), ("3", 2.0)), "reduction": "rkd"}, ""),
+         {**_NO_LABELS, **_RKD_DA}, ""),
         ("PKT", "probabilities of neighbours (Passalis, Tefas 2018)",
          {**_NO_LABELS, "normalized": True, "baselines": (("pkt", 1.0),)}, "PKT"),
         ("DarkRank", "order of the nearest neighbours (Chen et al. 2018)",
@@ -562,7 +562,8 @@ def _configure_metric(preset: Preset, arm: Arm, seed: int) -> RunConfig:
     if arm.frozen is not None:
         frozen = configure(preset, {a.name: a for a in _metric_arms(preset)}[arm.frozen])
     weights = dict(sizes.orders)
-    compact = arm.network == "compact"
+    relations = arm.orders or "orders" in arm.fields
+    recipe = sizes.recipe if relations else sizes.other_recipe
     return RunConfig(
         getattr(sizes, arm.network),
         Degradation(arm.pixels, arm.kernel),
@@ -571,7 +572,7 @@ def _configure_metric(preset: Preset, arm: Arm, seed: int) -> RunConfig:
         data=sizes.data,
         per_class=preset.per_class,
         validation=held,
-        recipe=sizes.recipe if compact else sizes.teacher_recipe,
+        recipe=recipe if arm.network == "compact" else sizes.teacher_recipe,
         seed=seed,
         embedding=sizes.embedding,
         backbone=sizes.backbone,

@@ -554,8 +554,10 @@ def test_the_first_epoch_weighs_terms_by_its_steps(with_teacher, monkeypatch):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_baseline_trains_a_student_from_logged_terms(name, with_teacher):
+    # mkd_absolute compares features of equal width, and is refused elsewhere in one line
+    model = "resnet8x0.5" if name == "mkd_absolute" else "resnet8x0.25"
     config = tiny.student(
-        orders=(), baselines=((name, 2.0),), recipe=replace(tiny.RECIPE, epochs=1)
+        model=model, orders=(), baselines=((name, 2.0),), recipe=replace(tiny.RECIPE, epochs=1)
     )
     run = tiny.run(config, with_teacher)
     (entry,) = run.record["history"]

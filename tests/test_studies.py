@@ -25,13 +25,20 @@ from horkd.studies import (
     trainer,
 )
 
-CLASSIFYING = {name: preset for name, preset in PRESETS.items() if preset.faces is None}
-each_preset = pytest.mark.parametrize("preset", CLASSIFYING.values(), ids=list(CLASSIFYING))
+#: Studies of faces have tests of their own.
+OTHERS = {name: preset for name, preset in PRESETS.items() if preset.faces is None}
+CLASSIFYING = {name: preset for name, preset in OTHERS.items() if not preset.only_metric}
+each_preset = pytest.mark.parametrize("preset", OTHERS.values(), ids=list(OTHERS))
+each_that_classifies = pytest.mark.parametrize(
+    "preset", CLASSIFYING.values(), ids=list(CLASSIFYING)
+)
+#: All but metric learning, which has no classifier, other recipes and other data.
+OF_CLASSIFICATION = tuple(name for name in STUDIES if name != "metric")
 
 
-def arms_of(preset) -> list[tuple[str, Arm]]:
+def arms_of(preset, studies=STUDIES) -> list[tuple[str, Arm]]:
     """(study, arm) of all studies."""
-    return [(name, arm) for name in STUDIES for arm in study(preset, name).values()]
+    return [(name, arm) for name in studies for arm in study(preset, name).values()]
 
 
 def named(preset, name: str, seed: int = 0) -> RunConfig:
@@ -50,21 +57,24 @@ def test_every_arm_of_every_study_can_be_configured(preset):
             assert key == arm.name
             assert arm.what
             config = configure(preset, arm, 1)
-            assert (config.data, config.per_class) == (preset.data, preset.per_class)
-            assert config.validation == preset.validation
+            metric = name == "metric"
+            data = preset.metric.data if metric else preset.data
+            validation = preset.metric.select == "validation" if metric else preset.validation
+            assert (config.data, config.per_class) == (data, preset.per_class)
+            assert config.validation == validation
             assert config.seed == 1
             assert config.degradation.size == (preset.low if arm.pixels is None else arm.pixels)
 
 
 @each_preset
 def test_what_an_arm_is_distilled_from_is_an_arm_trained_once_with_seed_0(preset):
-    for _, arm in arms_of(preset):
+    for name, arm in arms_of(preset):
         config = configure(preset, arm, 2)
         if arm.frozen is None:
             assert config.frozen is None
             assert (config.orders, config.baselines) == ((), ())
         else:
-            frozen = study(preset, "table1")[arm.frozen]
+            frozen = study(preset, "metric" if name == "metric" else "table1")[arm.frozen]
             assert config.frozen == configure(preset, frozen, 0)
             assert list(seeds(preset, frozen)) == [0]
 
@@ -77,7 +87,7 @@ def test_one_name_is_one_run(preset):
         assert found.setdefault(arm.name, key) == key
 
 
-@each_preset
+@each_that_classifies
 def test_two_stage_is_the_papers_chain_with_its_controls(preset):
     names = [
         *("teacher", "assistant", "student"),
@@ -134,11 +144,11 @@ MARGINS = {"student, margin", "student alone, margin"}
 OTHER_RECIPE = {"student, paper's weights, clipped", "student direct, equal epochs", "KD patient"}
 
 
-@each_preset
+@each_that_classifies
 def test_arms_differ_from_their_control_only_in_what_is_distilled(preset):
     """Every distilled arm has a control on labels only with its network, images and recipe."""
     controls, compared = {}, set()
-    arms = [(name, arm) for name, arm in arms_of(preset) if arm.name not in MARGINS]
+    arms = [(n, arm) for n, arm in arms_of(preset, OF_CLASSIFICATION) if arm.name not in MARGINS]
     for _, arm in arms:
         config = configure(preset, arm, 1)
         if config.frozen is None:
@@ -153,7 +163,7 @@ def test_arms_differ_from_their_control_only_in_what_is_distilled(preset):
     assert {"student", "assistant", "student direct", "KD", "{1} 16"} <= compared
 
 
-@each_preset
+@each_that_classifies
 def test_students_of_other_kernels_differ_in_the_kernel_only(preset):
     for kernel in ("area", "nearest"):
         if f"student {kernel}" not in study(preset, "resolutions"):
@@ -188,7 +198,7 @@ def test_variants_of_the_student_differ_in_what_they_name():
     assert named(preset, "KD standardised") == replace(direct, orders=(), **standardised)
 
 
-@each_preset
+@each_that_classifies
 def test_methods_at_full_resolution_are_those_of_the_low_one(preset):
     for name, arm in study(preset, "table1").items():
         if name.endswith(" 32"):
@@ -197,7 +207,7 @@ def test_methods_at_full_resolution_are_those_of_the_low_one(preset):
             assert low.frozen == named(preset, "teacher")
 
 
-@each_preset
+@each_that_classifies
 def test_the_second_network_goes_through_the_same_two_stages(preset):
     if "student V" not in study(preset, "table1"):
         assert "* V" in preset.omit
@@ -247,7 +257,7 @@ def test_orders_has_every_subset_at_both_resolutions(name):
             assert arm.name == subset_name("".join(o for o, _ in config.orders), pixels)
 
 
-@each_preset
+@each_that_classifies
 def test_some_subsets_are_the_students_and_assistants_very_runs(preset):
     assert named(preset, "{} 16").key == named(preset, "student alone").key
     assert named(preset, "{2,3,C} 16").key == named(preset, "student").key
@@ -260,7 +270,7 @@ def test_some_subsets_are_the_students_and_assistants_very_runs(preset):
 # Weights, epochs
 
 
-@each_preset
+@each_that_classifies
 def test_weights_are_the_presets_and_order_1_has_weight_1(preset):
     assert named(preset, "{1} 16").orders == (("1", 1.0),)
     assert dict(named(preset, "{1,2,3,C} 16").orders) == {"1": 1.0, **dict(preset.orders)}
@@ -323,6 +333,14 @@ def test_the_resolutions_are_the_presets_sweep_without_its_low_one():
         assert other == replace(here, degradation=Degradation(8))
 
 
+METRIC_OF_QUICK = (
+    *("metric teacher", "metric assistant"),
+    *("metric student 16", "metric student 16 alone", "metric student 16 direct"),
+    *("metric RKD 16", "metric student 16 for the index"),
+    *("metric student 8", "metric student 8 alone"),
+)
+
+
 def test_quick_leaves_out_what_its_patterns_say():
     quick, all_of_it = get_preset("quick"), replace(get_preset("quick"), omit=())
     left_out = {a.name for _, a in arms_of(all_of_it)} - {a.name for _, a in arms_of(quick)}
@@ -341,7 +359,9 @@ def test_quick_leaves_out_what_its_patterns_say():
         *(f"{{1,{rest}}} 16" for rest in ("2", "3", "C", "2,3", "2,C", "3,C")),
         *(a.name for a in study(all_of_it, "plus").values()),
         *(f"order {order} × {factor}" for order in "23C" for factor in ("0.1", "10")),
+        *(a.name for a in study(all_of_it, "metric").values() if a.name not in METRIC_OF_QUICK),
     }
+    assert list(study(quick, "metric")) == list(METRIC_OF_QUICK)
 
 
 def test_patterns_are_of_whole_names():
@@ -376,7 +396,10 @@ def test_within_a_study_every_arm_comes_once_before_any_is_repeated(preset, name
     jobs, arms = queue(preset, name), study(preset, name)
     order = [job.config.seed for job in jobs]
     assert order == sorted(order)
-    assert [job.arm for job in jobs if job.config.seed == 0] == list(arms)
+    once: dict[str, str] = {}  # one run under two names is in the queue under the first
+    for arm in arms.values():
+        once.setdefault(configure(preset, arm).key, arm.name)
+    assert [job.arm for job in jobs if job.config.seed == 0] == list(once.values())
     repeated = [a.name for a in arms.values() if len(seeds(preset, a)) > 1]
     assert [job.arm for job in jobs if job.config.seed == 2] == repeated
 

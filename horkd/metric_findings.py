@@ -1,0 +1,370 @@
+"""What the runs of the study of metric learning say: Table 4, Fig. 3, claims, page.
+
+Functions of finished runs and of a `findings.Source`, as in `horkd.findings`. All numbers are of
+test classes that no network was trained on; every image is query and, for the others, gallery.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from horkd import paper, report
+from horkd.data import full_size
+from horkd.errors import HorkdError
+from horkd.findings import Source, as_lines, failures, gather
+from horkd.models import ModelSpec, macs_of
+from horkd.presets import MetricSizes, Preset
+from horkd.report import Arms, mean_and_spread, verdict
+from horkd.resolution import Degradation
+from horkd.runs import Look, Run
+from horkd.studies import METRIC, study
+
+KS = ("1", "2", "4", "8")
+TEACHER, ASSISTANT = f"{METRIC}teacher", f"{METRIC}assistant"
+
+
+def sizes_of(preset: Preset) -> MetricSizes:
+    """The sizes of this study.
+
+    Raises:
+        HorkdError: if the preset has no such study.
+    """
+    if preset.metric is None:
+        raise HorkdError(
+            f"preset {preset.name} on {preset.data} has no study of metric learning: take smoke, "
+            "quick, metric, metric-cpu or metric-paper"
+        )
+    return preset.metric
+
+
+def full(preset: Preset) -> int:
+    """Pixels of the full-resolution images."""
+    return full_size(sizes_of(preset).data)
+
+
+def metric_arms(preset: Preset, source: Source) -> dict[str, list[Run]]:
+    """The finished runs of the study.
+
+    Raises:
+        HorkdError: if there are none.
+    """
+    sizes_of(preset)
+    return gather(preset, ("metric",), source)
+
+
+def short(name: str) -> str:
+    """An arm's name without what all of them begin with."""
+    return name.removeprefix(METRIC)
+
+
+def enlarged(preset: Preset, pixels: int) -> Degradation:
+    """What the teacher is fed of small images."""
+    return Degradation(pixels, upsample=pixels < full(preset))
+
+
+def across(run: Run) -> Look:
+    """A student's queries in its teacher's index."""
+    return Look("across", run.config.data, run.config.degradation)
+
+
+def look_at_all(preset: Preset, arms: Arms, source: Source) -> None:
+    """Ask every network all that the page needs, in one go."""
+    for name, found in tqdm(arms.items(), "networks", leave=False, disable=None):
+        for run in found:
+            if name == TEACHER:
+                lows = sizes_of(preset).lows
+                source.looks(run, [_fed(run, enlarged(preset, r)) for r in lows])
+            elif run.config.frozen is not None:
+                source.looks(run, [across(run)])
+
+
+def _fed(run: Run, view: Degradation) -> Look:
+    return Look("retrieval", run.config.data, view)
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A network and view with what it retrieves: a row of the tables.
+
+    Attributes:
+        label: for tables and legends.
+        arm: whose runs these are.
+        pixels: what it sees.
+        runs: one per seed.
+        results: of `evaluate.retrieve`, one per run.
+        macs: of one image.
+        what: what the arm is, in a line.
+    """
+
+    label: str
+    arm: str
+    pixels: int
+    runs: Sequence[Run]
+    results: Sequence[Mapping]
+    macs: int
+    what: str = field(default="", repr=False)
+
+    def rates(self, k: str = "1") -> list[float]:
+        """Recall@k in percent, one per seed."""
+        return [found["recall"][k] for found in self.results]
+
+    def mean(self, name: str) -> float:
+        """Mean over seeds of `map_at_r`, `r_precision` or `nmi`, in percent."""
+        return float(np.mean([found[name] for found in self.results]))
+
+
+def tested(preset: Preset, arms: Arms, source: Source) -> list[Tested]:
+    """Every arm by itself, and the teacher fed every resolution of students."""
+    kinds, rows = study(preset, "metric"), []
+    for name, found in arms.items():
+        config = found[0].config
+        results = [run.record["results"]["test"] for run in found]
+        spec = ModelSpec(config.model, 0, config.embedding)
+        pixels = config.degradation.size
+        cost = macs_of(spec, pixels)
+        what = kinds[name].what
+        rows.append(Tested(short(name), name, pixels, found, results, cost, what))
+        if name == TEACHER:
+            for r in sorted(sizes_of(preset).lows, reverse=True):
+                seen = source.looks(found[0], [_fed(found[0], enlarged(preset, r))])[0]
+                if seen is not None:
+                    label = f"teacher fed {r} px, enlarged"
+                    rows.append(Tested(label, name, r, found, [seen], cost, what))
+    return rows
+
+
+def retrieval_table(preset: Preset, arms: Arms, source: Source) -> pd.DataFrame:
+    """One row per network and view: recall at 1, 2, 4, 8, MAP@R, R-precision, NMI, cost."""
+    return pd.DataFrame([
+        {
+            "network": row.label,
+            "px": str(row.pixels),
+            "Recall@1 %": mean_and_spread(row.rates()),
+            **{f"@{k}": f"{np.mean(row.rates(k)):.2f}" for k in KS[1:]},
+            "MAP@R %": f"{row.mean('map_at_r'):.2f}",
+            "R-precision %": f"{row.mean('r_precision'):.2f}",
+            "NMI %": f"{row.mean('nmi'):.2f}",
+            "seeds": str(len(row.results)),
+            "parameters (M)": f"{row.runs[0].record['cost']['parameters'] / 1e6:.2f}",
+            "MACs (M)": f"{row.macs / 1e6:.1f}",
+        }
+        for row in tested(preset, arms, source)
+    ])  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Across:
+    """Recall@1 (%) of an arm by itself and in the teacher's index, one value per seed."""
+
+    arm: str
+    pixels: int
+    alone: list[float]
+    aligned: list[float]
+    as_is: list[float] | None
+
+
+def across_rows(preset: Preset, arms: Arms, source: Source) -> list[Across]:
+    """Every distilled arm whose queries in the teacher's index are known."""
+    rows = []
+    for name, found in arms.items():
+        if found[0].config.frozen is None:
+            continue
+        seen = [source.looks(run, [across(run)])[0] for run in found]
+        if None in seen:
+            continue
+        rows.append(Across(
+            name,
+            found[0].config.degradation.size,
+            [run.record["results"]["test"]["recall"]["1"] for run in found],
+            [s["aligned"]["recall"]["1"] for s in seen],
+            None if seen[0]["as_is"] is None else [s["as_is"]["recall"]["1"] for s in seen],
+        ))  # fmt: skip
+    return rows
+
+
+def across_table(preset: Preset, arms: Arms, source: Source) -> pd.DataFrame:
+    """Symmetric and asymmetric retrieval side by side, Recall@1; empty where none is known."""
+    return pd.DataFrame([
+        {
+            "network": short(row.arm),
+            "px": str(row.pixels),
+            "its own index %": mean_and_spread(row.alone),
+            "teacher's index, as it is %": (
+                "–" if row.as_is is None else mean_and_spread(row.as_is)
+            ),
+            "teacher's index, aligned %": mean_and_spread(row.aligned),
+            "seeds": str(len(row.alone)),
+        }
+        for row in across_rows(preset, arms, source)
+    ])  # fmt: skip
+
+
+def published(preset: Preset, arms: Arms) -> pd.DataFrame:
+    """Table 4 as printed, and beside each row the arm that stands for it here."""
+    by_row = {arm.row: name for name, arm in study(preset, "metric").items() if arm.row}
+    sizes = sizes_of(preset)
+    ours = f"here: {sizes.data} %"
+    rows = []
+    for row in paper.TABLE_4:
+        name = by_row.get(row.model)
+        found = arms.get(name, ())
+        values = [run.record["results"]["test"]["recall"]["1"] for run in found]
+        rows.append({
+            "model": row.model,
+            "px": str(row.resolution),
+            **{title: "–" if value is None else f"{value:.2f}" for title, value in (
+                ("Cars196 %", row.cars), ("CUB-200-2011 %", row.cub), ("SOP %", row.sop))},
+            "arm here": "–" if name is None else short(name),
+            "network": found[0].config.model if found else "–",
+            ours: mean_and_spread(values) if found else "not run",
+            "n": str(len(found)) if found else "–",
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+# Claims -------------------------------------------------------------------------------------------
+
+
+def questions(preset: Preset) -> dict[str, tuple[str, str]]:
+    """The claims in words -> (arm, control)."""
+    sizes = sizes_of(preset)
+    main, whole = sizes.lows[0], full(preset)
+    at = f"{METRIC}student {main}"
+    found = {
+        f"relations of the teacher help a student at {main} px": (f"{at} direct", f"{at} alone"),
+        f"two stages of relations help a student at {main} px": (at, f"{at} alone"),
+        f"the assistant helps at {main} px": (at, f"{at} direct"),
+        "hybrid orders beat RKD": (f"{at} direct", f"{METRIC}RKD {main}"),
+    }
+    for name in ("PKT", "DarkRank", "MKD", "MKD+AT"):
+        found[f"hybrid orders beat {name}"] = (f"{at} direct", f"{METRIC}{name} {main}")
+    found["order 1 added to orders 2 and 3 helps"] = (f"{at} for the index", f"{at} direct")
+    for r in (*sizes.lows[1:], whole):
+        other = f"{METRIC}student {r}"
+        found[f"relations of the teacher help at {r} px"] = (f"{other} direct", f"{other} alone")
+        found[f"the assistant helps at {r} px"] = (other, f"{other} direct")
+    return found
+
+
+def claims(preset: Preset, arms: Arms, source: Source) -> pd.DataFrame:
+    """One row per claim whose two arms are there, on Recall@1 paired over seeds."""
+    kinds, rows = study(preset, "metric"), []
+    for claim, (arm, control) in questions(preset).items():
+        if arm in arms and control in arms:
+            difference = report.gain(arms, arm, control)
+            lost = [n for n in (arm, control) if failures(preset, kinds[n], source)]
+            rows.append({
+                "claim": claim,
+                "compared": f"{short(arm)} − {short(control)}",
+                "difference in Recall@1": difference["text"]
+                + "".join(f", and seeds of {short(name)} diverged" for name in lost),
+                "verdict": "not shown" if lost else verdict(difference),
+            })  # fmt: skip
+    return pd.DataFrame(rows, columns=["claim", "compared", "difference in Recall@1", "verdict"])
+
+
+def assistant_effect(preset: Preset, arms: Arms) -> str:
+    """Stage 1's worth over the resolutions that were run, beside the paper's."""
+    gains = {}
+    for r in sorted({*sizes_of(preset).lows, full(preset)}, reverse=True):
+        names = f"{METRIC}student {r}", f"{METRIC}student {r} direct"
+        if all(name in arms for name in names):
+            gains[r] = report.gain(arms, *names)["mean"]
+    if not gains:
+        return ""
+    each = ", ".join(f"{value:+.2f} at {r} px" for r, value in gains.items())
+    return (
+        f"**The assistant's effect** (student − student direct, Recall@1): {each}; mean "
+        f"{np.mean(list(gains.values())):+.2f} points. The paper says "
+        f"{paper.FIG_3_ASSISTANT:+.2f}. Two stages train twice as long."
+    )
+
+
+def index_line(preset: Preset, arms: Arms, source: Source) -> str:
+    """What a system with the teacher's index gets, in a sentence; empty where not known."""
+    main = sizes_of(preset).lows[0]
+    rows = {row.arm: row for row in across_rows(preset, arms, source)}
+    direct = rows.get(f"{METRIC}student {main} direct")
+    trained = rows.get(f"{METRIC}student {main} for the index")
+    if direct is None or trained is None or direct.as_is is None or trained.as_is is None:
+        return ""
+
+    def mean(values: Sequence[float]) -> str:
+        return f"{np.mean(values):.2f}"
+
+    return (
+        f"**In the teacher's index** at {main} px: the student of relations finds "
+        f"{mean(direct.as_is)} % as it is and {mean(direct.aligned)} % after a rotation, scale and "
+        f"offset fitted on training images ({mean(direct.alone)} % in its own index); the one that "
+        f"also learns the teacher's features (order 1) {mean(trained.as_is)} %, "
+        f"{mean(trained.aligned)} % and {mean(trained.alone)} %."
+    )
+
+
+def provenance(preset: Preset, arms: Arms) -> str:
+    """What the numbers of a page come from, in a paragraph."""
+    records = [run.record for found in arms.values() for run in found]
+    trained = [r for r in records if r["seconds"]["total"]] or records
+    machines = sorted({r["machine"]["name"] for r in trained})
+    threads = sorted({r["machine"]["threads"] for r in trained})
+    hours = sum(r["seconds"]["total"] for r in records) / 3600
+    spent = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.0f} minutes"
+    sizes = sizes_of(preset)
+    test = records[0]["results"]["test"]
+    epoch = {
+        "validation": "the best epoch on validation classes, which are neither trained on nor "
+        "tested",
+        "test": "the best epoch on the test images, as published code has it: too good",
+        "last": "the last epoch",
+    }[sizes.select]
+    return (
+        f"Preset `{preset.name}`: {sizes.teacher} → {sizes.compact}, {sizes.data}, "
+        f"{sizes.embedding} dimensions, {sizes.recipe.epochs} epochs "
+        f"({sizes.teacher_recipe.epochs} for the teacher), {len(records)} runs, {spent} of "
+        f"training on {', '.join(machines)} (threads: {', '.join(map(str, threads))}). "
+        f"{test['queries']} queries among {test['gallery']} images of test classes, each left out "
+        f"of its own gallery; Euclidean distance. The result of a run is {epoch}; ± is the "
+        "standard deviation over seeds of the student. A claim needs three seeds and a 95 % "
+        "interval of the paired differences without zero; otherwise it is not shown."
+    )
+
+
+def metric_page(preset: Preset, arms: Arms, source: Source) -> str:
+    """The summary of notebook 07: verdicts, tables, provenance."""
+    parts = [
+        as_lines(claims(preset, arms, source)),
+        assistant_effect(preset, arms),
+        index_line(preset, arms, source),
+        "**Retrieval.** " + provenance(preset, arms),
+        report.markdown(retrieval_table(preset, arms, source)),
+    ]
+    crossed = across_table(preset, arms, source)
+    if len(crossed):
+        parts += [
+            "**Symmetric and asymmetric**, Recall@1: queries and gallery by the student, and "
+            "queries by the student in the index that the teacher made of the sharp images.",
+            report.markdown(crossed),
+        ]
+    parts += [
+        "**Table 4 as printed**, Recall@1, and the arms that stand for its rows here, on other "
+        "data and networks unless they are named alike:",
+        report.markdown(published(preset, arms)),
+        missing(preset, arms, source),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def missing(preset: Preset, arms: Arms, source: Source) -> str:
+    """A sentence on arms that diverged and arms that were not run; empty if there are none."""
+    kinds = study(preset, "metric")
+    lost = [short(name) for name, arm in kinds.items() if failures(preset, arm, source)]
+    left = [short(n) for n in kinds if n not in arms and short(n) not in lost]
+    said = []
+    if lost:
+        said.append(f"Diverged: {', '.join(lost)}.")
+    if left:
+        said.append(f"Not run: {', '.join(left)}.")
+    return " ".join(said)
