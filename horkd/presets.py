@@ -202,8 +202,9 @@ _METRIC_ADAM = replace(_METRIC, optimizer="adam", learning_rate=0.004)
 _METRIC_TEACHER = replace(_METRIC_ADAM, epochs=8)
 _METRIC_SMOKE = replace(_METRIC, epochs=2, batch_size=40, batches=4)
 _METRIC_SMOKE_ADAM = replace(_METRIC_SMOKE, optimizer="adam", learning_rate=0.004)
-_METRIC_CPU = replace(_METRIC, epochs=5, batch_size=64, crop=4, batches=500)
+_METRIC_CPU = replace(_METRIC, epochs=4, batch_size=64, crop=4, batches=400)
 _METRIC_CPU_ADAM = replace(_METRIC_CPU, optimizer="adam", learning_rate=0.004)
+_METRIC_CPU_TEACHER = replace(_METRIC_CPU_ADAM, epochs=5, batches=500)
 #: The code published with RKD: 224 of 256 pixels at random, 100 batches of 128 an epoch.
 _METRIC_TEACHER_PAPER = Recipe(
     epochs=40, batch_size=128, learning_rate=1e-5, schedule="step", milestones=(25, 30, 35),
@@ -223,7 +224,7 @@ _GLYPHS_SMOKE = replace(
 )  # fmt: skip
 _CIFAR_SIZES = MetricSizes(
     "cifar100-disjoint", (16, 24, 12, 8), "resnet14x2", "resnet8x2", "resnet20x2",
-    _METRIC_CPU_ADAM, _METRIC_CPU, _METRIC_CPU_ADAM, 128, METRIC_ORDERS,
+    _METRIC_CPU_TEACHER, _METRIC_CPU, _METRIC_CPU_ADAM, 128, METRIC_ORDERS,
 )  # fmt: skip
 _CUB_SIZES = MetricSizes(
     "cub", (96, 224, 160, 128), "torchvision:resnet50", "torchvision:resnet18",
@@ -283,7 +284,7 @@ PRESETS = {
             repeat_all=True, metric=_GLYPHS_SIZES,
         ),
         Preset(
-            "metric-cpu", "cifar100-disjoint", "resnet14x2", "resnet8x2", 16, _METRIC_CPU_ADAM,
+            "metric-cpu", "cifar100-disjoint", "resnet14x2", "resnet8x2", 16, _METRIC_CPU_TEACHER,
             _METRIC_CPU, 3, metric=_CIFAR_SIZES,
         ),
         Preset(
