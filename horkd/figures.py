@@ -366,3 +366,130 @@ def plot_faces(rows: Sequence, ax: Axes) -> None:
     ax.set_ylabel("verification accuracy (%)")
     ax.legend(frameon=False, fontsize=8.5, loc="lower right")
     sns.despine(ax=ax)
+
+
+#: How the arms of metric learning are drawn in Fig. 3: ending of the name -> label, colour, marker.
+METRIC_KINDS = {
+    "": ("from the assistant", "#D55E00", "o"),
+    " direct": ("from the teacher", "#CC79A7", "^"),
+    " alone": ("labels only (triplet)", "#999999", "s"),
+}
+_SETS = (("cars", "Cars196", "#0072B2", "o"), ("cub", "CUB-200-2011", "#009E73", "^"),
+         ("sop", "SOP", "#E69F00", "s"))  # fmt: skip
+
+
+def plot_metric(rows: Sequence, ax: Axes) -> None:
+    """Fig. 3 from our runs: Recall@1 against the student's resolution.
+
+    Args:
+        rows: of `metric_findings.tested`.
+        ax: where.
+    """
+    pixels = sorted({row.pixels for row in rows})
+    place = {r: i for i, r in enumerate(pixels)}
+    fed_ = [row for row in rows if row.label.startswith("teacher")]
+    if fed_:
+        means = {row.pixels: float(np.mean(row.rates())) for row in fed_}
+        ax.plot([place[r] for r in sorted(means)], [means[r] for r in sorted(means)], "D--",
+                color="black", ms=5, label="teacher, fed enlarged images")  # fmt: skip
+    for ending, (label, color, marker) in METRIC_KINDS.items():
+        found = {row.pixels: row.rates() for row in rows if row.label == f"student {row.pixels}"
+                 f"{ending}"}  # fmt: skip
+        order = sorted(found)
+        ax.plot([place[r] for r in order], [np.mean(found[r]) for r in order], marker=marker,
+                color=color, label=label)  # fmt: skip
+        for r in order:
+            if len(found[r]) > 1:
+                ax.plot([place[r]] * len(found[r]), found[r], "o", ms=3, mfc="white", mec=color)
+    ax.set_xticks(range(len(pixels)), pixels)
+    ax.set_xlabel("resolution (px)")
+    ax.set_ylabel("Recall@1 (%)")
+    ax.set_ylim(bottom=0)
+    ax.legend(frameon=False, fontsize=8.5, loc="lower right")
+    sns.despine(ax=ax)
+
+
+def plot_table4(ax: Axes) -> None:
+    """Fig. 3 as printed in Table 4: the paper's students against their resolution."""
+    students = [row for row in paper.TABLE_4 if row.model.startswith("OUR")]
+    pixels = sorted(row.resolution for row in students)
+    place = {r: i for i, r in enumerate(pixels)}
+    teacher = next(row for row in paper.TABLE_4 if row.model.startswith("Teacher"))
+    for name, label, color, marker in _SETS:
+        values = {row.resolution: getattr(row, name) for row in students}
+        ax.plot(range(len(pixels)), [values[r] for r in pixels], marker=marker, color=color,
+                label=label)  # fmt: skip
+        ax.axhline(getattr(teacher, name), color=color, lw=1, ls=":")
+    ax.set_xticks([place[r] for r in pixels], pixels)
+    ax.set_xlabel("resolution (px); dotted: their teachers at 256 px")
+    ax.set_ylabel("Recall@1 (%)")
+    ax.legend(frameon=False, fontsize=8.5, loc="lower right")
+    sns.despine(ax=ax)
+
+
+def plot_across(rows: Sequence, ax: Axes) -> None:
+    """Recall@1 of students in their own index and in the teacher's.
+
+    Args:
+        rows: of `metric_findings.across_rows`.
+        ax: where.
+    """
+    kinds = (
+        ("its own index", "alone", "#999999", "s"),
+        ("teacher's, aligned", "aligned", "#0072B2", "o"),
+        ("teacher's, as it is", "as_is", "#D55E00", "X"),
+    )
+    for at, row in enumerate(rows):
+        for label, name, color, marker in kinds:
+            values = getattr(row, name)
+            if values is not None:
+                ax.plot(np.mean(values), at, marker, color=color, ms=8, mec="white", ls="none",
+                        label=None if at else label)  # fmt: skip
+    ax.set_yticks(range(len(rows)), [row.arm.removeprefix("metric ") for row in rows])
+    ax.invert_yaxis()
+    ax.set_xlim(left=0)
+    ax.set_xlabel("Recall@1 (%)")
+    ax.legend(frameon=False, fontsize=8.5, loc="upper center", bbox_to_anchor=(0.4, -0.16), ncols=3,
+              handletextpad=0.2, columnspacing=1.0)  # fmt: skip
+    sns.despine(ax=ax)
+
+
+RIGHT, WRONG = "#009E73", "#D55E00"
+
+
+def plot_neighbours(
+    queries: np.ndarray,
+    found: Sequence[tuple[str, np.ndarray, np.ndarray]],
+    axes: Sequence[Sequence[Axes]],
+) -> None:
+    """Queries and their nearest images: a green frame and ✓ where the class is right, else ✗.
+
+    Args:
+        queries: uint8 (Q, H, W, 3).
+        found: per network its title, its neighbours uint8 (Q, K, H, W, 3) and whether they are
+            right, bool (Q, K).
+        axes: Q rows of one axis for the query and K for each network.
+    """
+    for row, line in enumerate(axes):
+        images = [queries[row]]
+        marks: list[bool | None] = [None]
+        for _, neighbours, right in found:
+            images += list(neighbours[row])
+            marks += [bool(r) for r in right[row]]
+        for ax, image, mark in zip(line, images, marks, strict=True):
+            ax.imshow(image, interpolation="nearest")
+            ax.set_xticks([])
+            ax.set_yticks([])
+            ax.grid(visible=False)
+            for spine in ax.spines.values():
+                spine.set_visible(mark is not None)
+                spine.set(color=RIGHT if mark else WRONG, linewidth=3)
+            if mark is not None:
+                ax.text(0.04, 0.04, "✓" if mark else "✗", transform=ax.transAxes, fontsize=11,
+                        color="white", va="bottom", weight="bold",
+                        bbox={"color": RIGHT if mark else WRONG, "pad": 1})  # fmt: skip
+    titles, at = ["query"], 1
+    axes[0][0].set_title(titles[0], fontsize=10)
+    for title, neighbours, _ in found:
+        axes[0][at].set_title(title, fontsize=10, loc="left")
+        at += neighbours.shape[1]

@@ -207,7 +207,8 @@ class RunConfig:
         """A readable folder name, made unique by the key."""
         orders = "".join(order for order, _ in self.orders)
         names = [orders, *(name for name, _ in self.baselines)]
-        role = "+".join(filter(None, names)) or ("given" if self.weights else "ce")
+        labels = "triplet" if self.head == "triplet" else "ce"
+        role = "+".join(filter(None, names)) or ("given" if self.weights else labels)
         size = self.degradation.size
         model = self.model.replace(":", "-")
         return f"{self.data}-{model}-{size}px-{role}-seed{self.seed}-{self.key}"

@@ -1,6 +1,7 @@
 """Metric learning: balanced batches, Adam, the triplet loss, selection, retrieval, Table 4."""
 
 import functools
+import itertools
 import json
 import math
 import sys
@@ -24,7 +25,7 @@ from horkd.data.batches import balanced_order
 from horkd.data.glyphs import CHARACTERS, render
 from horkd.errors import HorkdError
 from horkd.models import ModelSpec, Network, load_network
-from horkd.objectives import Frozen, Objective, Triplet
+from horkd.objectives import Objective, Triplet
 from horkd.paper import TABLE_4
 from horkd.presets import METRIC_ORDERS, PRESETS, get_preset
 from horkd.resolution import Degradation
@@ -56,8 +57,7 @@ def disjoint() -> Dataset:
     """Fifteen characters: six to train on, four to select by, five to be tested on."""
     ends = (0, TRAIN, TRAIN + HELD, TRAIN + HELD + TESTED)
     train, held, test = (
-        render(CHARACTERS[first:end], EACH, 0, "train")
-        for first, end in zip(ends, ends[1:], strict=False)
+        render(CHARACTERS[first:end], EACH, 0, "train") for first, end in itertools.pairwise(ends)
     )
     whole = tiny.data()
     return Dataset(
@@ -182,13 +182,11 @@ def test_balanced_batches_follow_the_seed():
 
 
 def test_the_packages_own_generator_stays_as_it_was(monkeypatch):
-    own, everyones = common_functions.NUMPY_RANDOM, np.random.get_state()[1].copy()
-    drawn = torch.get_rng_state()
+    own, drawn = common_functions.NUMPY_RANDOM, torch.get_rng_state()
     state = own.get_state()[1].copy()
     balanced_order(torch.arange(8).repeat(5), 12, 3, 6, 7)
     assert common_functions.NUMPY_RANDOM is own
     assert np.array_equal(own.get_state()[1], state)
-    assert np.array_equal(np.random.get_state()[1], everyones)
     assert torch.equal(torch.get_rng_state(), drawn)
 
     def broken(*_, **__):
@@ -305,12 +303,16 @@ def test_photos_come_in_the_same_balanced_batches(tmp_path):
     assert all(torch.equal(crops[i], photos[int(k)]) for i, k in enumerate(order))
 
 
-def test_training_draws_nothing_from_the_generators_outside(tmp_path):
+def test_training_draws_nothing_from_the_generators_outside():
+    whole, objective = disjoint(), Objective(1.0, head=Triplet())
+    network = Network(ModelSpec("resnet8x0.5", 0, 16, unit=True))
+    task = Task(whole, whole.train, Degradation(8), ONE, tiny.SETTINGS, 0, None, None, whole.test)
     torch.manual_seed(5)
-    before, numpys = torch.get_rng_state(), np.random.get_state()[1].copy()
-    tiny.run(teacher(recipe=ONE), tmp_path)
+    before = torch.get_rng_state()
+    state = common_functions.NUMPY_RANDOM.get_state()[1].copy()
+    fit(new_state(network, objective, ONE), task)
     assert torch.equal(torch.get_rng_state(), before)
-    assert np.array_equal(np.random.get_state()[1], numpys)
+    assert np.array_equal(common_functions.NUMPY_RANDOM.get_state()[1], state)
     with seeded("cpu", 3):
         inside = torch.rand(2)
     assert torch.equal(torch.get_rng_state(), before)
@@ -389,7 +391,9 @@ RUNS = {
     "triplet, SGD": lambda: teacher(recipe=SGD),
     "triplet, any batches": lambda: teacher(recipe=replace(RECIPE, per_class=0, batches=None)),
     "relations, Adam": lambda: student(),
-    "relations, SGD": lambda: student(recipe=SGD, orders=(*student().orders, ("1", 1.0))),
+    "relations, SGD": lambda: student(
+        recipe=replace(SGD, learning_rate=0.001), orders=(*student().orders, ("1", 1.0))
+    ),
     "relations, views": lambda: student(recipe=replace(RECIPE, views=2)),
     "triplet and relations": lambda: student(
         cross_entropy=1.0, head="triplet", baselines=(("mkd_relative", 1.0),)
@@ -497,7 +501,7 @@ def test_the_term_is_called_triplet_and_has_its_weight():
     assert objective.on_labels == "triplet"
     assert objective.distilled == []
     torch.manual_seed(0)
-    terms = objective(output, labels)
+    terms = objective(output, labels, None)
     assert set(terms) == {"loss", "triplet"}
     assert terms["loss"].item() == pytest.approx(0.5 * terms["triplet"].item())
     assert Objective(1.0).on_labels == "cross_entropy"
@@ -932,7 +936,9 @@ def test_every_arm_has_a_name_of_its_own_and_survives_its_record(preset):
         assert config.select == preset.metric.select == "validation"
         assert config.validation
         assert config.data == preset.metric.data
-        assert config.recipe.optimizer == "adam"
+        # orders of relations of networks from scratch are learnt by SGD, all else by Adam
+        by_sgd = bool(config.orders) and not preset.metric.backbone
+        assert config.recipe.optimizer == ("sgd" if by_sgd else "adam")
         assert config.embedding == preset.metric.embedding
         assert config.backbone == preset.metric.backbone
         again = config_from_dict(json.loads(json.dumps(asdict(config))))
@@ -971,6 +977,7 @@ def test_the_chain_and_its_controls(preset):
     direct, alone = (named(preset, f"student {main} {k}", 1) for k in ("direct", "alone"))
     assert direct == replace(pupil, frozen=teacher)
     bare = {"frozen": None, "orders": (), "cross_entropy": 1.0, "head": "triplet"}
+    bare["recipe"] = sizes.other_recipe
     assert alone == replace(pupil, **bare, normalized=True)
     index = named(preset, f"student {main} for the index", 1)
     assert {o for o, _ in index.orders} == {"1", "2", "3"}
@@ -979,7 +986,11 @@ def test_the_chain_and_its_controls(preset):
         config = configure(preset, arm, 1)
         compact = name not in ("metric teacher", "metric large")
         assert (config.model == sizes.compact) == compact
-        assert config.recipe == (sizes.recipe if compact else sizes.teacher_recipe)
+        learnt = sizes.recipe if config.orders else sizes.other_recipe
+        assert config.recipe == (learnt if compact else sizes.teacher_recipe)
+        if compact:  # the same batches in all arms that are compared
+            for field in ("batch_size", "per_class", "batches", "crop"):
+                assert getattr(config.recipe, field) == getattr(pupil.recipe, field)
         assert not config.classifies
 
 
@@ -1130,8 +1141,8 @@ def test_exports():
 def birds(tmp_path, monkeypatch) -> str:
     """Photos of six classes to learn and select by, and of six to be tested on."""
     monkeypatch.setenv("HORKD_RUNS", str(tmp_path / "runs"))
-    for module in (evaluate, data.batches):  # decode in this process
-        monkeypatch.setattr(module.os, "cpu_count", lambda: 0)
+    # decode in this process
+    monkeypatch.setattr("horkd.train.FileBatches", functools.partial(FileBatches, workers=0))
     return f"folder:{class_tree(tmp_path / 'birds', 12, 3, 40)}@32"
 
 
@@ -1213,15 +1224,11 @@ def horkd(monkeypatch, capsys, tmp_path):
 SMOKE = ("--preset", "smoke", "--study", "metric")
 
 
-def test_the_queue_lists_metric_learning(horkd, monkeypatch):
-    monkeypatch.setattr(work, "pace", lambda *_: work.Pace(1.0, "nobody", ()) if False else None)
-    monkeypatch.undo()
-    monkeypatch.setattr(work, "_images", lambda config: 1)
+def test_the_queue_lists_metric_learning(horkd):
     listed = {}
     for select in ("", "validation", "test"):
-        code, out, err = horkd(
-            "queue", *SMOKE, "--device", "cpu", *(("--select", select) if select else ())
-        )
+        chosen = ("--select", select) if select else ()
+        code, out, err = horkd("queue", *SMOKE, "--device", "cpu", *chosen)
         assert (code, err) == (0, "")
         *lines, last = out.splitlines()
         listed[select] = [line.split()[-1] for line in lines]

@@ -1,0 +1,236 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Does a low-resolution student keep its teacher's neighbourhoods?
+#
+# Retrieval asks for the nearest images of a query: the same bird species, car model or product.
+# A network for it is trained on some classes and tested on others, so there is nothing to classify:
+# all that counts is which images lie close together. That is what relations are about, and so the
+# paper's student of metric learning learns from relations **alone**, without any label:
+#
+# - the teacher learns by the triplet loss (margin 0.2, negatives drawn by their distance) and ends
+#   in a vector of unit length;
+# - the assistant, compact, learns orders 2, 3 and C from it at full resolution (stage 1);
+# - the student learns the same from the assistant, at a low resolution (stage 2).
+#
+# An image is found if its class is right (Recall@K: among the K nearest). Every test image is query
+# and, for all others, gallery. At `smoke` and `quick` the images are characters; preset `metric`
+# has all arms on them, `metric-cpu` CIFAR-100 with 80 classes to train on and 20 to find, and
+# `metric-paper` birds, cars and products as in the paper, for those who have them and a GPU.
+
+# %% tags=["parameters"]
+preset: str = "smoke"  # smoke, quick; metric, metric-cpu, metric-paper
+data: str = ""  # of the last three, another set: cub, cars, sop, folder:PATH; empty: its own
+seeds: int = 0  # seeds of the repeated arms; 0: the preset's own number
+select: str = ""  # the epoch that counts: validation, last, or test as published code has it
+teacher_weights: str = ""  # presets of metric learning: weights of a teacher trained elsewhere
+teacher_model: str = ""  # its architecture: torchvision:resnet50
+teacher_statistics: str = "imagenet"  # what its images are normalised by: imagenet or half
+train_missing: bool = True  # False: report on the runs that are there
+out: str = ""  # folder of the report; empty: show, write nothing
+
+# %%
+import ipywidgets as widgets
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from IPython.display import Markdown, display
+
+from horkd import evaluate, figures, findings, metric_findings, report, retrieval
+from horkd.data import load_dataset
+from horkd.presets import get_preset
+from horkd.resolution import Degradation
+from horkd.studies import METRIC, study, with_teacher
+
+report.style()
+pd.set_option("display.max_colwidth", None)
+sizes = with_teacher(
+    get_preset(preset, data, seeds, select), teacher_weights, teacher_model, teacher_statistics
+)
+metric_findings.sizes_of(sizes)
+display(report.describe_arms(study(sizes, "metric")))
+
+# %% [markdown]
+# ## Every network, by itself
+#
+# R-precision is the share of right images among as many as the class has; MAP@R also asks how early
+# they come (Musgrave et al. 2020). NMI compares clusters with classes. The teacher is also fed the
+# students' images, enlarged.
+
+# %%
+source = findings.live(train_missing)
+arms = metric_findings.metric_arms(sizes, source)
+metric_findings.look_at_all(sizes, arms, source)
+table = metric_findings.retrieval_table(sizes, arms, source)
+report.save_table(table, out, "retrieval")
+display(table)
+
+# %% [markdown]
+# ## Table 4 and Fig. 3
+#
+# The paper's rows as printed, and the arms that stand for them here. PKT, DarkRank, both MKD rows
+# and ResNet101 were taken by the paper from another study, with a ResNet101 as teacher.
+
+# %%
+published = metric_findings.published(sizes, arms)
+report.save_table(published, out, "table4")
+display(published)
+
+# %%
+rows = metric_findings.tested(sizes, arms, source)
+crossed = metric_findings.across_rows(sizes, arms, source)
+main = sizes.metric.lows[0]
+figure, axes = plt.subplots(1, 3, figsize=(14, 4.6), layout="constrained")
+figures.plot_metric(rows, axes[0])
+axes[0].set_title(f"here: {sizes.metric.teacher} → {sizes.metric.compact}, {sizes.metric.data}")
+figures.plot_table4(axes[1])
+axes[1].set_title("the paper: ResNet50 → ResNet18")
+figures.plot_across([row for row in crossed if row.pixels == main], axes[2])
+axes[2].set_title(f"queries of {main} px in two indices")
+report.save_figure(figure, out, "metric_learning")
+plt.show()
+
+# %%
+effect = metric_findings.assistant_effect(sizes, arms)
+display(Markdown(effect or "no resolution has both a student with and one without assistant"))
+
+# %% [markdown]
+# ## In an index that is there already
+#
+# A deployed system has an index of sharp images, made by the teacher. A student that learnt
+# relations alone has the teacher's neighbourhoods, but turned, shifted and scaled at will: its
+# query has to be **aligned** first, by the rotation, scale and offset that fit best on training
+# images, which change no relation. A student that also learns the features themselves (order 1)
+# needs no such step.
+
+# %%
+table = metric_findings.across_table(sizes, arms, source)
+report.save_table(table, out, "retrieval_across")
+display(table)
+
+# %% [markdown]
+# ## Looking at it
+#
+# A query as the student sees it, its nearest images by the teacher, which sees them sharp, and by
+# the student, which sees them small. The queries are the first image of each of the first classes:
+# they were not chosen. Then choose a query and a resolution.
+
+# %%
+dataset = load_dataset(sizes.metric.data, sizes.per_class)
+labels = dataset.test.labels
+SHOWN = 4  # neighbours of each network
+
+
+def student_at(pixels: int) -> str | None:
+    """The best known kind of student at a resolution."""
+    names = (f"{METRIC}student {pixels}{ending}" for ending in ("", " direct", " alone"))
+    return next((name for name in names if name in arms), None)
+
+
+embedded = {}
+
+
+def features(name: str) -> torch.Tensor:
+    """What an arm's first network says of every test image."""
+    if name not in embedded:
+        run = arms[name][0]
+        images = evaluate.central(dataset.test)
+        found = evaluate.predict(run.network(), images, dataset, run.config.degradation)
+        embedded[name] = found.features
+    return embedded[name]
+
+
+def pictures(index: torch.Tensor) -> torch.Tensor:
+    """Test images at full resolution, uint8 (N, 3, S, S)."""
+    test = evaluate.central(dataset.test)
+    if isinstance(test, torch.Tensor):
+        return test[index]
+    inner = slice(test.margin, test.margin + test.size)
+    return test.load(index)[:, :, inner, inner]
+
+
+def seen(index: torch.Tensor, pixels: int) -> np.ndarray:
+    """Images as a network of that resolution sees them."""
+    return Degradation(pixels)(pictures(index)).permute(0, 2, 3, 1).numpy()
+
+
+def look(queries: list[int], pixels: int) -> plt.Figure:
+    """Neighbours by teacher and student of some queries."""
+    student = student_at(pixels)
+    pairs = [(metric_findings.TEACHER, metric_findings.full(sizes)), (student, pixels)]
+    asked, found = torch.tensor(queries), []
+    for name, resolution in pairs:
+        if name not in arms:
+            continue
+        near, _ = retrieval.nearest(features(name)[asked], features(name), SHOWN, asked)
+        images = seen(near.flatten(), resolution)
+        images = images.reshape(len(queries), SHOWN, *images.shape[1:])
+        right = (labels[near] == labels[asked][:, None]).numpy()
+        found.append((f"{metric_findings.short(name)}, {resolution} px", images, right))
+    columns = 1 + SHOWN * len(found)
+    shape = (1.15 * columns, 1.25 * len(queries) + 0.3)
+    figure, axes = plt.subplots(
+        len(queries), columns, figsize=shape, squeeze=False, layout="constrained"
+    )
+    figures.plot_neighbours(seen(asked, pixels), found, axes)
+    plt.close(figure)
+    return figure
+
+
+first = [int((labels == c).nonzero()[0]) for c in labels.unique()[:5]]
+if student_at(main) is not None:
+    figure = look(first, main)
+    report.save_figure(figure, out, "neighbours")
+    display(figure)
+
+# %%
+choices = [r for r in sorted((*sizes.metric.lows, metric_findings.full(sizes))) if student_at(r)]
+if choices:
+    query = widgets.IntSlider(0, 0, len(labels) - 1, description="query")
+    query.continuous_update = False
+    pixels = widgets.Dropdown(
+        options=choices, value=main if main in choices else choices[0], description="px"
+    )
+    display(widgets.HBox([query, pixels]))
+    shown = display(look([query.value], pixels.value), display_id=True)
+    for control in (query, pixels):
+        control.observe(lambda _: shown.update(look([query.value], pixels.value)), names="value")
+
+# %% [markdown]
+# ## Verdict
+
+# %%
+page = metric_findings.metric_page(sizes, arms, source)
+findings.save_records(sizes, ("metric",), arms, source, out)
+display(Markdown(page))
+report.save_summary(
+    out,
+    "07_metric_learning",
+    f"{page}\n\n![Recall by resolution, the paper's, and in the teacher's index]"
+    "(figures/metric_learning.png)\n\n![Queries and their neighbours](figures/neighbours.png)",
+)
+
+# %%
+# No class is trained on and tested, and no query finds itself.
+trained = {*dataset.train.classes, *(dataset.validation.classes if dataset.validation else ())}
+assert not trained & set(dataset.test.classes)
+if metric_findings.TEACHER in arms:
+    own = torch.arange(len(labels))
+    near, _ = retrieval.nearest(
+        features(metric_findings.TEACHER), features(metric_findings.TEACHER), 1, own
+    )
+    assert (near[:, 0] != own).all()
+    again = retrieval.measure(features(metric_findings.TEACHER), labels)["recall"]["1"]
+    kept = arms[metric_findings.TEACHER][0].record["results"]["test"]["recall"]["1"]
+    assert abs(again - kept) < 1.0, "the record is of this network and these images"
