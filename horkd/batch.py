@@ -20,6 +20,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -41,6 +42,7 @@ from horkd.notebook_html import to_html, without_paths
 from horkd.presets import get_preset
 from horkd.runs import commit, versions
 from horkd.storage import load_json, replacing, save_json, write_text
+from horkd.studies import study
 from horkd.train import describe_machine
 
 if TYPE_CHECKING:
@@ -58,7 +60,8 @@ AFTER: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "06_faces": ("02_two_stage_transfer",),
     }
 )
-FACES = ("06_faces",)  # all that presets of faces have runs for
+# The study that a notebook shows runs of; the others show those of two_stage.
+SHOWS = MappingProxyType({"06_faces": "faces", "07_metric_learning": "metric"})
 OWN_PARAMETERS = ("preset", "data", "out")  # given by the batch itself
 PACKAGE = Path(__file__).resolve().parent
 LARGE_PAGE = 1_500_000  # bytes; a larger page is worth a remark, as it may be committed
@@ -117,8 +120,8 @@ def reproduce(
     Args:
         preset: the notebooks' `preset`, one of `horkd.presets.PRESETS`.
         data: the notebooks' `data`; the preset's own if None or empty.
-        only: names of notebooks (`02_two_stage_transfer`) or their numbers (`02`); by default all,
-            or for a preset of faces the one about them.
+        only: names of notebooks (`02_two_stage_transfer`) or their numbers (`02`); by default all
+            that the preset has runs for.
         parameters: further parameters; each goes to the notebooks that declare it.
         force: run notebooks that are up to date as well.
         out: the report folder; `reports/<preset>-<data>` by default.
@@ -136,10 +139,12 @@ def reproduce(
     started = time.perf_counter()
     folder = (notebooks or paths.root() / "notebooks").resolve()
     sizes = get_preset(preset, data)
-    data, only = sizes.data, tuple(only) or (FACES if sizes.faces else ())
-    out = (out or paths.reports_dir() / f"{preset}-{data}").resolve()
+    data = sizes.data
+    out = (out or paths.reports_dir() / report_name(preset, data)).resolve()
     own = {"preset": preset, "data": data, "out": os.path.relpath(out, folder)}
     chosen = _choose(folder, only)
+    if not only:
+        chosen = [path for path in chosen if study(sizes, SHOWS.get(path.stem, "two_stage"))]
     planned = _plan(chosen, own, parameters)
     done: list[str] = []
     fresh: list[str] = []
@@ -165,6 +170,12 @@ def reproduce(
     )
     _say_result(result)
     return result
+
+
+def report_name(preset: str, data: str) -> str:
+    """The name of a report's folder: `quick-glyphs`; of a folder of photos its last part."""
+    name = re.sub(r"[^A-Za-z0-9@._-]+", "-", data.rpartition("/")[2].removeprefix("folder:"))
+    return f"{preset}-{name}"
 
 
 # Planning: everything that can be refused is refused here ----------------------------------------

@@ -531,7 +531,7 @@ def _across(
         evaluate.predict(network, images, data, view).features.cpu() for images in (part, test)
     )
     targets, index = (
-        _predicted(config, teacher_run, teacher, split, images, data).features.cpu()
+        _predicted(teacher_run, teacher, split, images, data).features.cpu()
         for split, images in ((f"{count} of train", part), ("test", test))
     )
     return evaluate.retrieve_across(asked, index, data.test.labels, (pairs, targets))
@@ -773,12 +773,13 @@ _PREDICTED: dict[str, Output] = {}
 
 
 def _predicted(
-    config: RunConfig, frozen_run: Run, network: Network, split: str, images: Tensor, data: Dataset
+    frozen_run: Run, network: Network, split: str, images: Tensor | PhotoFiles, data: Dataset
 ) -> Output:
     """What the frozen model says of a whole split; the last few are kept for further runs."""
+    config = frozen_run.config
     asked = {
         "weights": frozen_run.record["files"],
-        "view": _view_key(config.frozen.degradation),
+        "view": _view_key(config.degradation),
         "images": [split, data.name, len(images), config.per_class],
         "device": str(next(network.parameters()).device),
     }
@@ -786,7 +787,7 @@ def _predicted(
     if key not in _PREDICTED:
         while len(_PREDICTED) >= 4:
             _PREDICTED.pop(next(iter(_PREDICTED)))
-        _PREDICTED[key] = evaluate.predict(network, images, data, config.frozen.degradation)
+        _PREDICTED[key] = evaluate.predict(network, images, data, config.degradation)
     return _PREDICTED[key]
 
 
@@ -836,7 +837,7 @@ def _frozen_features(config: RunConfig, frozen_run: Run, task: Task) -> Tensor:
         ids = torch.arange(len(train)) if train.ids is None else train.ids.cpu()
         return task.view_answers(0).features[ids].to(task.settings.device)
     images = train.central if isinstance(train, ImageSet) else train
-    return _predicted(config, frozen_run, task.frozen.network, "train", images, task.data).features
+    return _predicted(frozen_run, task.frozen.network, "train", images, task.data).features
 
 
 def _clusters(features: Tensor, count: int) -> Tensor:
@@ -1020,7 +1021,7 @@ def _results(
     results: dict[str, object] = {"test": evaluate.accuracy(last, test.labels)}
     if frozen_run is not None and frozen_run.config.classifies:
         frozen = settings.place(frozen_run.network())
-        target = _predicted(config, frozen_run, frozen, "test", test.central, data).logits
+        target = _predicted(frozen_run, frozen, "test", test.central, data).logits
         results["agreement"] = evaluate.agreement(last, target)
     return results
 

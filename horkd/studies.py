@@ -415,7 +415,7 @@ def _metric_arms(preset: Preset) -> list[Arm]:
     def methods(r: int) -> list[Arm]:
         return [
             Arm(f"{METRIC}{name} {r}", f"{r} px: {what}", r, teacher, fields=fields,
-                repeated=r == main and name == "RKD", row=(row or None) if r == full else None)
+                row=(row or None) if r == full else None)
             for name, what, fields, row in _metric_methods()
         ]  # fmt: skip
 
@@ -428,7 +428,7 @@ def _metric_arms(preset: Preset) -> list[Arm]:
         *methods(main)[:1],
         Arm(f"{METRIC}student {main} for the index",
             f"{main} px, the teacher's features themselves and their relations (orders 1, 2, 3)",
-            main, teacher, orders="123", repeated=True, fields=_NO_LABELS),
+            main, teacher, orders="123", fields=_NO_LABELS),
         *(arm for r in sizes.lows[1:] for arm in three(r)),
         *methods(main)[1:],
         *three(full),

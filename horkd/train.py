@@ -437,6 +437,8 @@ def fit(
         while state.epoch < recipe.epochs:
             start = time.perf_counter()
             entry = _epoch(state, task, batches, bar)
+            if not all(t.isfinite().all() for t in state.network.state_dict().values()):
+                raise Diverged(state.epoch + 1, entry["terms"])  # in the very last step
             # a network without a classifier has nothing to be scored by on classes it knows
             scored = task.data.disjoint or state.network.classifier is not None
             if task.validation is not None and scored:

@@ -843,14 +843,8 @@ def test_looks_at_retrieval_are_kept(folder, tmp_path, monkeypatch):
 
 
 ACROSS = Look("across", "glyphs-disjoint", Degradation(8))
-no_frozen_of_the_teacher = pytest.mark.xfail(
-    raises=AttributeError,
-    strict=True,
-    reason="runs._across hands `_predicted` the teacher's configuration, which has no frozen one",
-)
 
 
-@no_frozen_of_the_teacher
 @pytest.mark.parametrize("wide", [False, True])
 def test_queries_in_the_teachers_index(wide, folder, tmp_path, monkeypatch):
     copied(folder, tmp_path, teacher())
@@ -895,7 +889,7 @@ def test_across_needs_a_teacher(folder, tmp_path):
     one_line(error)
 
 
-@no_frozen_of_the_teacher
+@pytest.mark.xfail(strict=True, reason="other, flip and sets that are not disjoint are ignored")
 @pytest.mark.parametrize(
     "look",
     [
@@ -1186,6 +1180,13 @@ def test_every_method_fits_a_given_teacher():
     given = replace(preset, metric=replace(preset.metric, weights="0" * 16))
     config = named(given, "MKD absolute 256")
     assert config.embedding == (config.frozen.embedding or 2048)
+
+
+@pytest.mark.xfail(strict=True, reason="RunConfig.name takes the data set's path as it is")
+@pytest.mark.parametrize("name", ["folder:/data/birds", "folder:birds/../../../../elsewhere"])
+def test_a_runs_folder_lies_right_below_the_folder_of_all_runs(name, tmp_path):
+    config = teacher(data=name)
+    assert (tmp_path / config.name).resolve().parent == tmp_path.resolve()
 
 
 # Costs, the queue, the command line
