@@ -20,7 +20,6 @@ import hashlib
 import json
 import logging
 import os
-import re
 import shutil
 import sys
 import tempfile
@@ -37,6 +36,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from horkd import paths
+from horkd.data.retrieval import plain_name
 from horkd.errors import HorkdError
 from horkd.notebook_html import to_html, without_paths
 from horkd.presets import get_preset
@@ -140,7 +140,7 @@ def reproduce(
     folder = (notebooks or paths.root() / "notebooks").resolve()
     sizes = get_preset(preset, data)
     data = sizes.data
-    out = (out or paths.reports_dir() / report_name(preset, data)).resolve()
+    out = (out or paths.reports_dir() / f"{preset}-{plain_name(data)}").resolve()
     own = {"preset": preset, "data": data, "out": os.path.relpath(out, folder)}
     chosen = _choose(folder, only)
     if not only:
@@ -170,12 +170,6 @@ def reproduce(
     )
     _say_result(result)
     return result
-
-
-def report_name(preset: str, data: str) -> str:
-    """The name of a report's folder: `quick-glyphs`; of a folder of photos its last part."""
-    name = re.sub(r"[^A-Za-z0-9@._-]+", "-", data.rpartition("/")[2].removeprefix("folder:"))
-    return f"{preset}-{name}"
 
 
 # Planning: everything that can be refused is refused here ----------------------------------------

@@ -1,5 +1,6 @@
 """What a network can do: top-k, verification, retrieval, latency, at a resolution of its own."""
 
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -59,7 +60,9 @@ def _parts(images: Tensor | PhotoFiles, batch_size: int) -> Iterator[Tensor]:
         if len(images):
             yield from images.split(batch_size)
         return
-    files = replace(images, margin=0)
+    # of a whole photo the margin is a part that has to be decoded before it is left out
+    files = images if images.crop.kind == "whole" else replace(images, margin=0)
+    inner = slice(files.margin, files.margin + files.size)
     workers = min(8, os.cpu_count() or 1) if len(files) > 1000 else 0
     start = "spawn" if workers else None
     loader = DataLoader(
@@ -70,7 +73,7 @@ def _parts(images: Tensor | PhotoFiles, batch_size: int) -> Iterator[Tensor]:
         generator=torch.Generator(),  # not the global one, which initial weights are drawn from
     )
     for photos, _, _ in decoded(loader):
-        yield photos
+        yield photos[:, :, inner, inner]
 
 
 @torch.no_grad()
@@ -150,9 +153,12 @@ def score(
 ) -> dict[str, float]:
     """What epochs are compared by: accuracy of a network on a split, seen through its degradation.
 
-    On a split of classes that it was not trained on Recall@1, as `recall1` in percent, and `n`.
+    On a split of classes that it was not trained on Recall@1, as `recall1` in percent, and `n`;
+    NaN if features are no finite numbers.
     """
     found = predict(network, central(images), data, degradation)
+    if data.disjoint and not found.features.isfinite().all():
+        return {"recall1": math.nan, "n": len(found.features)}
     if data.disjoint:
         rates = retrieval.measure(found.features, images.labels.to(found.features.device), ks=(1,))
         return {"recall1": rates["recall"]["1"], "n": rates["queries"]}
@@ -341,7 +347,7 @@ def retrieve(
     Raises:
         HorkdError: if the set is not disjoint, or mirrored images are asked for.
     """
-    _require_disjoint(data)
+    require_disjoint(data)
     if flip:
         raise HorkdError("retrieval knows no mirrored images: leave flip out")
     images, labels = central(data.test), data.test.labels
@@ -381,7 +387,8 @@ def retrieve_across(
     return {"as_is": as_is, "aligned": aligned, "aligned_by": len(pairs[0])}
 
 
-def _require_disjoint(data: Dataset) -> None:
+def require_disjoint(data: Dataset) -> None:
+    """Refuse, in one line, a data set whose test classes are trained on."""
     if not data.disjoint:
         raise HorkdError(
             f"{data.name} has no test classes of its own: retrieval needs a set for metric "

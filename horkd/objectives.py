@@ -86,7 +86,9 @@ class Triplet(nn.Module):
         self.loss, self.miner = TripletMarginLoss(margin), DistanceWeightedMiner()
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
-        """A scalar for features (N, D) and labels int64 (N,)."""
+        """A scalar for features (N, D) and labels int64 (N,); not a number if a feature is none."""
+        if not features.isfinite().all():  # the miner would fail in a way that says nothing
+            return features.sum() * float("nan")
         return self.loss(features, labels, self.miner(features.detach(), labels))
 
 

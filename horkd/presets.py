@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from horkd.data import DATASETS, full_size, is_faces, is_known, is_retrieval
 from horkd.data.open_set import FOLDS, LARGE, MARGIN, SIZE, parse
 from horkd.data.retrieval import MARGIN as PHOTO_MARGIN
+from horkd.data.retrieval import of_photos
 from horkd.errors import HorkdError
 from horkd.models import Statistics
 from horkd.train import Recipe
@@ -235,7 +236,7 @@ _CIFAR_SIZES = MetricSizes(
 )  # fmt: skip
 _CUB_SIZES = MetricSizes(
     "cub", (96, 224, 160, 128), "torchvision:resnet50", "torchvision:resnet18",
-    "torchvision:resnet101", _METRIC_TEACHER_PAPER, _METRIC_PAPER, _METRIC_TEACHER_PAPER, 512,
+    "torchvision:resnet101", _METRIC_TEACHER_PAPER, _METRIC_PAPER, _METRIC_PAPER, 512,
     METRIC_ORDERS,
     backbone="imagenet",
 )  # fmt: skip
@@ -346,7 +347,7 @@ def _with_metric(preset: Preset, data: str) -> Preset:
     Resolutions of students are the same shares of the full one.
     """
     full, new = full_size(preset.data), full_size(data)
-    photos = data.partition("-")[2] != "disjoint"
+    photos = of_photos(data)
     if photos != (preset.metric.backbone is not None):
         other = "metric-paper" if photos else "metric or metric-cpu"
         raise HorkdError(f"preset {preset.name} is not made for {data}: take {other}")
@@ -398,10 +399,6 @@ def get_preset(
             f"preset {name} is not made for {data}: sets of faces go with "
             f"{', '.join(p.name for p in PRESETS.values() if p.faces)}, others with the rest"
         )
-    if select:
-        if preset.metric is None:
-            raise HorkdError(f"preset {name} has no study of metric learning to select for")
-        preset = replace(preset, metric=replace(preset.metric, select=select))
     if preset.only_metric:
         preset = _with_metric(preset, data or preset.data)
     elif preset.faces:
@@ -410,6 +407,10 @@ def get_preset(
         # a size chosen for the preset's own data says nothing about another set
         per_class = preset.per_class if name == "smoke" else None
         preset = replace(preset, data=data, per_class=per_class, metric=None)
+    if select:
+        if preset.metric is None:
+            raise HorkdError(f"preset {name} has no study of metric learning to select for")
+        preset = replace(preset, metric=replace(preset.metric, select=select))
     if seeds is not None and seeds < 0:
         raise HorkdError(f"the number of seeds must be 1 or more, got {seeds}")
     return replace(preset, seeds=seeds) if seeds else preset

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from horkd import evaluate, paths, pretrained, remembered, storage
 from horkd.baselines import Baselines, middle
 from horkd.data import DRAWN, Dataset, ImageSet, PhotoFiles, load_dataset, whole_of
+from horkd.data.retrieval import FOLDER, listing_digest, plain_name
 from horkd.errors import HorkdError
 from horkd.losses import HybridOrderLoss, class_centers, unit_length
 from horkd.models import (
@@ -199,6 +200,8 @@ class RunConfig:
         content = {"format": FORMAT, **_set_fields(self)}
         if self.data in DRAWN:  # redrawn images are other data
             content["data_version"] = DRAWN[self.data]
+        if self.data.startswith(FOLDER):  # and so are photos that were added
+            content["data_version"] = listing_digest(self.data)
         text = json.dumps(content, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -211,7 +214,7 @@ class RunConfig:
         role = "+".join(filter(None, names)) or ("given" if self.weights else labels)
         size = self.degradation.size
         model = self.model.replace(":", "-")
-        return f"{self.data}-{model}-{size}px-{role}-seed{self.seed}-{self.key}"
+        return f"{plain_name(self.data)}-{model}-{size}px-{role}-seed{self.seed}-{self.key}"
 
     @property
     def teacher(self) -> "RunConfig | None":
@@ -465,7 +468,7 @@ def open_set(finished: Run, looks: Sequence[Look], settings: Settings | None = N
         settings: where to run it.
 
     Returns:
-        For each look what `evaluate.verify` or `evaluate.identify` gives.
+        For each look what `evaluate.verify`, `identify`, `retrieve` or `retrieve_across` gives.
 
     Raises:
         HorkdError: if a data set is missing or has no such task, or the disk refuses.
@@ -479,6 +482,8 @@ def open_set(finished: Run, looks: Sequence[Look], settings: Settings | None = N
     for look in looks:
         if look.task not in ask:
             raise HorkdError(f"unknown task {look.task!r}: choose from {', '.join(ask)}")
+        if look.task == "across" and (look.other or look.flip):
+            raise HorkdError("queries in the teacher's index know neither other= nor flip=")
     path = finished.folder / "open_set.json"
     with storage.locked(finished.folder.parent / ".locks" / f"{finished.config.key}.looks.lock"):
         known = known_looks(_of_these_weights(finished, path))
@@ -515,6 +520,7 @@ def _across(
     finished: Run, network: Network, data: Dataset, view: Degradation, settings: Settings
 ) -> dict:
     """Queries by a finished network in its teacher's index."""
+    evaluate.require_disjoint(data)
     config = finished.config.teacher
     if config is None:
         raise HorkdError(f"{finished.config.name} has no teacher whose index it could query")
@@ -755,7 +761,7 @@ def _input_size(config: RunConfig, data: Dataset) -> int:
 
 
 def _spec(config: RunConfig, data: Dataset) -> ModelSpec:
-    classes = data.num_classes if config.classifies else 0
+    classes = data.classes_trained(config.validation) if config.classifies else 0
     return ModelSpec(
         config.model, classes, config.embedding, config.mean, config.std, config.normalized
     )

@@ -23,11 +23,13 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from horkd.data import full_size
 from horkd.data.open_set import SIZE, parse
 from horkd.errors import HorkdError
 from horkd.losses import PAPER_WEIGHTS
-from horkd.models import Statistics
+from horkd.models import ModelSpec, Network, Statistics
 from horkd.presets import FACE_ORDERS, PRESETS, Preset
 from horkd.pretrained import digest
 from horkd.resolution import Degradation
@@ -377,8 +379,8 @@ def _metric_methods() -> list[tuple[str, str, dict[str, Any], str]]:
          {**_NO_LABELS, **_RKD_DA}, ""),
         ("PKT", "probabilities of neighbours (Passalis, Tefas 2018)",
          {**_NO_LABELS, "normalized": True, "baselines": (("pkt", 1.0),)}, "PKT"),
-        ("DarkRank", "order of the nearest neighbours (Chen et al. 2018)",
-         {**_NO_LABELS, "normalized": True, "baselines": (("darkrank", 1.0),)}, "DarkRank"),
+        ("DarkRank", "triplet loss and the order of the nearest neighbours (Chen et al. 2018)",
+         {**_TRIPLET, "baselines": (("darkrank", 1.0),)}, "DarkRank"),
         ("MKD", "triplet loss and distances (Yu et al. 2019, relative)",
          {**_TRIPLET, "baselines": (("mkd_relative", 10.0),)}, "MKD"),
         ("MKD absolute", "triplet loss and the teacher's features (Yu et al. 2019, absolute)",
@@ -632,7 +634,10 @@ def with_teacher(
         preset = replace(preset, teacher=teacher, faces=replace(preset.faces, **known))
         arm = study(preset, "faces")["teacher"]
     else:
-        metric = replace(preset.metric, teacher=teacher, **known)
+        # students take its width, so that they can query an index that it made
+        with torch.device("meta"):
+            width = Network(ModelSpec(teacher, 0)).width
+        metric = replace(preset.metric, teacher=teacher, embedding=width, **known)
         preset = replace(preset, teacher=teacher, metric=metric)
         arm = study(preset, "metric")[f"{METRIC}teacher"]
     import_network(configure(preset, arm), file)

@@ -443,6 +443,8 @@ def fit(
             scored = task.data.disjoint or state.network.classifier is not None
             if task.validation is not None and scored:
                 result = score(state.network, task.validation, task.data, task.degradation)
+                if math.isnan(result[main_metric(result)]):
+                    raise Diverged(state.epoch + 1, entry["terms"])
                 _keep_best(state, result)
                 entry["validation"] = result
                 bar.set_postfix_str(f"validation {result[main_metric(result)]:.1f} %")

@@ -120,7 +120,8 @@ def _finished(machine: str) -> Iterator[tuple[RunConfig, float]]:
 
 
 def _time_training(model: str, side: int, batch: int, classes: int, settings: Settings) -> float:
-    batch = batch if settings.on_cuda else min(batch, 16)  # a CPU gains nothing by more
+    if not settings.on_cuda:  # a CPU gains nothing by more
+        batch = min(batch, 16 if side <= 64 else 2)
     network = settings.place(Network(ModelSpec(model, classes)).train())
     x = torch.randn(batch, 3, side, side, device=settings.device)
     x = x.contiguous(memory_format=settings.memory_format)

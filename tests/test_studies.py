@@ -336,7 +336,7 @@ def test_the_resolutions_are_the_presets_sweep_without_its_low_one():
 METRIC_OF_QUICK = (
     *("metric teacher", "metric assistant"),
     *("metric student 16", "metric student 16 alone", "metric student 16 direct"),
-    *("metric RKD 16", "metric student 16 for the index"),
+    "metric student 16 for the index",
     *("metric student 8", "metric student 8 alone"),
 )
 

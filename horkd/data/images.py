@@ -133,6 +133,11 @@ class Dataset:
             raise HorkdError(f"the photos of {self.name} lie in two folders: put them into one")
         return replace(train, files=train.files + held.files, labels=labels, names=classes)
 
+    def classes_trained(self, validation: bool = True) -> int:
+        """Number of classes of `training`."""
+        more = not validation and self.disjoint and self.validation is not None
+        return self.num_classes + (len(self.validation.classes) if more else 0)
+
     @property
     def num_classes(self) -> int:
         """Number of classes of the training images."""

@@ -25,8 +25,11 @@ pytorch-metric-learning, which reads the lists, the code published with RKD (`ca
 the publishers' descriptions, and refuse in one line what does not look like that.
 """
 
+import functools
+import hashlib
 import importlib
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -124,6 +127,39 @@ def parse_retrieval(name: str) -> tuple[str, int]:
     if at:
         raise HorkdError(f"{base} has images of {SMALL} pixels alone: leave out @{size}")
     return base, SMALL
+
+
+def of_photos(name: str) -> bool:
+    """Whether a set for metric learning is one of photos on disk."""
+    return is_retrieval(name) and parse_retrieval(name)[0] not in RETRIEVAL[:2]
+
+
+def plain_name(name: str) -> str:
+    """A data set's name as part of a file's: of a folder of photos the last part of its path."""
+    if not name.startswith(FOLDER):
+        return name
+    last = name.removeprefix(FOLDER).rstrip("/").rpartition("/")[2]
+    return "folder-" + re.sub(r"[^A-Za-z0-9@._-]+", "-", last)
+
+
+@functools.lru_cache(maxsize=8)
+def listing_digest(name: str) -> str:
+    """Which photos a folder holds: a digest of their names and sizes, read once per process.
+
+    Args:
+        name: `folder:PATH`, with `@SIZE` if wished.
+
+    Raises:
+        HorkdError: if there is no such folder.
+    """
+    train, test = _folder(parse_retrieval(name)[0].removeprefix(FOLDER))
+    digest = hashlib.sha256()
+    for photos in (train, test):
+        for file, label in zip(photos.files, photos.labels.tolist(), strict=True):
+            size = (photos.root / file).stat().st_size
+            digest.update(f"{file}\0{photos.names[label]}\0{size}\n".encode())
+        digest.update(b"\0")
+    return digest.hexdigest()[:16]
 
 
 def retrieval_images(name: str, per_class: int | None = None, validation: bool = True) -> int:
