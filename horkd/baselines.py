@@ -10,7 +10,7 @@ float32. All are means over the batch, so that a weight means the same at any ba
 | fitnet | the map of the middle stage | 10, 1 | Romero et al., ICLR 2015, arXiv 1412.6550 |
 | at | where each stage is active | 1000, 1 | Zagoruyko, Komodakis, ICLR 2017, arXiv 1612.03928 |
 | pkt | who is similar to whom | 1, alone | Passalis, Tefas, ECCV 2018, arXiv 1803.10837 |
-| darkrank | the order of neighbours | 1, a metric loss 1 | Chen et al., AAAI 2018, arXiv 1707.01220 |
+| darkrank | order of neighbours | 1, a metric loss 1 | Chen et al., AAAI 2018, arXiv 1707.01220 |
 | mkd_absolute | embeddings | 1, a metric loss 1 | Yu et al., CVPR 2019, arXiv 1904.03624 |
 | mkd_relative | distances | 10, a metric loss 1 | the same |
 

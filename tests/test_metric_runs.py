@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from test_runs import assert_same, interrupted
 from torch import Tensor
 
-from horkd import cli, data, evaluate, pretrained, retrieval, runs, work
+from horkd import cli, data, evaluate, pretrained, retrieval, runs, studies, work
 from horkd.data import Batches, Dataset, FileBatches, ImageSet, load_dataset, training_images
 from horkd.data.batches import balanced_order
 from horkd.data.glyphs import CHARACTERS, render
