@@ -20,6 +20,7 @@ import hashlib
 import json
 import logging
 import os
+import shlex
 import shutil
 import sys
 import tempfile
@@ -549,12 +550,12 @@ def _hardware() -> str:
 
 
 def _command(own: Mapping[str, Any], extra: Mapping[str, Any]) -> str:
+    words = ["python", "-m", "horkd", "reproduce", "--preset", own["preset"], "--data", own["data"]]
     options = {name: value for name, value in extra.items() if name.startswith("teacher_")}
-    rest = "".join(
-        f" --{name.replace('_', '-')} {Path(str(value)).name}"  # whoever reads it has other folders
-        for name, value in sorted(options.items())
-    )
-    rest += "".join(
-        f" -p {name}={value}" for name, value in sorted(extra.items()) if name not in options
-    )
-    return f"python -m horkd reproduce --preset {own['preset']} --data {own['data']}{rest}"
+    for name, value in sorted(options.items()):
+        # whoever reads it has other folders
+        words += [f"--{name.replace('_', '-')}", Path(str(value)).name]
+    for name, value in sorted(extra.items()):
+        if name not in options:
+            words += ["-p", f"{name}={value}"]
+    return shlex.join(words)

@@ -378,8 +378,12 @@ _SETS = (("cars", "Cars196", "#0072B2", "o"), ("cub", "CUB-200-2011", "#009E73",
          ("sop", "SOP", "#E69F00", "s"))  # fmt: skip
 
 
+_BELOW = {"frameon": False, "fontsize": 8.5, "loc": "upper center", "handletextpad": 0.3,
+          "columnspacing": 1.0}  # fmt: skip
+
+
 def plot_metric(rows: Sequence, ax: Axes) -> None:
-    """Fig. 3 from our runs: Recall@1 against the student's resolution.
+    """Fig. 3 from our runs: Recall@1 against the student's resolution, mean and seeds.
 
     Args:
         rows: of `metric_findings.tested`.
@@ -387,25 +391,28 @@ def plot_metric(rows: Sequence, ax: Axes) -> None:
     """
     pixels = sorted({row.pixels for row in rows})
     place = {r: i for i, r in enumerate(pixels)}
-    fed_ = [row for row in rows if row.label.startswith("teacher")]
-    if fed_:
-        means = {row.pixels: float(np.mean(row.rates())) for row in fed_}
-        ax.plot([place[r] for r in sorted(means)], [means[r] for r in sorted(means)], "D--",
-                color="black", ms=5, label="teacher, fed enlarged images")  # fmt: skip
+    lines = [("teacher, fed enlarged images", "#000000", "D", {
+        row.pixels: row.rates() for row in rows if row.label.startswith("teacher")})]  # fmt: skip
     for ending, (label, color, marker) in METRIC_KINDS.items():
-        found = {row.pixels: row.rates() for row in rows if row.label == f"student {row.pixels}"
-                 f"{ending}"}  # fmt: skip
+        named = {row.pixels: row for row in rows if row.label == f"student {row.pixels}{ending}"}
+        lines.append((label, color, marker, {r: row.rates() for r, row in named.items()}))
+    for label, color, marker, found in lines:
         order = sorted(found)
-        ax.plot([place[r] for r in order], [np.mean(found[r]) for r in order], marker=marker,
-                color=color, label=label)  # fmt: skip
+        if not order:
+            continue
+        x = [place[r] for r in order]
+        ax.plot(x, [np.mean(found[r]) for r in order], marker=marker, color=color, label=label,
+                ms=6, mec="white", ls="--" if marker == "D" else "-")  # fmt: skip
         for r in order:
             if len(found[r]) > 1:
-                ax.plot([place[r]] * len(found[r]), found[r], "o", ms=3, mfc="white", mec=color)
+                ax.vlines(place[r], min(found[r]), max(found[r]), color=color, lw=1.2)
     ax.set_xticks(range(len(pixels)), pixels)
-    ax.set_xlabel("resolution (px)")
+    ax.set_xlabel("resolution (px); bars: lowest to highest seed")
     ax.set_ylabel("Recall@1 (%)")
+    ax.margins(y=0.08)
     ax.set_ylim(bottom=0)
-    ax.legend(frameon=False, fontsize=8.5, loc="lower right")
+    if rows:
+        ax.legend(bbox_to_anchor=(0.45, -0.16), ncols=2, **_BELOW)
     sns.despine(ax=ax)
 
 
@@ -423,34 +430,37 @@ def plot_table4(ax: Axes) -> None:
     ax.set_xticks([place[r] for r in pixels], pixels)
     ax.set_xlabel("resolution (px); dotted: their teachers at 256 px")
     ax.set_ylabel("Recall@1 (%)")
-    ax.legend(frameon=False, fontsize=8.5, loc="lower right")
+    ax.margins(y=0.08)
+    ax.set_ylim(bottom=0)
+    ax.legend(bbox_to_anchor=(0.45, -0.16), ncols=3, **_BELOW)
     sns.despine(ax=ax)
 
 
 def plot_across(rows: Sequence, ax: Axes) -> None:
-    """Recall@1 of students in their own index and in the teacher's.
+    """Recall@1 of students in their own index and in the teacher's, mean over seeds.
 
     Args:
         rows: of `metric_findings.across_rows`.
         ax: where.
     """
     kinds = (
-        ("its own index", "alone", "#999999", "s"),
-        ("teacher's, aligned", "aligned", "#0072B2", "o"),
-        ("teacher's, as it is", "as_is", "#D55E00", "X"),
+        ("its own index", "alone", "#999999", "s", -0.18),
+        ("teacher's, aligned", "aligned", "#0072B2", "o", 0.0),
+        ("teacher's, as it is", "as_is", "#D55E00", "X", 0.18),
     )
-    for at, row in enumerate(rows):
-        for label, name, color, marker in kinds:
-            values = getattr(row, name)
-            if values is not None:
-                ax.plot(np.mean(values), at, marker, color=color, ms=8, mec="white", ls="none",
-                        label=None if at else label)  # fmt: skip
-    ax.set_yticks(range(len(rows)), [row.arm.removeprefix("metric ") for row in rows])
+    for label, name, color, marker, shift in kinds:
+        there = [(at, getattr(row, name)) for at, row in enumerate(rows)]
+        there = [(at + shift, np.mean(values)) for at, values in there if values is not None]
+        if there:
+            y, x = zip(*there, strict=True)
+            ax.plot(x, y, marker, color=color, ms=7, mec="white", ls="none", label=label)
+    labels = [f"{row.arm.removeprefix('metric ')} (n = {len(row.alone)})" for row in rows]
+    ax.set_yticks(range(len(rows)), labels, fontsize=9)
     ax.invert_yaxis()
     ax.set_xlim(left=0)
     ax.set_xlabel("Recall@1 (%)")
-    ax.legend(frameon=False, fontsize=8.5, loc="upper center", bbox_to_anchor=(0.4, -0.16), ncols=3,
-              handletextpad=0.2, columnspacing=1.0)  # fmt: skip
+    if rows:
+        ax.legend(bbox_to_anchor=(0.35, -0.16), ncols=3, **_BELOW)
     sns.despine(ax=ax)
 
 
@@ -468,15 +478,18 @@ def plot_neighbours(
         queries: uint8 (Q, H, W, 3).
         found: per network its title, its neighbours uint8 (Q, K, H, W, 3) and whether they are
             right, bool (Q, K).
-        axes: Q rows of one axis for the query and K for each network.
+        axes: Q rows of one axis for the query and, for each network, one that stays empty and K.
     """
     for row, line in enumerate(axes):
         images = [queries[row]]
         marks: list[bool | None] = [None]
         for _, neighbours, right in found:
-            images += list(neighbours[row])
-            marks += [bool(r) for r in right[row]]
+            images += [None, *neighbours[row]]
+            marks += [None, *(bool(r) for r in right[row])]
         for ax, image, mark in zip(line, images, marks, strict=True):
+            if image is None:
+                ax.set_axis_off()
+                continue
             ax.imshow(image, interpolation="nearest")
             ax.set_xticks([])
             ax.set_yticks([])
@@ -488,8 +501,8 @@ def plot_neighbours(
                 ax.text(0.04, 0.04, "✓" if mark else "✗", transform=ax.transAxes, fontsize=11,
                         color="white", va="bottom", weight="bold",
                         bbox={"color": RIGHT if mark else WRONG, "pad": 1})  # fmt: skip
-    titles, at = ["query"], 1
-    axes[0][0].set_title(titles[0], fontsize=10)
+    axes[0][0].set_title(f"query, {queries.shape[2]} px", fontsize=10)
+    at = 2
     for title, neighbours, _ in found:
         axes[0][at].set_title(title, fontsize=10, loc="left")
-        at += neighbours.shape[1]
+        at += neighbours.shape[1] + 1

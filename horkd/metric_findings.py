@@ -34,8 +34,8 @@ def sizes_of(preset: Preset) -> MetricSizes:
     """
     if preset.metric is None:
         raise HorkdError(
-            f"preset {preset.name} on {preset.data} has no study of metric learning: take smoke, "
-            "quick, metric, metric-cpu or metric-paper"
+            f"preset {preset.name} on {preset.data} has no study of metric learning: take smoke or "
+            "quick on their own data, metric, metric-cpu or metric-paper"
         )
     return preset.metric
 
@@ -143,7 +143,7 @@ def retrieval_table(preset: Preset, arms: Arms, source: Source) -> pd.DataFrame:
             "network": row.label,
             "px": str(row.pixels),
             "Recall@1 %": mean_and_spread(row.rates()),
-            **{f"@{k}": f"{np.mean(row.rates(k)):.2f}" for k in KS[1:]},
+            **{f"Recall@{k} %": f"{np.mean(row.rates(k)):.2f}" for k in KS[1:]},
             "MAP@R %": f"{row.mean('map_at_r'):.2f}",
             "R-precision %": f"{row.mean('r_precision'):.2f}",
             "NMI %": f"{row.mean('nmi'):.2f}",
@@ -219,7 +219,8 @@ def published(preset: Preset, arms: Arms) -> pd.DataFrame:
                 ("Cars196 %", row.cars), ("CUB-200-2011 %", row.cub), ("SOP %", row.sop))},
             "arm here": "–" if name is None else short(name),
             "network": found[0].config.model if found else "–",
-            ours: mean_and_spread(values) if found else "not run",
+            "px here": str(found[0].config.degradation.size) if found else "–",
+            ours: mean_and_spread(values) if found else "not run" if name else "no such arm",
             "n": str(len(found)) if found else "–",
         })  # fmt: skip
     return pd.DataFrame(rows)
@@ -241,10 +242,11 @@ def questions(preset: Preset) -> dict[str, tuple[str, str]]:
     }
     for name in ("PKT", "DarkRank", "MKD", "MKD+AT"):
         found[f"hybrid orders beat {name}"] = (f"{at} direct", f"{METRIC}{name} {main}")
-    found["order 1 added to orders 2 and 3 helps"] = (f"{at} for the index", f"{at} direct")
+    found["order 1 in place of order C helps"] = (f"{at} for the index", f"{at} direct")
     for r in (*sizes.lows[1:], whole):
         other = f"{METRIC}student {r}"
-        found[f"relations of the teacher help at {r} px"] = (f"{other} direct", f"{other} alone")
+        helps = f"relations of the teacher help a student at {r} px"
+        found[helps] = (f"{other} direct", f"{other} alone")
         found[f"the assistant helps at {r} px"] = (other, f"{other} direct")
     return found
 
@@ -253,8 +255,8 @@ def claims(preset: Preset, arms: Arms, source: Source) -> pd.DataFrame:
     """One row per claim whose two arms are there, on Recall@1 paired over seeds."""
     kinds, rows = study(preset, "metric"), []
     for claim, (arm, control) in questions(preset).items():
-        if arm in arms and control in arms:
-            difference = report.gain(arms, arm, control)
+        difference = _gain(arms, arm, control)
+        if difference is not None:
             lost = [n for n in (arm, control) if failures(preset, kinds[n], source)]
             rows.append({
                 "claim": claim,
@@ -266,20 +268,28 @@ def claims(preset: Preset, arms: Arms, source: Source) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["claim", "compared", "difference in Recall@1", "verdict"])
 
 
+def _gain(arms: Arms, arm: str, control: str) -> dict | None:
+    """`report.gain`, or None where the two have no seed in common."""
+    seeds = [{run.config.seed for run in arms.get(name, ())} for name in (arm, control)]
+    return report.gain(arms, arm, control) if seeds[0] & seeds[1] else None
+
+
 def assistant_effect(preset: Preset, arms: Arms) -> str:
     """Stage 1's worth over the resolutions that were run, beside the paper's."""
     gains = {}
     for r in sorted({*sizes_of(preset).lows, full(preset)}, reverse=True):
-        names = f"{METRIC}student {r}", f"{METRIC}student {r} direct"
-        if all(name in arms for name in names):
-            gains[r] = report.gain(arms, *names)["mean"]
+        found = _gain(arms, f"{METRIC}student {r}", f"{METRIC}student {r} direct")
+        if found is not None:
+            gains[r] = found
     if not gains:
         return ""
-    each = ", ".join(f"{value:+.2f} at {r} px" for r, value in gains.items())
+    each = ", ".join(f"{g['mean']:+.2f} at {r} px (n = {g['n']})" for r, g in gains.items())
+    mean = np.mean([g["mean"] for g in gains.values()])
+    overall = f"; mean {mean:+.2f} points" if len(gains) > 1 else " points"
     return (
-        f"**The assistant's effect** (student − student direct, Recall@1): {each}; mean "
-        f"{np.mean(list(gains.values())):+.2f} points. The paper says "
-        f"{paper.FIG_3_ASSISTANT:+.2f}. Two stages train twice as long."
+        f"**The assistant's effect** (student − student direct, Recall@1): {each}{overall}. The "
+        f"paper says {paper.FIG_3_ASSISTANT:+.2f}, without saying over what. All students have "
+        "the same assistant, trained once; two stages train twice as long."
     )
 
 
@@ -292,11 +302,13 @@ def index_line(preset: Preset, arms: Arms, source: Source) -> str:
     if direct is None or trained is None or direct.as_is is None or trained.as_is is None:
         return ""
 
+    count = min(len(direct.alone), len(trained.alone))  # the same seeds of both
+
     def mean(values: Sequence[float]) -> str:
-        return f"{np.mean(values):.2f}"
+        return f"{np.mean(values[:count]):.2f}"
 
     return (
-        f"**In the teacher's index** at {main} px: the student of relations finds "
+        f"**In the teacher's index** at {main} px (n = {count}): the student of relations finds "
         f"{mean(direct.as_is)} % as it is and {mean(direct.aligned)} % after a rotation, scale and "
         f"offset fitted on training images ({mean(direct.alone)} % in its own index); the one that "
         f"also learns the teacher's features (order 1) {mean(trained.as_is)} %, "
@@ -306,7 +318,9 @@ def index_line(preset: Preset, arms: Arms, source: Source) -> str:
 
 def provenance(preset: Preset, arms: Arms) -> str:
     """What the numbers of a page come from, in a paragraph."""
-    records = [run.record for found in arms.values() for run in found]
+    # one run may stand for two arms
+    unique = {run.config.key: run.record for found in arms.values() for run in found}
+    records = list(unique.values())
     trained = [r for r in records if r["seconds"]["total"]] or records
     machines = sorted({r["machine"]["name"] for r in trained})
     threads = sorted({r["machine"]["threads"] for r in trained})
@@ -314,6 +328,9 @@ def provenance(preset: Preset, arms: Arms) -> str:
     spent = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.0f} minutes"
     sizes = sizes_of(preset)
     test = records[0]["results"]["test"]
+    teacher = f"{sizes.teacher_recipe.epochs} for the teacher"
+    if sizes.weights:
+        teacher = "the teacher was trained elsewhere"
     epoch = {
         "validation": "the best epoch on validation classes, which are neither trained on nor "
         "tested",
@@ -323,7 +340,7 @@ def provenance(preset: Preset, arms: Arms) -> str:
     return (
         f"Preset `{preset.name}`: {sizes.teacher} → {sizes.compact}, {sizes.data}, "
         f"{sizes.embedding} dimensions, {sizes.recipe.epochs} epochs "
-        f"({sizes.teacher_recipe.epochs} for the teacher), {len(records)} runs, {spent} of "
+        f"({teacher}), {len(records)} runs, {spent} of "
         f"training on {', '.join(machines)} (threads: {', '.join(map(str, threads))}). "
         f"{test['queries']} queries among {test['gallery']} images of test classes, each left out "
         f"of its own gallery; Euclidean distance. The result of a run is {epoch}; ± is the "
@@ -350,7 +367,9 @@ def metric_page(preset: Preset, arms: Arms, source: Source) -> str:
         ]
     parts += [
         "**Table 4 as printed**, Recall@1, and the arms that stand for its rows here, on other "
-        "data and networks unless they are named alike:",
+        "data and networks unless they are named alike; a resolution stands for the same share of "
+        "the full one. PKT, DarkRank, both MKD rows and ResNet101 come from a study with a "
+        "ResNet101 as teacher, which the paper's authors did not run again:",
         report.markdown(published(preset, arms)),
         missing(preset, arms, source),
     ]

@@ -91,13 +91,14 @@ display(published)
 rows = metric_findings.tested(sizes, arms, source)
 crossed = metric_findings.across_rows(sizes, arms, source)
 main = sizes.metric.lows[0]
-figure, axes = plt.subplots(1, 3, figsize=(14, 4.6), layout="constrained")
+figure, axes = plt.subplots(1, 3, figsize=(14.5, 5), layout="constrained")
 figures.plot_metric(rows, axes[0])
-axes[0].set_title(f"here: {sizes.metric.teacher} → {sizes.metric.compact}, {sizes.metric.data}")
+networks = f"{sizes.metric.teacher} → {sizes.metric.compact}".replace("torchvision:", "")
+axes[0].set_title(f"here: {networks}, {sizes.metric.data}", fontsize=11)
 figures.plot_table4(axes[1])
-axes[1].set_title("the paper: ResNet50 → ResNet18")
+axes[1].set_title("the paper: ResNet50 → ResNet18", fontsize=11)
 figures.plot_across([row for row in crossed if row.pixels == main], axes[2])
-axes[2].set_title(f"queries of {main} px in two indices")
+axes[2].set_title(f"queries of {main} px in two indices", fontsize=11)
 report.save_figure(figure, out, "metric_learning")
 plt.show()
 
@@ -177,11 +178,17 @@ def look(queries: list[int], pixels: int) -> plt.Figure:
         images = seen(near.flatten(), resolution)
         images = images.reshape(len(queries), SHOWN, *images.shape[1:])
         right = (labels[near] == labels[asked][:, None]).numpy()
-        found.append((f"{metric_findings.short(name)}, {resolution} px", images, right))
-    columns = 1 + SHOWN * len(found)
-    shape = (1.15 * columns, 1.25 * len(queries) + 0.3)
+        found.append(
+            (f"nearest by {metric_findings.short(name)}, which sees {resolution} px", images, right)
+        )
+    widths = [1.0, *([0.3, *[1.0] * SHOWN] * len(found))]
     figure, axes = plt.subplots(
-        len(queries), columns, figsize=shape, squeeze=False, layout="constrained"
+        len(queries),
+        len(widths),
+        figsize=(1.15 * sum(widths), 1.25 * len(queries) + 0.3),
+        squeeze=False,
+        layout="constrained",
+        width_ratios=widths,
     )
     figures.plot_neighbours(seen(asked, pixels), found, axes)
     plt.close(figure)
@@ -193,6 +200,7 @@ if student_at(main) is not None:
     figure = look(first, main)
     report.save_figure(figure, out, "neighbours")
     display(figure)
+picture = "\n\n![Queries and their neighbours](figures/neighbours.png)" if student_at(main) else ""
 
 # %%
 choices = [r for r in sorted((*sizes.metric.lows, metric_findings.full(sizes))) if student_at(r)]
@@ -218,7 +226,7 @@ report.save_summary(
     out,
     "07_metric_learning",
     f"{page}\n\n![Recall by resolution, the paper's, and in the teacher's index]"
-    "(figures/metric_learning.png)\n\n![Queries and their neighbours](figures/neighbours.png)",
+    f"(figures/metric_learning.png){picture}",
 )
 
 # %%

@@ -139,7 +139,8 @@ def plain_name(name: str) -> str:
     if not name.startswith(FOLDER):
         return name
     last = name.removeprefix(FOLDER).rstrip("/").rpartition("/")[2]
-    return "folder-" + re.sub(r"[^A-Za-z0-9@._-]+", "-", last)
+    which = hashlib.sha256(name.encode()).hexdigest()[:4]  # two folders may have one name
+    return f"folder-{re.sub(r'[^A-Za-z0-9@._-]+', '-', last)}-{which}"
 
 
 @functools.lru_cache(maxsize=8)
