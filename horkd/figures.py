@@ -455,7 +455,7 @@ def plot_across(rows: Sequence, ax: Axes) -> None:
             y, x = zip(*there, strict=True)
             ax.plot(x, y, marker, color=color, ms=7, mec="white", ls="none", label=label)
     labels = [f"{row.arm.removeprefix('metric ')} (n = {len(row.alone)})" for row in rows]
-    ax.set_yticks(range(len(rows)), labels, fontsize=9)
+    ax.set_yticks(range(len(rows)), labels, fontsize=8.5)
     ax.invert_yaxis()
     ax.set_xlim(left=0)
     ax.set_xlabel("Recall@1 (%)")
