@@ -840,7 +840,8 @@ def _frozen_features(config: RunConfig, frozen_run: Run, task: Task) -> Tensor:
     """What the frozen model says of every training image, without augmentation."""
     train = task.train
     if task.recipe.views and task.answers is not None:
-        ids = torch.arange(len(train)) if train.ids is None else train.ids.cpu()
+        own = task.data.whole is None or train.ids is None
+        ids = torch.arange(len(train)) if own else train.ids.cpu()
         return task.view_answers(0).features[ids].to(task.settings.device)
     images = train.central if isinstance(train, ImageSet) else train
     return _predicted(frozen_run, task.frozen.network, "train", images, task.data).features

@@ -369,7 +369,9 @@ class Task:
             number = epoch % self.recipe.views
             known = epoch >= self.recipe.views or self._view_file(number).is_file()
             everything = self.view_answers(number)
-            index = batches.ids[batches.order(seed)].cpu()
+            order = batches.order(seed)
+            # by image id in the whole set; without one, by place among the training images
+            index = (order if self.data.whole is None else batches.ids[order]).cpu()
             stored = Output(everything.features[index], everything.logits[index])
             answers = Remembered(None, self.frozen, self.settings.device, stored)
             answers.read = known  # else this very epoch has waited for them

@@ -4,11 +4,14 @@ import builtins
 import os
 import pickle
 import re
+import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,19 +20,25 @@ from scipy.io import savemat
 from torch.utils.data import DataLoader
 from torchvision.datasets import CIFAR100
 
+from horkd import evaluate
 from horkd.data import cifar, retrieval
 from horkd.data.glyphs import CHARACTERS, UNSEEN_CHARACTERS, load_glyphs
 from horkd.data.images import Dataset, ImageSet
 from horkd.data.open_set import MEAN, STD
-from horkd.data.photos import WHOLE_CROP, PhotoFiles
+from horkd.data.photos import FULL_CROP, WHOLE_CROP, PhotoFiles
 from horkd.data.retrieval import (
     RETRIEVAL,
     is_retrieval,
+    listing_digest,
     load_retrieval,
+    of_photos,
     parse_retrieval,
+    plain_name,
     retrieval_images,
 )
 from horkd.errors import HorkdError
+from horkd.resolution import Degradation
+from horkd.runs import RunConfig
 
 
 def colour(number: int) -> tuple[int, int, int]:
@@ -151,6 +160,49 @@ def test_other_names(name):
 def test_odd_names(name, says):
     assert is_retrieval(name)
     assert says in refusal(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "photos"),
+    [
+        *((name, True) for name in ("cub", "cub@224", "cars", "cars@8", "sop", "sop@1024")),
+        *((name, True) for name in ("folder:birds", "folder:birds@64", "folder:glyphs-disjoint")),
+        *((name, False) for name in ("glyphs-disjoint", "cifar100-disjoint")),
+        *((name, False) for name in ("glyphs", "cifar100", "lfw", "umdfaces@224", "folder", "")),
+    ],
+)
+def test_sets_of_photos(name, photos):
+    assert of_photos(name) is photos
+
+
+@pytest.mark.parametrize("name", ["cub@", "cars@7", "folder:", "glyphs-disjoint@64"])
+def test_odd_names_of_photos(name):
+    with pytest.raises(HorkdError):
+        of_photos(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [
+        # four digits of the name's SHA-256, as sha256sum has them: the same on every machine
+        ("folder:/a/b c", "folder-b-c-77e8"),
+        ("folder:/a/b/", "folder-b-3909"),
+        ("folder:birds@128", "folder-birds@128-964a"),
+        ("folder:../my birds (2)@64", "folder-my-birds-2-@64-f154"),
+        ("folder:/", "folder--7491"),
+        *((name, name) for name in ("glyphs", "cub@224", "glyphs-disjoint", "lfw-3@16")),
+    ],
+)
+def test_names_as_parts_of_files(name, plain):
+    assert plain_name(name) == plain
+
+
+def test_folders_of_one_name_are_told_apart():
+    names = [f"folder:{place}/birds{size}" for place in ("/a", "/b", "a", "..") for size in
+             ("", "@64", "@96")]  # fmt: skip
+    plain = [plain_name(name) for name in names]
+    assert len(set(plain)) == len(names)
+    assert all(re.fullmatch(r"folder-birds(@\d+)?-[0-9a-f]{4}", one) for one in plain)
 
 
 @pytest.mark.parametrize("per_class", [0, -1, True, 2.0, "2"])
@@ -480,6 +532,173 @@ def test_a_folder_that_cannot_be_listed(home, monkeypatch):
     assert f"cannot list {home}/locked: Permission denied" in refusal("folder:locked")
 
 
+# Which photos a folder holds
+
+
+@pytest.fixture
+def forgetful():
+    """No listing is left over from another test; calling it forgets those of this one."""
+    listing_digest.cache_clear()
+    yield listing_digest.cache_clear
+    listing_digest.cache_clear()
+
+
+def key_of(name: str) -> str:
+    return RunConfig(model="resnet8x0.25", degradation=Degradation(8), data=name).key
+
+
+def split_tree(home: Path) -> Path:
+    """Three classes to train on, two to test on, with two photos each."""
+    class_tree(home / "birds" / "train", "abc")
+    class_tree(home / "birds" / "test", "xy")
+    return home / "birds"
+
+
+def halves_tree(home: Path) -> Path:
+    return class_tree(home / "birds", "abcdefgh")
+
+
+TRAIN_A = {split_tree: "train/a", halves_tree: "a"}
+TRAIN_B = {split_tree: "train/b", halves_tree: "b"}
+TEST = {split_tree: "test/x", halves_tree: "g"}
+OTHERS = {
+    "a photo is added": lambda a, b, test: write(a / "9.png", 5),
+    "a photo is added to the test": lambda a, b, test: write(test / "9.png", 5),
+    "a photo is added below": lambda a, b, test: write(a / "more" / "9.png", 5),
+    "a photo is removed": lambda a, b, test: (a / "1.png").unlink(),
+    "a photo is removed from the test": lambda a, b, test: (test / "0.png").unlink(),
+    "a photo has another size": lambda a, b, test: (a / "0.png").open("ab").write(b"x"),
+    "a photo has another name": lambda a, b, test: (a / "0.png").rename(a / "8.png"),
+    "a photo is of another class": lambda a, b, test: (a / "1.png").rename(b / "9.png"),
+    "a photo is tested": lambda a, b, test: (a / "1.png").rename(test / "9.png"),
+    "a class has another name": lambda a, b, test: a.rename(a.with_name("aa")),
+    "a class is added": lambda a, b, test: write(test.with_name("zz") / "0.png"),
+    "a class is removed": lambda a, b, test: shutil.rmtree(a),
+}  # fmt: skip
+SAME = {
+    "nothing": lambda a, b, test: None,
+    "a photo is written again": lambda a, b, test: (a / "0.png").write_bytes(
+        (a / "0.png").read_bytes()
+    ),
+    "a photo is older": lambda a, b, test: os.utime(a / "0.png", (0, 0)),
+    "a photo is read-only": lambda a, b, test: (a / "0.png").chmod(0o444),
+    "notes are added": lambda a, b, test: (a / "notes.txt").write_text("x"),
+    "notes are added above": lambda a, b, test: (a.parent / "notes.txt").write_text("x"),
+    "a copy is hidden": lambda a, b, test: write(a / ".ipynb_checkpoints" / "0.png"),
+    "a class is hidden": lambda a, b, test: write(a.parent / ".trash" / "0.png"),
+    "an empty folder is added below": lambda a, b, test: (a / "empty").mkdir(),
+    "the order on the disk": lambda a, b, test: rewritten(a),
+}
+
+
+def rewritten(folder: Path) -> None:
+    """The same photos, the last made first."""
+    photos = [(path, path.read_bytes()) for path in sorted(folder.iterdir(), reverse=True)]
+    shutil.rmtree(folder)
+    folder.mkdir()
+    for path, content in photos:
+        path.write_bytes(content)
+
+
+@pytest.mark.parametrize("tree", [split_tree, halves_tree])
+@pytest.mark.parametrize("what", OTHERS)
+def test_other_photos_make_other_keys(home, forgetful, tree, what):
+    root = tree(home)
+    before, key = listing_digest("folder:birds@16"), key_of("folder:birds@16")
+    assert re.fullmatch("[0-9a-f]{16}", before)
+    OTHERS[what](root / TRAIN_A[tree], root / TRAIN_B[tree], root / TEST[tree])
+    forgetful()
+    assert listing_digest("folder:birds@16") != before
+    assert key_of("folder:birds@16") != key
+
+
+def test_photos_that_change_places_make_another_key(home, forgetful):
+    """Names and sizes are the same, but not which has which."""
+    root = split_tree(home)
+    one, other = root / "train" / "a" / "0.png", root / "train" / "b" / "0.png"
+    one.write_bytes(b"longer than the other")
+    other.write_bytes(b"short")
+    before = listing_digest("folder:birds")
+    one.write_bytes(b"short")
+    other.write_bytes(b"longer than the other")
+    forgetful()
+    assert listing_digest("folder:birds") != before
+
+
+@pytest.mark.parametrize("tree", [split_tree, halves_tree])
+@pytest.mark.parametrize("what", SAME)
+def test_the_same_photos_keep_their_key(home, forgetful, tree, what):
+    root = tree(home)
+    before, key = listing_digest("folder:birds@16"), key_of("folder:birds@16")
+    SAME[what](root / TRAIN_A[tree], root / TRAIN_B[tree], root / TEST[tree])
+    forgetful()
+    assert listing_digest("folder:birds@16") == before
+    assert key_of("folder:birds@16") == key
+
+
+def test_a_listing_is_of_what_is_in_a_folder(home, forgetful, tmp_path):
+    root = split_tree(home)
+    digest = listing_digest("folder:birds")
+    assert listing_digest("folder:birds@64") == digest
+    assert listing_digest(f"folder:{root}") == digest
+    shutil.copytree(root, tmp_path / "copy")
+    assert listing_digest(f"folder:{tmp_path}/copy") == digest
+    keys = {key_of(name) for name in ("folder:birds", "folder:birds@64", f"folder:{root}")}
+    assert len(keys) == 3  # names are parts of keys, too
+
+
+def test_a_folder_is_listed_once_per_process(home, forgetful):
+    root = split_tree(home)
+    before, key = listing_digest("folder:birds"), key_of("folder:birds")
+    write(root / "train" / "a" / "9.png")
+    assert listing_digest("folder:birds") == before  # a run keeps its key while it is trained
+    assert key_of("folder:birds") == key
+    forgetful()
+    assert listing_digest("folder:birds") != before
+
+
+def test_no_photo_is_opened_for_a_listing(home, forgetful):
+    for path in split_tree(home).rglob("*.png"):
+        path.write_bytes(b"damaged")
+    assert listing_digest("folder:birds")
+
+
+def test_a_listing_of_no_folder(home, forgetful):
+    for ask in (listing_digest, key_of):
+        with pytest.raises(HorkdError, match="there is no folder") as error:
+            ask("folder:birds")
+        assert "\n" not in str(error.value)
+    split_tree(home)
+    assert listing_digest("folder:birds")  # that it was not there is not remembered
+
+
+def test_other_sets_are_not_listed_for_a_key(monkeypatch):
+    def no(_name):
+        raise AssertionError("only folders are listed")
+
+    monkeypatch.setattr("horkd.runs.listing_digest", no)
+    monkeypatch.delenv("HORKD_DATA", raising=False)
+    assert len({key_of(name) for name in ("cub", "cub@224", "sop", "glyphs-disjoint")}) == 4
+
+
+@pytest.mark.xfail(strict=True, raises=UnicodeEncodeError, reason="names are taken for UTF-8")
+def test_a_listing_of_names_in_another_encoding(home, forgetful):
+    """As unpacked from an old archive; such photos are decoded all the same."""
+    root = split_tree(home)
+    (root / "train" / "a" / "0.png").rename(root / "train" / "a" / os.fsdecode(b"\xe4.png"))
+    assert load_retrieval("folder:birds@8").train.load().shape[0] == 4
+    assert listing_digest("folder:birds")
+
+
+@pytest.mark.xfail(
+    strict=True, raises=FileNotFoundError, reason="a traceback, where one line is due"
+)
+def test_a_listing_with_a_link_to_nowhere(home, forgetful):
+    (split_tree(home) / "train" / "a" / "8.png").symlink_to(home / "gone.png")
+    with pytest.raises(HorkdError, match=r"8\.png"):
+        listing_digest("folder:birds")
+
+
 # Photos of every set
 
 
@@ -512,6 +731,72 @@ def test_the_crop_is_the_centre_of_the_squeezed_photo(home, width, height):
     centre = image[:, 16:240, 16:240]
     assert abs(int(centre[0, 0, 0]) - 16.5 / 256 * 255) < 2
     assert abs(int(centre[1, -1, 0]) - 239.5 / 256 * 255) < 2
+
+
+def noise(path: Path, number: int) -> None:
+    """A photo that looks different everywhere, and is no square."""
+    rng = np.random.default_rng(number)
+    shape = (30 + 7 * number, 44 - 3 * number, 3)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(path)
+
+
+@pytest.fixture
+def noisy(home) -> Dataset:
+    """Photos of 28 pixels and a margin of two."""
+    for k, name in enumerate("abcdef"):
+        for i in range(2):
+            noise(home / "noise" / name / f"{i}.png", 2 * k + i)
+    data = load_retrieval("folder:noise@28")
+    assert (data.size, data.test.margin, data.test.crop) == (28, 2, WHOLE_CROP)
+    return data
+
+
+def by_hand(files: PhotoFiles) -> torch.Tensor:
+    """Each photo squeezed into 32 pixels, of which the central 28 are left."""
+    images = []
+    for file in files.files:
+        photo = Image.open(files.root / file).convert("RGB")
+        squeezed = np.asarray(photo.resize((32, 32), Image.Resampling.BICUBIC))
+        images.append(torch.from_numpy(squeezed[2:30, 2:30].copy()).permute(2, 0, 1))
+    return torch.stack(images)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 500])
+def test_a_network_is_tested_on_the_centre_of_whole_photos(noisy, batch_size):
+    parts = list(evaluate._parts(noisy.test, batch_size))
+    assert [len(part) for part in parts] == {1: [1] * 6, 4: [4, 2], 500: [6]}[batch_size]
+    want = by_hand(noisy.test)
+    assert torch.equal(torch.cat(parts), want)
+    # not all of the photo, made smaller
+    assert not torch.equal(replace(noisy.test, margin=0).load(), want)
+
+
+@pytest.mark.parametrize("pixels", [28, 14])
+@pytest.mark.parametrize("batch_size", [4, None])
+def test_features_of_whole_photos_are_of_their_centre(noisy, batch_size, pixels):
+    net, view = tiny.network(), Degradation(pixels)
+    disk = evaluate.predict(net, noisy.test, noisy, view, batch_size)
+    memory = evaluate.predict(net, by_hand(noisy.test), noisy, view)
+    torch.testing.assert_close(disk.features, memory.features, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(disk.logits, memory.logits, atol=1e-5, rtol=1e-5)
+    squeezed = evaluate.predict(net, replace(noisy.test, margin=0).load(), noisy, view)
+    assert (disk.features - squeezed.features).abs().max() > 1e-2
+
+
+def test_retrieval_among_whole_photos_is_among_their_centres(noisy):
+    net, view = tiny.network(), Degradation(28)
+    images = ImageSet(by_hand(noisy.test), noisy.test.labels, noisy.test.classes)
+    found = evaluate.retrieve(net, noisy, view)
+    assert found == evaluate.retrieve(net, replace(noisy, test=images), view)
+    assert found["queries"] == 6
+
+
+def test_the_margin_of_other_crops_is_left_out_before_decoding(noisy):
+    files = replace(noisy.test, crop=FULL_CROP)
+    parts = torch.cat(list(evaluate._parts(files, 4)))
+    assert parts.shape == (6, 3, 28, 28)
+    assert torch.equal(parts, replace(files, margin=0).load())
 
 
 @pytest.mark.parametrize("name", TREES)
