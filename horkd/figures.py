@@ -411,7 +411,7 @@ def plot_metric(rows: Sequence, ax: Axes) -> None:
     ax.set_ylabel("Recall@1 (%)")
     ax.margins(y=0.08)
     ax.set_ylim(bottom=0)
-    if rows:
+    if ax.get_legend_handles_labels()[0]:
         ax.legend(bbox_to_anchor=(0.45, -0.16), ncols=2, **_BELOW)
     sns.despine(ax=ax)
 

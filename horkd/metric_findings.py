@@ -161,6 +161,7 @@ class Across:
 
     arm: str
     pixels: int
+    seeds: list[int]
     alone: list[float]
     aligned: list[float]
     as_is: list[float] | None
@@ -178,6 +179,7 @@ def across_rows(preset: Preset, arms: Arms, source: Source) -> list[Across]:
         rows.append(Across(
             name,
             found[0].config.degradation.size,
+            [run.config.seed for run in found],
             [run.record["results"]["test"]["recall"]["1"] for run in found],
             [s["aligned"]["recall"]["1"] for s in seen],
             None if seen[0]["as_is"] is None else [s["as_is"]["recall"]["1"] for s in seen],
@@ -285,9 +287,10 @@ def assistant_effect(preset: Preset, arms: Arms) -> str:
         return ""
     each = ", ".join(f"{g['mean']:+.2f} at {r} px (n = {g['n']})" for r, g in gains.items())
     mean = np.mean([g["mean"] for g in gains.values()])
-    overall = f"; mean {mean:+.2f} points" if len(gains) > 1 else " points"
+    overall = f"; mean {mean:+.2f}" if len(gains) > 1 else ""
     return (
-        f"**The assistant's effect** (student − student direct, Recall@1): {each}{overall}. The "
+        f"**The assistant's effect** (student − student direct, points of Recall@1): {each}"
+        f"{overall}. The "
         f"paper says {paper.FIG_3_ASSISTANT:+.2f}, without saying over what. All students have "
         "the same assistant, trained once; two stages train twice as long."
     )
@@ -302,17 +305,20 @@ def index_line(preset: Preset, arms: Arms, source: Source) -> str:
     if direct is None or trained is None or direct.as_is is None or trained.as_is is None:
         return ""
 
-    count = min(len(direct.alone), len(trained.alone))  # the same seeds of both
+    both = set(direct.seeds) & set(trained.seeds)
+    if not both:
+        return ""
 
-    def mean(values: Sequence[float]) -> str:
-        return f"{np.mean(values[:count]):.2f}"
+    def mean(row: Across, name: str) -> str:
+        pairs = zip(row.seeds, getattr(row, name), strict=True)
+        return f"{np.mean([value for seed, value in pairs if seed in both]):.2f}"
 
     return (
-        f"**In the teacher's index** at {main} px (n = {count}): the student of relations finds "
-        f"{mean(direct.as_is)} % as it is and {mean(direct.aligned)} % after a rotation, scale and "
-        f"offset fitted on training images ({mean(direct.alone)} % in its own index); the one that "
-        f"also learns the teacher's features (order 1) {mean(trained.as_is)} %, "
-        f"{mean(trained.aligned)} % and {mean(trained.alone)} %."
+        f"**In the teacher's index** at {main} px (n = {len(both)}): the student of relations "
+        f"finds {mean(direct, 'as_is')} % as it is and {mean(direct, 'aligned')} % after a "
+        f"rotation, scale and offset fitted on training images ({mean(direct, 'alone')} % in its "
+        "own index); the one that learns the teacher's features as well (order 1) "
+        f"{mean(trained, 'as_is')} %, {mean(trained, 'aligned')} % and {mean(trained, 'alone')} %."
     )
 
 
@@ -340,7 +346,7 @@ def provenance(preset: Preset, arms: Arms) -> str:
     return (
         f"Preset `{preset.name}`: {sizes.teacher} → {sizes.compact}, {sizes.data}, "
         f"{sizes.embedding} dimensions, {sizes.recipe.epochs} epochs "
-        f"({teacher}), {len(records)} runs, {spent} of "
+        f"({teacher}), {len(records)} run{'' if len(records) == 1 else 's'}, {spent} of "
         f"training on {', '.join(machines)} (threads: {', '.join(map(str, threads))}). "
         f"{test['queries']} queries among {test['gallery']} images of test classes, each left out "
         f"of its own gallery; Euclidean distance. The result of a run is {epoch}; ± is the "

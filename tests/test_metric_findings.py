@@ -675,7 +675,6 @@ def test_the_index_is_asked_by_equally_many_seeds_of_both():
     assert text.endswith(" (order 1) 60.25 %, 57.25 % and 61.25 %.")
 
 
-@pytest.mark.xfail(strict=True, reason="the first so many seeds of each, whichever they are")
 def test_the_index_is_asked_by_the_same_seeds_of_both():
     """The first seed diverged: what is left of it is the last two seeds, and so of the other."""
     text = metric_findings.index_line(*made("metric", diverged=[("student 16 direct", 0)]))
@@ -733,7 +732,7 @@ def test_provenance_counts_every_run_once(whole):
     text = metric_findings.provenance(preset, arms)
     assert f" {len(once)} runs, {len(once) * 90 / 3600:.1f} hours" in text
     two = {name: arms[name][:1] for name in ("metric assistant", "metric student 32 direct")}
-    assert " 1 runs, 2 minutes of training " in metric_findings.provenance(preset, two)  # 90 s
+    assert " 1 run, 2 minutes of training " in metric_findings.provenance(preset, two)  # 90 s
 
 
 def test_provenance_of_a_teacher_that_was_trained_elsewhere():
@@ -931,7 +930,6 @@ def test_the_figure_of_no_resolution_draws(ax):
     assert legend_of(ax) == []
 
 
-@pytest.mark.xfail(strict=True, raises=UserWarning, reason="a legend of nothing is a warning")
 @pytest.mark.parametrize("only", ["large", "RKD 16"])
 def test_the_figure_of_arms_that_it_does_not_show_draws(ax, only):
     figures.plot_metric(metric_findings.tested(*made("metric", only=[only])), ax)

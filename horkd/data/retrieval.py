@@ -139,7 +139,9 @@ def plain_name(name: str) -> str:
     if not name.startswith(FOLDER):
         return name
     last = name.removeprefix(FOLDER).rstrip("/").rpartition("/")[2]
-    which = hashlib.sha256(name.encode()).hexdigest()[:4]  # two folders may have one name
+    which = hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[
+        :4
+    ]  # two folders may have one name
     return f"folder-{re.sub(r'[^A-Za-z0-9@._-]+', '-', last)}-{which}"
 
 
@@ -157,8 +159,13 @@ def listing_digest(name: str) -> str:
     digest = hashlib.sha256()
     for photos in (train, test):
         for file, label in zip(photos.files, photos.labels.tolist(), strict=True):
-            size = (photos.root / file).stat().st_size
-            digest.update(f"{file}\0{photos.names[label]}\0{size}\n".encode())
+            try:
+                size = (photos.root / file).stat().st_size
+            except OSError as error:
+                gone = f"cannot read {photos.root / file}: {error.strerror}"
+                raise HorkdError(f"{gone}; remove the entry or put the photo there") from None
+            line = f"{file}\0{photos.names[label]}\0{size}\n"
+            digest.update(line.encode(errors="surrogateescape"))
         digest.update(b"\0")
     return digest.hexdigest()[:16]
 
