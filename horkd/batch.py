@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from horkd import paths
-from horkd.data.retrieval import plain_name
+from horkd.data.disjoint import plain_name
 from horkd.errors import HorkdError
 from horkd.notebook_html import to_html, without_paths
 from horkd.presets import get_preset
@@ -141,7 +141,9 @@ def reproduce(
     folder = (notebooks or paths.root() / "notebooks").resolve()
     sizes = get_preset(preset, data)
     data = sizes.data
-    out = (out or paths.reports_dir() / f"{preset}-{plain_name(data)}").resolve()
+    select = parameters.get("select", "")
+    name = f"{preset}-{plain_name(data)}" + (f"-by-{select}" if select else "")
+    out = (out or paths.reports_dir() / name).resolve()
     own = {"preset": preset, "data": data, "out": os.path.relpath(out, folder)}
     chosen = _choose(folder, only)
     if not only:

@@ -234,7 +234,7 @@ def export(
         if finished is None:
             raise HorkdError(
                 f"{job.arm} of preset {preset} is not trained: run `horkd work --preset {preset} "
-                f'--data {job.config.data} --arm "{job.arm}"`'
+                f'--data {job.config.data} --arm "{job.arm}"` with the same options'
             )
         path = out / f"{re.sub(r'[^a-zA-Z0-9]+', '-', job.arm).strip('-')}.safetensors"
         runs.export(finished, path)

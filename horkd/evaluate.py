@@ -42,8 +42,10 @@ def chunk(network: Network, degradation: Degradation, size: int) -> int:
     at 112 pixels is twice as fast on 8 images as on 100.
     """
     side = size if degradation.upsample else min(size, degradation.size)
-    if side < 64 or next(network.parameters()).is_cuda:
+    if side < 64:
         return 500
+    if next(network.parameters()).is_cuda:
+        return max(32, 500 * 64**2 // side**2)
     return max(4, 100_000 // side**2)
 
 
@@ -330,6 +332,7 @@ def retrieve(
     other: Degradation | None = None,
     flip: bool = False,
     memo: dict | None = None,
+    clusters: bool = True,
 ) -> dict:
     """Retrieval among the test images of a disjoint set, each of them query and gallery.
 
@@ -340,6 +343,7 @@ def retrieve(
         other: what it sees of the gallery instead.
         flip: not supported.
         memo: not used.
+        clusters: also `nmi`, which takes minutes for many classes.
 
     Returns:
         `retrieval.measure` of the embeddings and, for queries and gallery alike, their `nmi`.
@@ -350,12 +354,15 @@ def retrieve(
     require_disjoint(data)
     if flip:
         raise HorkdError("retrieval knows no mirrored images: leave flip out")
-    images, labels = central(data.test), data.test.labels
-    queries = predict(network, images, data, degradation).features.cpu()
+    images = central(data.test)
+    queries = predict(network, images, data, degradation).features
+    labels = data.test.labels.to(queries.device)
     if other is not None and other != degradation:
-        gallery = predict(network, images, data, other).features.cpu()
-        return retrieval.measure(queries, labels, gallery, labels, torch.arange(len(labels)))
-    return retrieval.measure(queries, labels) | {"nmi": retrieval.nmi(queries, labels)}
+        gallery = predict(network, images, data, other).features
+        own = torch.arange(len(labels), device=queries.device)
+        return retrieval.measure(queries, labels, gallery, labels, own)
+    found = retrieval.measure(queries, labels)
+    return found | ({"nmi": retrieval.nmi(queries.cpu(), labels.cpu())} if clusters else {})
 
 
 #: Training images that student and teacher are aligned by; more change little.

@@ -20,9 +20,9 @@ configurations, its arms. Nothing else in the code knows about sizes.
 from dataclasses import dataclass, replace
 
 from horkd.data import DATASETS, full_size, is_faces, is_known, is_retrieval
+from horkd.data.disjoint import MARGIN as PHOTO_MARGIN
+from horkd.data.disjoint import of_photos
 from horkd.data.open_set import FOLDS, LARGE, MARGIN, SIZE, parse
-from horkd.data.retrieval import MARGIN as PHOTO_MARGIN
-from horkd.data.retrieval import of_photos
 from horkd.errors import HorkdError
 from horkd.models import Statistics
 from horkd.train import Recipe
@@ -78,7 +78,7 @@ class MetricSizes:
     """Sizes of the study of metric learning (`horkd.studies`).
 
     Attributes:
-        data: a set with disjoint classes (`horkd.data.retrieval`).
+        data: a set with disjoint classes (`horkd.data.disjoint`).
         lows: resolutions of students below the full one, in pixels, the most important first.
         teacher, compact, large: networks; the large one is the paper's ResNet101 row.
         teacher_recipe: optimisation of teacher and large network.

@@ -24,6 +24,7 @@ import time
 import types
 import typing
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -33,7 +34,7 @@ from torch import Tensor, nn
 from horkd import evaluate, paths, pretrained, remembered, storage
 from horkd.baselines import Baselines, middle
 from horkd.data import DRAWN, Dataset, ImageSet, PhotoFiles, load_dataset, whole_of
-from horkd.data.retrieval import FOLDER, listing_digest, plain_name
+from horkd.data.disjoint import FOLDER, listing_digest, plain_name
 from horkd.errors import HorkdError
 from horkd.losses import HybridOrderLoss, class_centers, unit_length
 from horkd.models import (
@@ -161,6 +162,8 @@ class RunConfig:
             raise HorkdError("select='validation' needs the validation split: set validation=True")
         if self.backbone and (self.start != "scratch" or self.weights):
             raise HorkdError("backbone= is for networks that are trained, from start='scratch'")
+        if self.head == "triplet" and self.cross_entropy and self.recipe.per_class < 2:
+            raise HorkdError("triplets need several images of a class: set recipe.per_class to 2")
         if self.clusters < 0:
             raise HorkdError(f"clusters must be 0 or more, got {self.clusters}")
         if self.frozen is not None and not self.frozen.weights and not self._same_images():
@@ -282,7 +285,7 @@ class Run:
     record: dict
 
     def network(self) -> Network:
-        """The trained network (last epoch), in eval mode, on the CPU."""
+        """The trained network (of the epoch that counts), in eval mode, on the CPU."""
         return load_network(self.folder / "model.safetensors")
 
     def centers(self) -> Tensor | None:
@@ -387,6 +390,22 @@ def read(config: RunConfig, runs: Path | None = None) -> Run | None:
     return _finished(config, (runs or paths.runs_dir()) / config.name)
 
 
+def features(finished: Run, settings: Settings | None = None) -> Tensor:
+    """What a finished network says of every test image it was made for, (N, D), on the CPU.
+
+    Args:
+        finished: the run.
+        settings: where to run it.
+    """
+    config, network = finished.config, finished.network()
+    data = load_dataset(config.data, config.per_class)
+    settings = (settings or Settings()).resolve(network, _input_size(config, data))
+    images = evaluate.central(data.test)
+    return evaluate.predict(
+        settings.place(network), images, data, config.degradation
+    ).features.cpu()
+
+
 def views(
     finished: Run, degradations: Sequence[Degradation], settings: Settings | None = None
 ) -> list[dict]:
@@ -400,7 +419,8 @@ def views(
         settings: where to run it.
 
     Returns:
-        For each degradation `top1`, `top5` and `n`, as `horkd.evaluate.accuracy` gives them.
+        For each degradation what `horkd.evaluate.test` gives: `top1`, `top5` and `n`, or rates of
+        verification or retrieval.
 
     Raises:
         HorkdError: if the data set is missing, or the disk refuses.
@@ -665,7 +685,7 @@ def _train(
         frozen = Frozen(settings.place(frozen_run.network())) if frozen_run else None
         if config.start == "frozen":
             network.load_state_dict(frozen.network.state_dict())
-        if config.backbone:
+        if config.backbone and not (folder / "state.safetensors").is_file():
             pretrained.start_backbone(network, config.backbone)
         train = data.training(config.validation)
         if config.recipe.views and not isinstance(train, ImageSet):
@@ -725,6 +745,8 @@ def _answers(
     }
     if recipe.per_class or recipe.batches:
         seen["crops"] += [recipe.per_class, recipe.batches]
+    if config.data.startswith(FOLDER):
+        seen["data"].append(listing_digest(config.data))
     if views:  # they depend on the image alone, whatever part of the set is trained on
         if data.whole is not None:
             seen["data"] = [whole_of(config.data)]
@@ -993,7 +1015,11 @@ def _finish(
             "epoch": state.best_epoch,
             "score": state.history[state.best_epoch - 1]["validation"],
         }
-        test = evaluate.test(network, data, config.degradation)
+        test = (
+            evaluate.retrieve(network, data, config.degradation, clusters=False)
+            if data.disjoint
+            else evaluate.test(network, data, config.degradation)
+        )
         results["last"] = {"epoch": state.epoch, "test": test}
     elif state.best is not None:
         network.load_state_dict(state.best)
@@ -1014,6 +1040,8 @@ def _finish(
         },
         "frozen_files": frozen_run.record["files"] if frozen_run else None,
     }
+    if config.backbone == "imagenet":
+        rest["backbone"] = pretrained.imagenet_name(config.model)
     return _record(config, folder, results, network, size, settings, files, rest)
 
 
@@ -1071,12 +1099,16 @@ def _record(
 def versions() -> dict[str, str]:
     """Versions of what a result depends on."""
     names = ("horkd", "torch", "torchvision", "numpy", "pillow")
+    also = ("pytorch-metric-learning", "timm", "scikit-learn")  # where they are installed
     found = {}
     for name in names:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             found[name] = "from a checkout"
+    for name in also:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
     return {"python": ".".join(map(str, sys.version_info[:3])), **found}
 
 

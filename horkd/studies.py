@@ -402,8 +402,8 @@ def _metric_arms(preset: Preset) -> list[Arm]:
 
     def three(r: int) -> list[Arm]:
         name = f"{METRIC}student {r}"
-        printed = r * _PRINTED_FULL / full
-        row = f"OUR-{printed:.0f}-R" if printed in _PRINTED else None
+        printed = round(r * _PRINTED_FULL / full)
+        row = f"OUR-{printed}-R" if printed in _PRINTED else None
         return [
             Arm(name, f"{r} px, relations of the assistant (stage 2)", r, assistant,
                 orders="23C", repeated=r == main, row=row, fields=_NO_LABELS),

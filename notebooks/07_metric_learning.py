@@ -47,8 +47,9 @@ import pandas as pd
 import torch
 from IPython.display import Markdown, display
 
-from horkd import evaluate, figures, findings, metric_findings, report, retrieval
+from horkd import evaluate, figures, findings, metric_findings, report, retrieval, runs
 from horkd.data import load_dataset
+from horkd.data.disjoint import plain_name
 from horkd.presets import get_preset
 from horkd.resolution import Degradation
 from horkd.studies import METRIC, study, with_teacher
@@ -94,7 +95,7 @@ main = sizes.metric.lows[0]
 figure, axes = plt.subplots(1, 3, figsize=(14.5, 5), layout="constrained")
 figures.plot_metric(rows, axes[0])
 networks = f"{sizes.metric.teacher} → {sizes.metric.compact}".replace("torchvision:", "")
-axes[0].set_title(f"here: {networks}, {sizes.metric.data}", fontsize=11)
+axes[0].set_title(f"here: {networks}, {plain_name(sizes.metric.data)}", fontsize=11)
 figures.plot_table4(axes[1])
 axes[1].set_title("the paper: ResNet50 → ResNet18", fontsize=11)
 figures.plot_across([row for row in crossed if row.pixels == main], axes[2])
@@ -145,10 +146,7 @@ embedded = {}
 def features(name: str) -> torch.Tensor:
     """What an arm's first network says of every test image."""
     if name not in embedded:
-        run = arms[name][0]
-        images = evaluate.central(dataset.test)
-        found = evaluate.predict(run.network(), images, dataset, run.config.degradation)
-        embedded[name] = found.features
+        embedded[name] = runs.features(arms[name][0])
     return embedded[name]
 
 

@@ -4,6 +4,13 @@ import functools
 
 from horkd.data.batches import Batches, FileBatches, ReducedBatches, normalise
 from horkd.data.cifar import VALIDATION_PER_CLASS, load_cifar100
+from horkd.data.disjoint import (
+    RETRIEVAL,
+    is_retrieval,
+    load_retrieval,
+    parse_retrieval,
+    retrieval_images,
+)
 from horkd.data.glyphs import VERSION as GLYPHS_VERSION
 from horkd.data.glyphs import load_glyphs
 from horkd.data.images import Dataset, ImageSet
@@ -18,13 +25,6 @@ from horkd.data.open_set import (
     whole_of,
 )
 from horkd.data.photos import PhotoFiles
-from horkd.data.retrieval import (
-    RETRIEVAL,
-    is_retrieval,
-    load_retrieval,
-    parse_retrieval,
-    retrieval_images,
-)
 from horkd.errors import HorkdError
 
 __all__ = [
@@ -96,7 +96,7 @@ def load_dataset(name: str, per_class: int | None = None) -> Dataset:
     Args:
         name: one of `DATASETS`. "glyphs" is drawn here; "cifar100" is read or downloaded; sets of
             faces and for metric learning are read (`horkd.data.open_set`,
-            `horkd.data.retrieval`).
+            `horkd.data.disjoint`).
         per_class: training images per class; None takes all (glyphs: 100, faces: always all).
 
     Raises:

@@ -164,10 +164,11 @@ def balanced_order(
 ) -> Tensor:
     """Positions of images in batches of a few classes with several images each.
 
-    By pytorch-metric-learning's MPerClassSampler, which takes an image twice where a class has
-    fewer than `per_class`. A batch that is no multiple of `per_class` ends in fewer images of its
-    last class: 128 images are 25 classes of five and one of three, as in the code published with
-    RKD. Where there are too few classes for that, each gives more images.
+    By pytorch-metric-learning's MPerClassSampler. A batch that is no multiple of `per_class` ends
+    in fewer images of its last class: 128 images are 25 classes of five and one of three, as in the
+    code published with RKD. Where there are too few classes for that, each gives more images. Of a
+    class with fewer than `per_class` images the sampler draws with replacement, so that a batch may
+    hold one twice; RKD's code then takes fewer. That is about Stanford Online Products.
 
     Args:
         labels: int64 (N,).
@@ -274,15 +275,18 @@ class FileBatches(Batches):
         top = torch.randint(span, (n,), generator=g)
         left = torch.randint(span, (n,), generator=g)
         mirrored = torch.rand(n, generator=g) < (0.5 if self.flip else 0.0)
-        first, pixel = self.files.margin - self.crop, torch.arange(self.size)
-        channel = torch.arange(3)[None, :, None, None]
+        first, size = self.files.margin - self.crop, self.size
         for step, (photos, labels) in enumerate(_decoded(self.files, order, self)):
             part = slice(step * self.batch_size, (step + 1) * self.batch_size)
-            rows = first + top[part, None] + pixel
-            columns = first + left[part, None] + pixel
-            columns = torch.where(mirrored[part, None], columns.flip(1), columns)
-            index = torch.arange(len(photos))[:, None, None, None]
-            yield photos[index, channel, rows[:, None, :, None], columns[:, None, None, :]], labels
+            places = zip(photos, top[part].tolist(), left[part].tolist(), strict=True)
+            crops = [
+                photo[:, first + y : first + y + size, first + x : first + x + size]
+                for photo, y, x in places
+            ]
+            crops = torch.stack(crops)
+            flipped = mirrored[part]
+            crops[flipped] = crops[flipped].flip(3)
+            yield crops, labels
 
 
 def _decoded(

@@ -523,13 +523,16 @@ def _sop() -> tuple[PhotoFiles, PhotoFiles]:
 
 def _folder(text: str) -> tuple[PhotoFiles, PhotoFiles]:
     path = Path(os.path.expanduser(text))
-    bases = [Path()] if path.is_absolute() else [paths.data_dir(), Path.cwd()]
-    places = [base / path for base in bases if base is not None]
-    root = next((place for place in places if place.is_dir()), None)
-    if root is None:
+    if not path.is_absolute() and paths.data_dir() is None:
         raise HorkdError(
-            f"there is no folder {' nor '.join(map(str, places))}: name one with a folder of "
-            "images for each class, or with such folders in train/ and test/"
+            f"set HORKD_DATA to the folder that holds {path}, or give its absolute path: commands "
+            "and notebooks run in different folders"
+        )
+    root = path if path.is_absolute() else paths.data_dir() / path
+    if not root.is_dir():
+        raise HorkdError(
+            f"there is no folder {root}: name one with a folder of images for each class, or with "
+            "such folders in train/ and test/"
         )
     classes = _classes(root)
     train, test = (

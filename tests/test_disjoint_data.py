@@ -22,11 +22,7 @@ from torchvision.datasets import CIFAR100
 
 from horkd import evaluate
 from horkd.data import cifar, retrieval
-from horkd.data.glyphs import CHARACTERS, UNSEEN_CHARACTERS, load_glyphs
-from horkd.data.images import Dataset, ImageSet
-from horkd.data.open_set import MEAN, STD
-from horkd.data.photos import FULL_CROP, WHOLE_CROP, PhotoFiles
-from horkd.data.retrieval import (
+from horkd.data.disjoint import (
     RETRIEVAL,
     is_retrieval,
     listing_digest,
@@ -36,6 +32,10 @@ from horkd.data.retrieval import (
     plain_name,
     retrieval_images,
 )
+from horkd.data.glyphs import CHARACTERS, UNSEEN_CHARACTERS, load_glyphs
+from horkd.data.images import Dataset, ImageSet
+from horkd.data.open_set import MEAN, STD
+from horkd.data.photos import FULL_CROP, WHOLE_CROP, PhotoFiles
 from horkd.errors import HorkdError
 from horkd.resolution import Degradation
 from horkd.runs import RunConfig
