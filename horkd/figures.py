@@ -504,5 +504,6 @@ def plot_neighbours(
     axes[0][0].set_title(f"query, {queries.shape[2]} px", fontsize=10)
     at = 2
     for title, neighbours, _ in found:
-        axes[0][at].set_title(title, fontsize=10, loc="left")
+        # wider than its axis, which it must not stretch
+        axes[0][at].set_title(title, fontsize=10, loc="left").set_in_layout(False)
         at += neighbours.shape[1] + 1

@@ -380,8 +380,9 @@ class Task:
         return Remembered(path, lambda x: self.frozen(see(x), maps), self.settings.device)
 
     def view_answers(self, number: int) -> Output:
-        """What the frozen model says of a view of every image: of the whole set by id, else of
-        the training images in their order.
+        """What the frozen model says of a view of every image.
+
+        Of the whole set, by the images' ids; without one of the training images, in their order.
         """
         frozen, whole = self.frozen.network, self.data.whole or self.train
         see = self.view(self.frozen_degradation, number, frozen)

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import CIFAR100
 
 from horkd import evaluate
-from horkd.data import cifar, retrieval
+from horkd.data import cifar, disjoint
 from horkd.data.disjoint import (
     RETRIEVAL,
     is_retrieval,
@@ -484,13 +484,15 @@ def test_where_folders_are_looked_for(home, tmp_path, monkeypatch):
     work.mkdir()
     monkeypatch.chdir(work)
     message = refusal("folder:birds@me")
-    assert f"there is no folder {home}/birds@me nor {work}/birds@me" in message
+    assert f"there is no folder {home}/birds@me: name one" in message
     class_tree(work / "birds@me", "abcde", 1)
-    assert load_retrieval("folder:birds@me").train.root == work / "birds@me"
+    assert refusal("folder:birds@me") == message  # not where a command happens to run
     class_tree(home / "birds@me", "abcde", 1)
     assert load_retrieval("folder:birds@me@64").train.root == home / "birds@me"
     monkeypatch.delenv("HORKD_DATA")
-    assert load_retrieval("folder:birds@me").train.root == work / "birds@me"
+    message = refusal("folder:birds@me")
+    assert "set HORKD_DATA to the folder that holds birds@me, or give its absolute path" in message
+    assert load_retrieval(f"folder:{work}/birds@me").train.root == work / "birds@me"
     assert load_retrieval(f"folder:{home}/birds@me").train.root == home / "birds@me"
     assert f"there is no folder {home}/bees: name one" in refusal(f"folder:{home}/bees")
     monkeypatch.setenv("HOME", str(work))
@@ -528,7 +530,7 @@ def test_a_folder_that_cannot_be_listed(home, monkeypatch):
     def no(_folder):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(retrieval, "find_classes", no)
+    monkeypatch.setattr(disjoint, "find_classes", no)
     assert f"cannot list {home}/locked: Permission denied" in refusal("folder:locked")
 
 

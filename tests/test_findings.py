@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
-from horkd import face_findings, figures, findings, paths, report, runs, storage
+from horkd import face_findings, figures, findings, metric_findings, paths, report, runs, storage
 from horkd.errors import HorkdError
 from horkd.presets import get_preset
 from horkd.resolution import Degradation
@@ -18,7 +18,13 @@ from horkd.runs import Run
 from horkd.studies import FULL, STUDIES, collect, configure, seeds, study
 
 mpl.use("Agg")
-REPORTS = {"quick-glyphs": "quick", "cpu-cifar100": "cpu", "faces-lfw": "faces"}
+REPORTS = {
+    "quick-glyphs": "quick",
+    "cpu-cifar100": "cpu",
+    "faces-lfw": "faces",
+    "metric-glyphs-disjoint": "metric",
+    "metric-cpu-cifar100-disjoint": "metric-cpu",
+}
 TOURS = ("quick-glyphs", "cpu-cifar100")
 
 
@@ -36,6 +42,9 @@ def page(name: str, folder, preset) -> str:
     if name == "05_resolution_sweep":
         arms = findings.gather(preset, ("two_stage", "resolutions"), source)
         return findings.resolutions_page(preset, arms, source)
+    if name == "07_metric_learning":
+        arms = metric_findings.metric_arms(preset, source)
+        return metric_findings.metric_page(preset, arms, source)
     return face_findings.faces_page(preset, face_findings.face_arms(preset, source), source)
 
 
@@ -45,6 +54,11 @@ PAGES = {
     "04_order_ablation": TOURS,
     "05_resolution_sweep": TOURS,
     "06_faces": ("quick-glyphs", "faces-lfw"),
+    "07_metric_learning": (
+        "quick-glyphs",
+        "metric-glyphs-disjoint",
+        "metric-cpu-cifar100-disjoint",
+    ),
 }
 
 
@@ -113,6 +127,32 @@ def test_the_readme_table_of_faces_is_what_the_records_say():
         assert row[first].replace("*", "") == ours.loc[name, "LFW, first held-out fold %"], name
         assert row["seeds"] == ours.loc[name, "seeds"], name
         assert row["folds in turn %"] == ours.loc[name, "LFW, folds in turn %"], name
+
+
+@pytest.mark.parametrize(
+    ("column", "folder"),
+    [("characters", "metric-glyphs-disjoint"), ("CIFAR-100", "metric-cpu-cifar100-disjoint")],
+)
+def test_the_readme_table_of_retrieval_is_what_the_records_say(column, folder):
+    text = (paths.root() / "README.md").read_text(encoding="utf-8")
+    found = [t for t in tables(text) if t and {"student", "characters, R@1 %"} <= t[0].keys()]
+    assert len(found) == 1, "the table of retrieval is gone"
+    preset, out = get_preset(REPORTS[folder]), paths.root() / "reports" / folder
+    source = findings.recorded(out)
+    arms = metric_findings.metric_arms(preset, source)
+    rows = {row.label: row for row in metric_findings.tested(preset, arms, source)}
+    crossed = {row.arm: row for row in metric_findings.across_rows(preset, arms, source)}
+    for line in found[0]:
+        name, value = line["student"].replace("*", ""), line[f"{column}, R@1 %"].replace("*", "")
+        index = line[f"{column}, in the teacher's index %"]
+        if name not in rows:
+            assert value == index == "–", name
+            continue
+        assert value == report.mean_and_spread(rows[name].rates()), name
+        assert line[f"{column}, n"] == str(len(rows[name].runs)), name
+        other = crossed.get(f"metric {name}")
+        expected = "–" if other is None else report.mean_and_spread(other.as_is)
+        assert index == expected, name
 
 
 def test_the_readme_table_is_what_the_records_say():

@@ -591,7 +591,7 @@ def test_resolutions_without_a_seed_in_common_are_left_out_of_the_effect():
     text = metric_findings.assistant_effect(preset, arms)
     assert "24 px" not in text
     assert "+1.00 at 32 px (n = 3), +2.50 at 16 px (n = 3), -0.50 at 12 px" in text
-    assert "; mean +1.00 points." in text  # of 1, 2.5, -0.5, 1
+    assert "; mean +1.00. The paper says" in text  # of 1, 2.5, -0.5, 1
 
 
 # Sentences
@@ -610,9 +610,9 @@ def test_the_assistants_effect_over_resolutions():
     assert rate_of("assistant") == rate_of("student 32 direct")
     assert list(means.values()) == pytest.approx([1.0, 0.5, 2.5, -0.5, 1.0])
     assert metric_findings.assistant_effect(preset, arms) == (
-        "**The assistant's effect** (student − student direct, Recall@1): +1.00 at 32 px (n = 3), "
-        "+0.50 at 24 px (n = 3), +2.50 at 16 px (n = 3), -0.50 at 12 px (n = 3), +1.00 at 8 px "
-        "(n = 3); mean +0.90 points. The paper says +3.03, without saying over what. All students "
+        "**The assistant's effect** (student − student direct, points of Recall@1): +1.00 at 32 px "
+        "(n = 3), +0.50 at 24 px (n = 3), +2.50 at 16 px (n = 3), -0.50 at 12 px (n = 3), +1.00 at "
+        "8 px (n = 3); mean +0.90. The paper says +3.03, without saying over what. All students "
         "have the same assistant, trained once; two stages train twice as long."
     )
 
@@ -623,7 +623,7 @@ def test_the_effect_says_how_many_seeds_each_resolution_has():
     text = metric_findings.assistant_effect(preset, arms)
     # at 16 px 2 and 2.5; at 12 px the third seed alone; resolutions count alike
     assert "+0.50 at 24 px (n = 3), +2.25 at 16 px (n = 2), -0.50 at 12 px (n = 1), " in text
-    assert "; mean +0.85 points." in text
+    assert "; mean +0.85. The paper says" in text
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -642,8 +642,7 @@ def test_the_assistants_effect_at_one_resolution():
     assert "metric student 8 direct" not in arms
     text = metric_findings.assistant_effect(preset, arms)
     assert text.startswith("**The assistant's effect**")
-    assert "+2.50 at 16 px (n = 3)" in text
-    assert " points. The paper says +3.03" in text
+    assert ", points of Recall@1): +2.50 at 16 px (n = 3). The paper says +3.03" in text
     assert text.count(" px") == 1
     assert "mean" not in text
 
@@ -660,8 +659,8 @@ def test_what_a_system_with_an_index_gets():
     assert text == (
         "**In the teacher's index** at 16 px (n = 3): the student of relations finds 3.00 % as it "
         "is and 60.50 % after a rotation, scale and offset fitted on training images (64.50 % in "
-        "its own index); the one that also learns the teacher's features (order 1) 60.50 %, "
-        "57.50 % and 61.50 %."
+        "its own index); the one that learns the teacher's features as well (order 1) "
+        "60.50 %, 57.50 % and 61.50 %."
     )
     assert " at 96 px (n = 1): " in metric_findings.index_line(*made("metric-paper"))
 
@@ -995,8 +994,8 @@ def test_the_figure_of_one_query(ax):
 
 
 def test_the_legend_has_what_any_row_has(ax):
-    first = metric_findings.Across("metric a", 16, [1.0], [2.0], None)
-    second = metric_findings.Across("metric b", 16, [1.0], [2.0], [3.0])
+    first = metric_findings.Across("metric a", 16, [0], [1.0], [2.0], None)
+    second = metric_findings.Across("metric b", 16, [0], [1.0], [2.0], [3.0])
     figures.plot_across([first, second], ax)
     assert legend_of(ax) == ["its own index", "teacher's, aligned", "teacher's, as it is"]
     lines = {line.get_label(): line for line in ax.get_lines()}
