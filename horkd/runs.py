@@ -685,8 +685,6 @@ def _train(
         frozen = Frozen(settings.place(frozen_run.network())) if frozen_run else None
         if config.start == "frozen":
             network.load_state_dict(frozen.network.state_dict())
-        if config.backbone and not (folder / "state.safetensors").is_file():
-            pretrained.start_backbone(network, config.backbone)
         train = data.training(config.validation)
         if config.recipe.views and not isinstance(train, ImageSet):
             raise HorkdError("fixed views need a set in memory: set views=0 in the recipe")
@@ -708,7 +706,9 @@ def _train(
         objective = _objective(config, network, frozen_run, task)
         objective = objective.to(settings.device)
     state = new_state(settings.place(network), objective, config.recipe)
-    _resume(state, folder / "state.safetensors", config)
+    resumed = _resume(state, folder / "state.safetensors", config)
+    if config.backbone and not resumed:
+        pretrained.start_backbone(network, config.backbone)
     if settings.compile == "on":
         torch.compiler.reset()  # the networks of a queue share a limit on recompilations
         network.backbone.compile()
@@ -729,7 +729,9 @@ def _answers(
 ) -> Path | None:
     """The folder of the frozen model's answers to the crops of this run, if they are kept."""
     recipe, views = config.recipe, config.recipe.views
-    images = len(data.whole) if views and data.whole else _images_per_epoch(config, data)
+    images = _images_per_epoch(config, data)
+    if views:
+        images = len(data.whole or data.training(config.validation))
     width = network.width + network.spec.num_classes
     size = 4 * (views or recipe.epochs) * images * width
     automatic = not settings.on_cuda and size <= remembered.LARGEST
@@ -951,10 +953,10 @@ def _as_before(settings: Settings, path: Path) -> Settings:
     )
 
 
-def _resume(state: State, path: Path, config: RunConfig) -> None:
-    """Put a saved state into `state`; one that is damaged or of another run is set aside."""
+def _resume(state: State, path: Path, config: RunConfig) -> bool:
+    """Put a saved state into `state`, if there is one; a damaged or foreign one is set aside."""
     if not path.is_file():
-        return
+        return False
     try:
         tensors, metadata = storage.load_tensors(path)
         if metadata.get("config") != json.loads(json.dumps(asdict(config))):
@@ -963,7 +965,7 @@ def _resume(state: State, path: Path, config: RunConfig) -> None:
             raise storage.DamagedFile(f"{path} was written by an earlier version of horkd")
     except storage.DamagedFile as error:
         storage.set_aside(path, str(error))
-        return
+        return False
 
     def part(prefix: str) -> dict[str, Tensor]:
         return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
@@ -981,6 +983,7 @@ def _resume(state: State, path: Path, config: RunConfig) -> None:
     state.epoch, state.best_epoch = metadata["epoch"], metadata["best_epoch"]
     state.history, state.seconds = metadata["history"], metadata["seconds"]
     state.remembered = metadata["remembered"]
+    return True
 
 
 def _finish(

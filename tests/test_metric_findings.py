@@ -682,6 +682,24 @@ def test_the_index_is_asked_by_the_same_seeds_of_both():
     assert text.endswith(" (order 1) 60.75 %, 57.75 % and 61.75 %.")  # 61.5, 62
 
 
+def test_the_index_is_asked_by_seeds_that_both_have():
+    """One lacks the first seed and the other the last: the one in between is compared."""
+    lost = [("student 16 direct", 0), ("student 16 for the index", 2)]
+    text = metric_findings.index_line(*made("metric", diverged=lost))
+    assert "(n = 1): the student of relations finds 3.00 % as it is and 60.50 % after " in text
+    assert "(64.50 % in its own index)" in text
+    assert text.endswith(" (order 1) 60.50 %, 57.50 % and 61.50 %.")
+
+
+def test_without_a_seed_in_common_nothing_is_said_of_the_index():
+    lost = [("student 16 direct", 0), ("student 16 direct", 1), ("student 16 for the index", 2)]
+    made_up = made("metric", diverged=lost)
+    rows = {row.arm: row.seeds for row in metric_findings.across_rows(*made_up)}
+    assert rows["metric student 16 direct"] == [2]
+    assert rows["metric student 16 for the index"] == [0, 1]
+    assert metric_findings.index_line(*made_up) == ""
+
+
 @pytest.mark.parametrize("out", ["student 16 direct", "student 16 for the index"])
 def test_without_both_students_nothing_is_said_of_the_index(out):
     assert metric_findings.index_line(*made("metric", leave_out=[out])) == ""
@@ -692,13 +710,16 @@ def test_without_both_students_nothing_is_said_of_the_index(out):
     ("select", "epoch"),
     [("", "the best epoch on validation classes, which are neither"),
      ("validation", "the best epoch on validation classes, which are neither"),
-     ("last", "the last epoch; ±"),
-     ("test", "the best epoch on the test images, as published code has it: too good; ±")],
+     ("last", "the last epoch; ± is "),
+     ("test", "the best epoch on the test images, as published code has it: too good; ± is ")],
 )  # fmt: skip
 def test_provenance_says_which_epoch_counts(select, epoch):
     preset, arms, _ = made(get_preset("metric", select=select), only=("teacher", "student 16"))
     text = metric_findings.provenance(preset, arms)
-    assert f"The result of a run is {epoch}" in text
+    before, result, text = text.partition("The result of a run is ")
+    assert result
+    assert text.startswith(epoch)
+    text = before + text.split("; ± is ")[0]  # recipes were chosen by validation classes, always
     others = {"validation classes", "the last epoch", "test images, as"} - {
         {"": "validation classes", "last": "the last epoch", "test": "test images, as"}.get(
             select, "validation classes"
@@ -721,6 +742,38 @@ def test_provenance(whole):
     assert "torchvision:resnet50 → torchvision:resnet18, cub, 512 dimensions, 80 epochs" in (
         paper_text
     )
+
+
+def test_provenance_names_both_recipes_where_they_differ():
+    preset, arms, _ = made("metric-cpu", only=("teacher", "student 16"))
+    sizes = preset.metric
+    assert (sizes.recipe.optimizer, sizes.other_recipe.optimizer) == ("sgd", "adam")
+    assert (sizes.recipe.clip, sizes.other_recipe.clip) == (1.0, None)
+    text = metric_findings.provenance(preset, arms)
+    by_sgd, by_adam = (f"{r.learning_rate:g}" for r in (sizes.recipe, sizes.other_recipe))
+    assert by_sgd != by_adam
+    assert (
+        " Orders of relations, RKD's among them, are learnt by SGD at "
+        f"{by_sgd}, gradients of at most 1, all else by Adam at {by_adam}, each the better on "
+    ) in text
+    one = replace(preset, metric=replace(sizes, other_recipe=sizes.recipe))
+    text = metric_findings.provenance(one, arms)
+    assert "Orders of relations" not in text
+    assert text.endswith("otherwise it is not shown.")
+
+
+@pytest.mark.parametrize("page", ["provenance", "published"])
+def test_pages_do_not_tell_where_a_folder_lies(page, tmp_path):
+    for name in "abcde":
+        (tmp_path / "secret" / "birds" / name).mkdir(parents=True)
+        (tmp_path / "secret" / "birds" / name / "0.png").touch()
+    preset = get_preset("metric-paper", f"folder:{tmp_path}/secret/birds@256")
+    preset, arms, _ = made(preset, only=["teacher"])
+    text = str(getattr(metric_findings, page)(preset, arms))
+    if page == "published":
+        text = " ".join(metric_findings.published(preset, arms).columns)
+    assert "folder-birds@256-" in text
+    assert "secret" not in text
 
 
 def test_provenance_counts_every_run_once(whole):
