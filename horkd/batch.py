@@ -148,6 +148,8 @@ def reproduce(
     chosen = _choose(folder, only)
     if not only:
         chosen = [path for path in chosen if study(sizes, SHOWS.get(path.stem, "two_stage"))]
+        if not chosen:
+            raise HorkdError(f"no notebook in {folder} shows runs of preset {preset}")
     planned = _plan(chosen, own, parameters)
     done: list[str] = []
     fresh: list[str] = []

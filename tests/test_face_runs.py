@@ -604,8 +604,8 @@ def test_answers_of_a_network_without_classes_are_refused(teacher, folder, name)
     ],
 )
 def test_a_librarys_network_has_no_maps_to_learn_from(tmp_path, folder, name):
-    path = weights(tmp_path / "weights", "torchvision:resnet18")
-    config = given(path, "torchvision:resnet18")
+    path = weights(tmp_path / "weights", "torchvision:mobilenet_v3_small")
+    config = given(path, "torchvision:mobilenet_v3_small")
     import_network(config, path, OFF, folder)
     asked = student(config, orders=(), baselines=((name, 1.0),), cross_entropy=1.0)
     with pytest.raises(HorkdError, match="maps") as error:

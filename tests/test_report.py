@@ -267,7 +267,7 @@ def test_every_arm_and_term_has_a_colour_of_its_own():
     assert set(report.TERM_COLORS) == set(report.TERM_NAMES)
     what = report.describe_arms({"teacher": TWO_STAGE["teacher"]})["what it is"].tolist()
     assert what == ["teacher at full resolution"]
-    assert set(report.TERM_COLORS) == {"cross_entropy", *ORDERS.values(), *NAMES}
+    assert set(report.TERM_COLORS) == {"cross_entropy", "triplet", *ORDERS.values(), *NAMES}
 
 
 def test_a_figure_that_cannot_be_written_is_one_line(tmp_path):
