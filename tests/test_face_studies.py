@@ -822,7 +822,7 @@ def test_numbers_are_names_of_notebooks(tmp_path, ran):
 
 def test_a_folder_without_the_notebook_of_faces(tmp_path, ran):
     folder = notebooks(tmp_path / "notebooks", "00_tour")
-    with pytest.raises(HorkdError, match="no notebook in .* shows runs of preset faces"):
+    with pytest.raises(HorkdError, match=r"no notebook in .* shows runs of preset faces"):
         batch.reproduce("faces", out=tmp_path / "out", notebooks=folder)
 
 
