@@ -504,6 +504,7 @@ def plot_neighbours(
     axes[0][0].set_title(f"query, {queries.shape[2]} px", fontsize=10)
     at = 2
     for title, neighbours, _ in found:
-        # wider than its axis, which it must not stretch
-        axes[0][at].set_title(title, fontsize=10, loc="left").set_in_layout(False)
+        # not a title: wider than its axis, it would stretch the column
+        axes[0][at].annotate(title, (0, 1), (0, 5), "axes fraction", "offset points", fontsize=10,
+                             annotation_clip=False).set_in_layout(False)  # fmt: skip
         at += neighbours.shape[1] + 1

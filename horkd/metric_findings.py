@@ -245,7 +245,7 @@ def questions(preset: Preset) -> dict[str, tuple[str, str]]:
         f"the assistant helps at {main} px": (at, f"{at} direct"),
         "hybrid orders beat RKD": (f"{at} direct", f"{METRIC}RKD {main}"),
     }
-    for name in ("PKT", "DarkRank", "MKD", "MKD+AT"):
+    for name in ("PKT", "DarkRank", "MKD", "MKD absolute", "MKD+AT"):
         found[f"hybrid orders beat {name}"] = (f"{at} direct", f"{METRIC}{name} {main}")
     found["order 1 in place of order C helps"] = (f"{at} for the index", f"{at} direct")
     for r in (*sizes.lows[1:], whole):
