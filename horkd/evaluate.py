@@ -365,6 +365,41 @@ def retrieve(
     return found | ({"nmi": retrieval.nmi(queries.cpu(), labels.cpu())} if clusters else {})
 
 
+def retrieve_pixels(
+    network: Network | None,
+    data: Dataset,
+    degradation: Degradation,
+    other: Degradation | None = None,
+    flip: bool = False,
+    memo: dict | None = None,
+) -> dict:
+    """Retrieval by the pixels themselves: what every network has to beat.
+
+    Args:
+        network: not used.
+        data: a disjoint set of small images, which are held in memory.
+        degradation: how the images are made small; values are compared as they are, in [0, 1].
+        other: not supported.
+        flip: not supported.
+        memo: not used.
+
+    Returns:
+        What `retrieve` gives, of vectors of 3·r·r numbers.
+
+    Raises:
+        HorkdError: if the set is not disjoint, or its images are photos on disk.
+    """
+    require_disjoint(data)
+    if other is not None or flip:
+        raise HorkdError("retrieval by pixels knows neither other= nor flip=: leave them out")
+    if not isinstance(data.test.images, Tensor):
+        raise HorkdError(f"retrieval by pixels is for small images, not for those of {data.name}")
+    generator = torch.Generator().manual_seed(0)
+    seen = [degradation(part, generator) for part in data.test.images.cpu().split(1024)]
+    pixels, labels = torch.cat(seen).flatten(1).float() / 255, data.test.labels.cpu()
+    return retrieval.measure(pixels, labels) | {"nmi": retrieval.nmi(pixels, labels)}
+
+
 #: Training images that student and teacher are aligned by; more change little.
 ALIGNED_BY = 4096
 

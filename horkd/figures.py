@@ -372,7 +372,7 @@ def plot_faces(rows: Sequence, ax: Axes) -> None:
 METRIC_KINDS = {
     "": ("from the assistant", "#D55E00", "o"),
     " direct": ("from the teacher", "#CC79A7", "^"),
-    " alone": ("labels only (triplet)", "#999999", "s"),
+    " alone": ("labels only", "#999999", "s"),
 }
 _SETS = (("cars", "Cars196", "#0072B2", "o"), ("cub", "CUB-200-2011", "#009E73", "^"),
          ("sop", "SOP", "#E69F00", "s"))  # fmt: skip
@@ -396,13 +396,15 @@ def plot_metric(rows: Sequence, ax: Axes) -> None:
     for ending, (label, color, marker) in METRIC_KINDS.items():
         named = {row.pixels: row for row in rows if row.label == f"student {row.pixels}{ending}"}
         lines.append((label, color, marker, {r: row.rates() for r, row in named.items()}))
+    lines.append(("raw pixels, no network", "#56B4E9", "v", {
+        row.pixels: row.rates() for row in rows if row.label.startswith("raw")}))  # fmt: skip
     for label, color, marker, found in lines:
         order = sorted(found)
         if not order:
             continue
-        x = [place[r] for r in order]
+        x, style = [place[r] for r in order], {"D": "--", "v": ":"}.get(marker, "-")
         ax.plot(x, [np.mean(found[r]) for r in order], marker=marker, color=color, label=label,
-                ms=6, mec="white", ls="--" if marker == "D" else "-")  # fmt: skip
+                ms=6, mec="white", ls=style)  # fmt: skip
         for r in order:
             if len(found[r]) > 1:
                 ax.vlines(place[r], min(found[r]), max(found[r]), color=color, lw=1.2)

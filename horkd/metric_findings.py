@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from horkd import paper, report
 from horkd.data import full_size
-from horkd.data.disjoint import plain_name
+from horkd.data.disjoint import of_photos, plain_name
 from horkd.errors import HorkdError
 from horkd.findings import Source, as_lines, failures, gather
 from horkd.models import ModelSpec, macs_of
@@ -22,7 +22,7 @@ from horkd.presets import MetricSizes, Preset
 from horkd.report import Arms, mean_and_spread, verdict
 from horkd.resolution import Degradation
 from horkd.runs import Look, Run
-from horkd.studies import METRIC, study
+from horkd.studies import LABELS, METRIC, study
 from horkd.train import Recipe
 
 KS = ("1", "2", "4", "8")
@@ -79,13 +79,25 @@ def look_at_all(preset: Preset, arms: Arms, source: Source) -> None:
         for run in found:
             if name == TEACHER:
                 lows = sizes_of(preset).lows
-                source.looks(run, [_fed(run, enlarged(preset, r)) for r in lows])
+                asked = [_fed(run, enlarged(preset, r)) for r in lows]
+                source.looks(run, asked + [_pixels(run, r) for r in _pixel_sizes(preset)])
             elif run.config.frozen is not None:
                 source.looks(run, [across(run)])
 
 
 def _fed(run: Run, view: Degradation) -> Look:
     return Look("retrieval", run.config.data, view)
+
+
+def _pixels(run: Run, r: int) -> Look:
+    return Look("pixels", run.config.data, Degradation(r))
+
+
+def _pixel_sizes(preset: Preset) -> list[int]:
+    """Where pixels themselves are compared with: only images that fit into memory have that row."""
+    sizes = sizes_of(preset)
+    small = not of_photos(sizes.data)
+    return sorted({*sizes.lows, full(preset)}, reverse=True) if small else []
 
 
 @dataclass(frozen=True)
@@ -99,6 +111,7 @@ class Tested:
         runs: one per seed.
         results: of `evaluate.retrieve`, one per run.
         macs: of one image.
+        parameters: of the network.
         what: what the arm is, in a line.
     """
 
@@ -108,6 +121,7 @@ class Tested:
     runs: Sequence[Run]
     results: Sequence[Mapping]
     macs: int
+    parameters: int
     what: str = field(default="", repr=False)
 
     def rates(self, k: str = "1") -> list[float]:
@@ -120,7 +134,7 @@ class Tested:
 
 
 def tested(preset: Preset, arms: Arms, source: Source) -> list[Tested]:
-    """Every arm by itself, and the teacher fed every resolution of students."""
+    """Every arm by itself, the teacher fed every resolution of students, and pixels alone."""
     kinds, rows = study(preset, "metric"), []
     for name, found in arms.items():
         config = found[0].config
@@ -129,13 +143,19 @@ def tested(preset: Preset, arms: Arms, source: Source) -> list[Tested]:
         pixels = config.degradation.size
         cost = macs_of(spec, pixels)
         what = kinds[name].what
-        rows.append(Tested(short(name), name, pixels, found, results, cost, what))
+        parameters = found[0].record["cost"]["parameters"]
+        rows.append(Tested(short(name), name, pixels, found, results, cost, parameters, what))
         if name == TEACHER:
             for r in sorted(sizes_of(preset).lows, reverse=True):
                 seen = source.looks(found[0], [_fed(found[0], enlarged(preset, r))])[0]
                 if seen is not None:
                     label = f"teacher fed {r} px, enlarged"
-                    rows.append(Tested(label, name, r, found, [seen], cost, what))
+                    rows.append(Tested(label, name, r, found, [seen], cost, parameters, what))
+            for r in _pixel_sizes(preset):
+                seen = source.looks(found[0], [_pixels(found[0], r)])[0]
+                if seen is not None:
+                    label, what = f"raw pixels, {r} px", "no network: the images as vectors"
+                    rows.append(Tested(label, name, r, found, [seen], 0, 0, what))
     return rows
 
 
@@ -151,7 +171,7 @@ def retrieval_table(preset: Preset, arms: Arms, source: Source) -> pd.DataFrame:
             "R-precision %": f"{row.mean('r_precision'):.2f}",
             "NMI %": f"{row.mean('nmi'):.2f}",
             "seeds": str(len(row.results)),
-            "parameters (M)": f"{row.runs[0].record['cost']['parameters'] / 1e6:.2f}",
+            "parameters (M)": f"{row.parameters / 1e6:.2f}",
             "MACs (M)": f"{row.macs / 1e6:.1f}",
         }
         for row in tested(preset, arms, source)
@@ -342,6 +362,11 @@ def provenance(preset: Preset, arms: Arms) -> str:
             f" Orders of relations, RKD's among them, are learnt by {_recipe(sizes.recipe)}, all "
             f"else by {_recipe(sizes.other_recipe)}, each the better on validation classes of the "
             "embedded set (reports/tuning); the weights of the other methods were not searched."
+        )
+    if sizes.labels != "triplet":
+        recipes += (
+            f" Labels are learnt by {sizes.labels}, a {LABELS[sizes.labels]}, where the protocol "
+            "has triplets: the better on validation classes."
         )
     test = records[0]["results"]["test"]
     teacher = f"{sizes.teacher_recipe.epochs} for the teacher"

@@ -86,6 +86,8 @@ class MetricSizes:
         other_recipe: of compact networks that learn anything else.
         embedding: width of all features.
         orders: weights of the losses.
+        labels: the loss of all that learns from labels: "triplet" as in the protocol, or a head of
+            `RunConfig`, "cosface" or "arcface".
         backbone: what backbones start from, as in `RunConfig`.
         select: which epoch is the result, as in `RunConfig`.
         weights: digest of the weights file of a teacher trained elsewhere, or "".
@@ -102,6 +104,7 @@ class MetricSizes:
     other_recipe: Recipe
     embedding: int
     orders: tuple[tuple[str, float], ...]
+    labels: str = "triplet"
     backbone: str | None = None
     select: str = "validation"
     weights: str = ""
@@ -231,9 +234,10 @@ _GLYPHS_QUICK = replace(
     _GLYPHS_SIZES, lows=(16, 8), recipe=_METRIC_QUICK, other_recipe=_METRIC_QUICK_ADAM,
     teacher_recipe=replace(_METRIC_ADAM, epochs=5),
 )  # fmt: skip
+#: From scratch and in few epochs triplets teach little on these images (reports/tuning).
 _CIFAR_SIZES = MetricSizes(
     "cifar100-disjoint", (16, 24, 12, 8), "resnet14x2", "resnet8x2", "resnet20x2",
-    _METRIC_CPU_TEACHER, _METRIC_CPU, _METRIC_CPU_ADAM, 128, METRIC_ORDERS,
+    _METRIC_CPU_TEACHER, _METRIC_CPU, _METRIC_CPU_ADAM, 128, METRIC_ORDERS, labels="cosface",
 )  # fmt: skip
 _CUB_SIZES = MetricSizes(
     "cub", (96, 224, 160, 128), "torchvision:resnet50", "torchvision:resnet18",

@@ -462,8 +462,9 @@ class Look:
 
     Attributes:
         task: "verification" (`evaluate.verify`), "identification" (`evaluate.identify`),
-            "retrieval" (`evaluate.retrieve`), or "across": queries by this network in the index of
-            its teacher, made from its images at full resolution (`evaluate.retrieve_across`).
+            "retrieval" (`evaluate.retrieve`), "pixels" (`evaluate.retrieve_pixels`, which needs no
+            network), or "across": queries by this network in the index of its teacher, made from
+            its images at full resolution (`evaluate.retrieve_across`).
         data: the data set with the images.
         degradation: what the network sees of them.
         other: what it sees of the second image of a pair, or of the gallery, instead.
@@ -497,6 +498,7 @@ def open_set(finished: Run, looks: Sequence[Look], settings: Settings | None = N
         "verification": evaluate.verify,
         "identification": evaluate.identify,
         "retrieval": evaluate.retrieve,
+        "pixels": evaluate.retrieve_pixels,
         "across": None,
     }
     for look in looks:

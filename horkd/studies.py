@@ -30,7 +30,7 @@ from horkd.data.open_set import SIZE, parse
 from horkd.errors import HorkdError
 from horkd.losses import PAPER_WEIGHTS
 from horkd.models import ModelSpec, Network, Statistics
-from horkd.presets import FACE_ORDERS, PRESETS, Preset
+from horkd.presets import FACE_ORDERS, PRESETS, MetricSizes, Preset
 from horkd.pretrained import digest
 from horkd.resolution import Degradation
 from horkd.runs import Run, RunConfig, import_network, read, run
@@ -368,25 +368,32 @@ def _tuned(preset: Preset, r: int, fold: int = 0) -> Arm:
 
 # Names of this study begin so that they differ from those of the others.
 METRIC = "metric "
-_TRIPLET = {"head": "triplet", "normalized": True}
+#: What `MetricSizes.labels` is called.
+LABELS = {"triplet": "triplet loss", "cosface": "margin softmax", "arcface": "margin softmax"}
 _NO_LABELS = {"cross_entropy": 0.0}
 
 
-def _metric_methods() -> list[tuple[str, str, dict[str, Any], str]]:
+def _by_labels(sizes: MetricSizes) -> tuple[str, dict[str, Any]]:
+    """How networks learn from labels in the study of metric learning: in words, and fields."""
+    return LABELS[sizes.labels], {"head": sizes.labels, "normalized": True}
+
+
+def _metric_methods(sizes: MetricSizes) -> list[tuple[str, str, dict[str, Any], str]]:
     """Name, what it is, fields, row of Table 4."""
+    loss, labels = _by_labels(sizes)
     return [
         ("RKD", "distances and angles (Park et al. 2019)",
          {**_NO_LABELS, **_RKD_DA}, ""),
         ("PKT", "probabilities of neighbours (Passalis, Tefas 2018)",
          {**_NO_LABELS, "normalized": True, "baselines": (("pkt", 1.0),)}, "PKT"),
-        ("DarkRank", "triplet loss and the order of the nearest neighbours (Chen et al. 2018)",
-         {**_TRIPLET, "baselines": (("darkrank", 1.0),)}, "DarkRank"),
-        ("MKD", "triplet loss and distances (Yu et al. 2019, relative)",
-         {**_TRIPLET, "baselines": (("mkd_relative", 10.0),)}, "MKD"),
-        ("MKD absolute", "triplet loss and the teacher's features (Yu et al. 2019, absolute)",
-         {**_TRIPLET, "baselines": (("mkd_absolute", 1.0),)}, ""),
+        ("DarkRank", f"{loss} and the order of the nearest neighbours (Chen et al. 2018)",
+         {**labels, "baselines": (("darkrank", 1.0),)}, "DarkRank"),
+        ("MKD", f"{loss} and distances (Yu et al. 2019, relative)",
+         {**labels, "baselines": (("mkd_relative", 10.0),)}, "MKD"),
+        ("MKD absolute", f"{loss} and the teacher's features (Yu et al. 2019, absolute)",
+         {**labels, "baselines": (("mkd_absolute", 1.0),)}, ""),
         ("MKD+AT", "MKD and the teacher's attention maps",
-         {**_TRIPLET, "baselines": (("mkd_relative", 10.0), ("at", 1000.0))}, "MKD+AT"),
+         {**labels, "baselines": (("mkd_relative", 10.0), ("at", 1000.0))}, "MKD+AT"),
     ]  # fmt: skip
 
 
@@ -399,6 +406,7 @@ def _metric_arms(preset: Preset) -> list[Arm]:
     sizes = preset.metric
     full, main = full_size(sizes.data), sizes.lows[0]
     teacher, assistant = f"{METRIC}teacher", f"{METRIC}assistant"
+    loss, labels = _by_labels(sizes)
 
     def three(r: int) -> list[Arm]:
         name = f"{METRIC}student {r}"
@@ -407,8 +415,8 @@ def _metric_arms(preset: Preset) -> list[Arm]:
         return [
             Arm(name, f"{r} px, relations of the assistant (stage 2)", r, assistant,
                 orders="23C", repeated=r == main, row=row, fields=_NO_LABELS),
-            Arm(f"{name} alone", f"control: {r} px, triplet loss, no teacher", r,
-                repeated=r == main, fields=_TRIPLET,
+            Arm(f"{name} alone", f"control: {r} px, {loss}, no teacher", r,
+                repeated=r == main, fields=labels,
                 row="Student alone (ResNet18)" if r == full else None),
             Arm(f"{name} direct", f"{r} px, relations of the teacher, no assistant", r, teacher,
                 orders="23C", repeated=r == main, fields=_NO_LABELS),
@@ -418,12 +426,12 @@ def _metric_arms(preset: Preset) -> list[Arm]:
         return [
             Arm(f"{METRIC}{name} {r}", f"{r} px: {what}", r, teacher, fields=fields,
                 row=(row or None) if r == full else None)
-            for name, what, fields, row in _metric_methods()
+            for name, what, fields, row in _metric_methods(sizes)
         ]  # fmt: skip
 
     return [
-        Arm(teacher, "teacher: full resolution, triplet loss", full, network="teacher",
-            row="Teacher (ResNet50)", fields=_TRIPLET),
+        Arm(teacher, f"teacher: full resolution, {loss}", full, network="teacher",
+            row="Teacher (ResNet50)", fields=labels),
         Arm(assistant, "assistant: compact, full resolution, relations of the teacher (stage 1)",
             full, teacher, orders="23C", fields=_NO_LABELS),
         *three(main),
@@ -435,8 +443,8 @@ def _metric_arms(preset: Preset) -> list[Arm]:
         *methods(main)[1:],
         *three(full),
         *methods(full),
-        Arm(f"{METRIC}large", "a larger network at full resolution, triplet loss", full,
-            network="large", row="ResNet101", fields=_TRIPLET),
+        Arm(f"{METRIC}large", f"a larger network at full resolution, {loss}", full,
+            network="large", row="ResNet101", fields=labels),
     ]  # fmt: skip
 
 

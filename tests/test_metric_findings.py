@@ -46,6 +46,7 @@ RATE = {
 #: What each further seed adds; 0.5 for others.
 STEP = {"student 16": 1.0, "student 16 alone": 0.75, "RKD 16": -2.0, "MKD+AT 16": 0.0}
 FED = {224: 70.0, 160: 60.0, 128: 55.0, 96: 30.0, 24: 50.0, 16: 20.0, 12: 10.0, 8: 5.0}
+RAW = {32: 6.0, 24: 6.25, 16: 6.5, 12: 6.75, 8: 7.0}
 PARAMETERS = 1_230_000
 QUERIES = 2000
 
@@ -126,6 +127,10 @@ def _made(preset, only, leave_out, diverged, looked, widths_differ) -> tuple:
                 for pixels in preset.metric.lows:
                     view = Degradation(pixels, upsample=pixels < full)
                     looks[config.key, Look("retrieval", data, view)] = found(FED[pixels])
+                for pixels in RAW:
+                    looks[config.key, Look("pixels", data, Degradation(pixels))] = found(
+                        RAW[pixels]
+                    )
             elif config.frozen is not None:
                 look = Look("across", data, config.degradation)
                 looks[config.key, look] = crossed(short, seed, widths_differ)
@@ -252,11 +257,16 @@ def test_every_arm_is_a_row_and_the_teacher_is_fed_every_resolution(whole):
     rows = metric_findings.tested(preset, arms, source)
     fed = [f"teacher fed {r} px, enlarged" for r in (24, 16, 12, 8)]
     own = [name[len("metric ") :] for name in study(preset, "metric")]
-    assert [row.label for row in rows] == ["teacher", *fed, *own[1:]]
+    raw = [f"raw pixels, {r} px" for r in (32, 24, 16, 12, 8)]
+    assert [row.label for row in rows] == ["teacher", *fed, *raw, *own[1:]]
     by = {row.label: row for row in rows}
     for r in (24, 16, 12, 8):
         row = by[f"teacher fed {r} px, enlarged"]
         assert (row.arm, row.pixels, row.rates()) == ("metric teacher", r, [FED[r]])
+        assert row.parameters == PARAMETERS
+    for label, r in zip(raw, RAW, strict=True):
+        assert (by[label].pixels, by[label].rates()) == (r, [RAW[r]])
+        assert by[label].parameters == by[label].macs == 0
     assert by["student 12"].pixels == 12
     assert by["teacher"].pixels == by["assistant"].pixels == by["large"].pixels == 32
     for label in ("student 16", "student 16 alone", "RKD 16", "MKD+AT 16"):
@@ -282,6 +292,7 @@ def test_the_teacher_sees_small_images_enlarged_and_full_ones_as_they_are(whole)
         return source.looks(run, wanted)
 
     rows = metric_findings.tested(preset, arms, replace(source, looks=note))
+    asked = [(config, look) for config, look in asked if look.task != "pixels"]
     assert len({look for _, look in asked}) == 4
     assert {look.task for _, look in asked} == {"retrieval"}
     assert {look.data for _, look in asked} == {"glyphs-disjoint"}
@@ -892,7 +903,7 @@ def test_looking_at_all_is_enough_for_every_table(whole):
     metric_findings.metric_page(preset, arms, replace(source, looks=late))
     assert more == []
     tasks = {look.task for _, look in asked}
-    assert tasks == {"retrieval", "across"}
+    assert tasks == {"retrieval", "pixels", "across"}
 
 
 # Figures
@@ -924,7 +935,8 @@ def hides_nothing(ax) -> bool:
     return top < ax.get_window_extent().y0 and top < ax.xaxis.get_tightbbox().y0
 
 
-KINDS = ["from the assistant", "from the teacher", "labels only (triplet)"]
+KINDS = ["from the assistant", "from the teacher", "labels only"]
+PIXELS = "raw pixels, no network"
 
 
 def test_the_figure_of_resolutions(whole, ax):
@@ -932,11 +944,12 @@ def test_the_figure_of_resolutions(whole, ax):
     assert ax.get_xlabel() == "resolution (px); bars: lowest to highest seed"
     assert ax.get_ylabel() == "Recall@1 (%)"
     assert ticks(ax.xaxis) == ["8", "12", "16", "24", "32"]
-    assert legend_of(ax) == ["teacher, fed enlarged images", *KINDS]
+    assert legend_of(ax) == ["teacher, fed enlarged images", *KINDS, PIXELS]
     assert hides_nothing(ax)
     assert ax.get_ylim()[0] == 0
     lines = {line.get_label(): line for line in ax.get_lines()}
     assert list(lines) == legend_of(ax)
+    assert lines[PIXELS].get_ydata() == pytest.approx([7.0, 6.75, 6.5, 6.25, 6.0])
     teacher = lines["teacher, fed enlarged images"]
     assert teacher.get_ydata() == pytest.approx([5.0, 10.0, 20.0, 50.0, 80.0])
     assert teacher.get_xdata() == pytest.approx(range(5))
@@ -953,7 +966,7 @@ def test_the_figure_of_resolutions(whole, ax):
         drawn[x, low, high] = tuple(bar.get_color()[0])
     assert drawn == bars
     assert len(ax.collections) == 15  # the teacher has one seed
-    assert len({line.get_color() for line in lines.values()}) == 4
+    assert len({line.get_color() for line in lines.values()}) == 5
 
 
 def test_the_figure_of_few_resolutions_and_seeds(ax):
@@ -963,7 +976,7 @@ def test_the_figure_of_few_resolutions_and_seeds(ax):
     ax.clear()
     figures.plot_metric(metric_findings.tested(*made("quick")), ax)
     assert ticks(ax.xaxis) == ["8", "16", "32"]
-    assert legend_of(ax) == ["teacher, fed enlarged images", *KINDS]
+    assert legend_of(ax) == ["teacher, fed enlarged images", *KINDS, PIXELS]
 
 
 def test_the_figure_of_one_arm_draws(ax):
@@ -1062,6 +1075,11 @@ def test_the_figure_of_no_query_draws(ax):
     assert legend_of(ax) == []
 
 
+def titles_of(ax):
+    """The title and what is written in its place."""
+    return ax.get_title() + "".join(t.get_text() for t in ax.texts if t.get_text() not in "✓✗")
+
+
 def test_neighbours_are_framed_by_whether_they_are_right():
     rng = np.random.default_rng(0)
     queries = rng.integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
@@ -1093,12 +1111,12 @@ def test_neighbours_are_framed_by_whether_they_are_right():
             for spine in one.spines.values():
                 assert spine.get_visible()
                 assert spine.get_edgecolor() == color
-            (sign,) = one.texts
+            sign = next(text for text in one.texts if text.get_text() in "✓✗")
             assert sign.get_text() == ("✓" if mark else "✗")
             assert sign.get_bbox_patch().get_facecolor() == color
-    titles = [one.get_title() + one.get_title(loc="left") for one in axes[0]]
+    titles = [titles_of(one) for one in axes[0]]
     assert titles == ["query, 16 px", "", "teacher, 32 px", *[""] * 3, "student 16, 16 px", ""]
-    assert not any(one.get_title() + one.get_title(loc="left") for one in axes[1])
+    assert not any(titles_of(one) for one in axes[1])
     plt.close(figure)
 
 
@@ -1108,7 +1126,7 @@ def test_queries_of_a_network_without_the_other():
     figures.plot_neighbours(image, [("teacher", image[:, None], np.array([[True]]))], axes)
     assert axes[0][0].get_title() == "query, 8 px"
     assert axes[0][2].texts[0].get_text() == "✓"
-    assert axes[0][2].get_title(loc="left") == "teacher"
+    assert titles_of(axes[0][2]) == "teacher"
     plt.close(figure)
 
 

@@ -1014,6 +1014,30 @@ def test_retrieve_refuses(finished):
     one_line(error)
 
 
+def test_pixels_are_found_by_a_loop_over_images(folder):
+    data = disjoint()
+    images = Degradation(8)(data.test.images).double().flatten(1) / 255
+    labels = data.test.labels.tolist()
+    hits = 0
+    for i, query in enumerate(images):
+        others = [((query - other).norm().item(), j) for j, other in enumerate(images) if j != i]
+        hits += labels[min(others)[1]] == labels[i]
+    run = runs.read(student(), folder)
+    look = Look("pixels", "glyphs-disjoint", Degradation(8))
+    [found] = open_set(run, [look], tiny.SETTINGS)
+    assert found["recall"]["1"] == pytest.approx(100 * hits / len(labels))
+    assert found == evaluate.retrieve_pixels(None, data, Degradation(8))  # whatever the network
+
+
+def test_pixels_refuse():
+    with pytest.raises(HorkdError, match="glyphs has no test classes of its own"):
+        evaluate.retrieve_pixels(None, tiny.data(), Degradation(8))
+    for more in ({"flip": True}, {"other": Degradation(16)}):
+        with pytest.raises(HorkdError, match="knows neither other= nor flip=") as error:
+            evaluate.retrieve_pixels(None, disjoint(), Degradation(8), **more)
+        one_line(error)
+
+
 def test_looks_at_retrieval_are_kept(folder, tmp_path, monkeypatch):
     copied(folder, tmp_path, student())
     run = runs.read(student(), tmp_path)
