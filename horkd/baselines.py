@@ -21,8 +21,10 @@ RKD (Park et al., CVPR 2019) is orders 2 and 3 of `horkd.losses` with reduction 
 
 The last four are those of Table 4, on metric learning: they look at features alone. The weight of
 mkd_relative is about its authors' 0.3 for CUB, whose term is larger by the size of their batch; the
-others' 1 is the plain choice, tuned on nothing. In the published code darkrank and mkd see features
-of unit length; here they take what they are given, and their values depend on its scale.
+1 of mkd_absolute is theirs for CUB, the others' 1 is the plain choice, tuned on nothing. The metric
+loss beside darkrank and mkd is the study's own, where mkd's authors have batch-hard triplets
+without a margin. In the published code darkrank and mkd see features of unit length; here they take
+what they are given, and their values depend on its scale.
 """
 
 from collections.abc import Mapping, Sequence
@@ -243,9 +245,9 @@ def darkrank(
     s_ij = −α ‖g_i − g_j‖^β, log P(π) = Σ_k (s_π(k) − log Σ_(l≥k) exp s_π(l)).
 
     Differs from the authors' code, which lists the whole batch (of 8 images, by default): four are
-    listed in the comparison of the code published with RKD (Park et al. 2019), and `length` = N − 1
-    lists all. That code drops whoever comes first, here the query is left out, though others may be
-    equal to it; equally near images are listed in the order of the batch.
+    listed in the comparison of the code published with RKD (Park et al. 2019; its alpha is 2), and
+    `length` = N − 1 lists all. That code drops whoever comes first, here the query is left out,
+    though others may be equal to it; equally near images are listed in the order of the batch.
 
     Args:
         frozen: features (N, D_f), get no gradient.

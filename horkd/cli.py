@@ -33,7 +33,7 @@ WeightsOption = Annotated[
     str, typer.Option(help="presets of faces and metric learning: the teacher's weights file")
 ]
 ModelOption = Annotated[
-    str, typer.Option(help="its architecture, as mobilefacenet or timm:resnet50")
+    str, typer.Option(help="its architecture, as mobilefacenet, timm:resnet50, timm:resnet50@512")
 ]
 StatisticsOption = Annotated[
     str, typer.Option(help="what its images are normalised by: imagenet, half or m,m,m/s,s,s")

@@ -299,6 +299,50 @@ def _gain(arms: Arms, arm: str, control: str) -> dict | None:
     return report.gain(arms, arm, control) if seeds[0] & seeds[1] else None
 
 
+def cautions(preset: Preset, arms: Arms, source: Source) -> str:
+    """What the claims do not say for themselves: unfinished, failed and unequally tuned arms."""
+    said = []
+    if any(found[0].config.baselines for found in arms.values()):
+        said.append(
+            "Weights and optimiser of the relations were searched, the weights of the other "
+            "methods were not: losing here says little of a method."
+        )
+    chosen = [
+        (run.record["results"]["selected"], run.config.recipe.epochs)
+        for found in arms.values()
+        for run in found
+        if run.record["results"].get("selected")
+    ]
+    last = sum(selected["epoch"] == epochs for selected, epochs in chosen)
+    if last > len(chosen) / 2:
+        said.append(
+            f"In {last} of {len(chosen)} runs the last epoch was the best: networks were still "
+            "learning, so that a difference is one of speed as much as of where they end."
+        )
+    rows = {row.label: row for row in tested(preset, arms, source)}
+    stuck, behind = [], []
+    for label, row in rows.items():
+        raw = rows.get(f"raw pixels, {row.pixels} px")
+        if raw is None or row is raw:
+            continue
+        seeds = [
+            str(run.config.seed)
+            for run, rate in zip(row.runs, row.rates(), strict=True)
+            if rate <= raw.rates()[0]
+        ]
+        if seeds:
+            stuck.append(f"{label} (seed{'s' * (len(seeds) > 1)} {', '.join(seeds)})")
+        control = rows.get(f"student {row.pixels} alone")
+        distilled = row.runs[0].config.frozen is not None
+        if control is not None and distilled and np.mean(row.rates()) < np.mean(control.rates()):
+            behind.append(label)
+    if stuck:
+        said.append(f"No better than the raw pixels: {'; '.join(stuck)}.")
+    if behind:
+        said.append(f"Behind the student alone at their resolution: {', '.join(behind)}.")
+    return " ".join(said) and f"**To be read with care.** {' '.join(said)}"
+
+
 def assistant_effect(preset: Preset, arms: Arms) -> str:
     """Stage 1's worth over the resolutions that were run, beside the paper's."""
     gains = {}
@@ -360,8 +404,8 @@ def provenance(preset: Preset, arms: Arms) -> str:
     if sizes.recipe != sizes.other_recipe:
         recipes = (
             f" Orders of relations, RKD's among them, are learnt by {_recipe(sizes.recipe)}, all "
-            f"else by {_recipe(sizes.other_recipe)}, each the better on validation classes of the "
-            "embedded set (reports/tuning); the weights of the other methods were not searched."
+            f"else by {_recipe(sizes.other_recipe)}, as tried on validation classes of the "
+            "embedded set (reports/tuning)."
         )
     if sizes.labels != "triplet":
         recipes += (
@@ -400,6 +444,7 @@ def metric_page(preset: Preset, arms: Arms, source: Source) -> str:
     """The summary of notebook 07: verdicts, tables, provenance."""
     parts = [
         as_lines(claims(preset, arms, source)),
+        cautions(preset, arms, source),
         assistant_effect(preset, arms),
         index_line(preset, arms, source),
         "**Retrieval.** " + provenance(preset, arms),

@@ -60,13 +60,13 @@ class Triplet(nn.Module):
 
     max(0, ‖a − p‖ − ‖a − n‖ + margin) between unit vectors, mean over the triplets that are not
     zero. An image is anchor as often as there are images of its class, each time with one of these
-    at random and with a negative drawn by Wu et al. 2017 (arXiv 1706.07567): inversely to how many
-    random points lie at its distance. Draws from torch's global generators.
+    at random, which may come twice, and with a negative drawn by Wu et al. 2017 (arXiv 1706.07567):
+    inversely to how many random points lie at its distance. Draws from torch's global generators.
 
-    Differs from the code published with RKD: that takes the mean over all triplets, and scales the
-    weights of negatives anchor by anchor. The library scales them over the batch, so that anchors
-    whose negatives are all much further away than the batch's closest one are left out: of 128
-    clustered vectors of 512 dimensions between 25 and 100 stayed.
+    Differs from the code published with RKD: that takes every positive once and the mean over all
+    triplets, scales the weights of negatives anchor by anchor, and draws any negative where none
+    qualifies. The library scales weights over the batch, so that anchors whose negatives are all
+    much further away than the batch's closest one can be left out.
 
     Args:
         margin: in units of the distance between unit vectors.

@@ -91,6 +91,7 @@ class MetricSizes:
         backbone: what backbones start from, as in `RunConfig`.
         select: which epoch is the result, as in `RunConfig`.
         weights: digest of the weights file of a teacher trained elsewhere, or "".
+        teacher_embedding: width of the layer that such a teacher ends in; None for pooled features.
         mean, std: channel statistics that such a teacher expects; None for the data set's.
     """
 
@@ -108,6 +109,7 @@ class MetricSizes:
     backbone: str | None = None
     select: str = "validation"
     weights: str = ""
+    teacher_embedding: int | None = None
     mean: Statistics | None = None
     std: Statistics | None = None
 
@@ -209,7 +211,7 @@ _METRIC_QUICK = replace(_METRIC, epochs=4, batches=100, views=2)
 _METRIC_QUICK_ADAM = replace(_METRIC_QUICK, optimizer="adam", learning_rate=0.004)
 _METRIC_SMOKE = replace(_METRIC, epochs=2, batch_size=40, batches=4, learning_rate=0.02)
 _METRIC_SMOKE_ADAM = replace(_METRIC_SMOKE, optimizer="adam", learning_rate=0.004)
-#: Without a limit on the gradient, order C blows up in the first steps on CIFAR-100.
+#: The limit on the gradient is for order C: without it a loss can blow up in the first steps.
 _METRIC_CPU = replace(_METRIC, epochs=3, batch_size=64, crop=4, batches=400, views=2, clip=1.0)
 _METRIC_CPU_ADAM = replace(_METRIC_CPU, optimizer="adam", learning_rate=0.004, clip=None)
 _METRIC_CPU_TEACHER = replace(_METRIC_CPU_ADAM, epochs=5, batches=500, views=0)

@@ -33,6 +33,8 @@ from horkd.storage import load_tensors
 #: Where checkpoints keep the state dict, and what wrappers put before each name.
 _NESTED = ("state_dict", "model_state_dict", "model", "net", "network", "backbone")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "network.", "backbone.", "encoder.", "trunk.")
+#: What the embedding layer of a library's network is called here.
+_EMBEDDING = "embedding."
 #: Layers after the features, which a network without classes has no use for.
 _CLASSIFIERS = ("fc.", "classifier.", "head.", "heads.", "last_linear.", "logits.", "output.")
 
@@ -113,7 +115,9 @@ def _sha256(path: Path) -> str:
 def load_pretrained(path: Path, spec: ModelSpec) -> Network:
     """A network with the weights of a file, in float32, in eval mode.
 
-    A classifier in the file is left out; everything else has to fit exactly.
+    A classifier in the file is left out; everything else has to fit exactly. Where a library's
+    network is to end in an embedding, the file's one linear layer of that shape is it, whatever
+    it is called.
 
     Args:
         path: as in `read_weights`, or a file written by `horkd export`.
@@ -129,9 +133,12 @@ def load_pretrained(path: Path, spec: ModelSpec) -> Network:
     if tensors is None:
         tensors = read_weights(path)
     wanted = network.backbone.state_dict()
-    names = _renamed(spec, tensors)
-    state = _fit(path, spec.name, wanted, {name: names(name) for name in wanted}, tensors)
-    known = {names(name) for name in wanted}
+    renamed = _renamed(spec, tensors)
+    names = {name: renamed(name) for name in wanted}
+    if f"{_EMBEDDING}weight" in wanted:
+        names, tensors = _with_embedding(path, spec, wanted, names, tensors)
+    state = _fit(path, spec.name, wanted, names, tensors)
+    known = set(names.values())
     left = [n for n in tensors if n not in known and tensors[n].ndim == 2]
     if left:
         shape = "×".join(map(str, tensors[left[0]].shape))
@@ -142,6 +149,32 @@ def load_pretrained(path: Path, spec: ModelSpec) -> Network:
         )
     network.backbone.load_state_dict(state)
     return network.eval()
+
+
+def _with_embedding(
+    path: Path,
+    spec: ModelSpec,
+    wanted: Mapping[str, Tensor],
+    names: Mapping[str, str],
+    tensors: dict[str, Tensor],
+) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """`names` and `tensors` of `_fit`, with the layer of a file that is the embedding."""
+    weight, bias = f"{_EMBEDDING}weight", f"{_EMBEDDING}bias"
+    shape = wanted[weight].shape
+    taken = {name for ours, name in names.items() if ours not in (weight, bias)}
+    there = [
+        name
+        for name, t in tensors.items()
+        if name.endswith(".weight") and name not in taken and t.shape == shape
+    ]
+    if len(there) != 1:
+        raise HorkdError(
+            f"{path} has {len(there)} linear layers of {shape[0]}×{shape[1]} after {spec.name}: "
+            "the embedding must be one"
+        )
+    offset = f"{there[0].removesuffix('weight')}bias"
+    zeros = {} if offset in tensors else {offset: torch.zeros_like(wanted[bias])}
+    return {**names, weight: there[0], bias: offset}, tensors | zeros
 
 
 def _fit(
@@ -211,9 +244,10 @@ def _own(path: Path, spec: ModelSpec) -> dict[str, Tensor] | None:
     tensors, metadata = load_tensors(path)
     found = spec_from_dict(metadata.get("spec", {"name": "nothing", "num_classes": 0}))
     if found.name != spec.name or _width(found) != _width(spec):
+        held = found.name if found.embedding is None else f"{found.name}@{found.embedding}"
         raise HorkdError(
             f"{path} holds {found.name} with embedding {found.embedding}, not {spec.name} with "
-            f"{spec.embedding}: name what it holds"
+            f"{spec.embedding}: name what it holds ({held})"
         )
     if found.unit != spec.unit:
         held, asked = ("of unit length" if s.unit else "of any length" for s in (found, spec))
@@ -240,7 +274,7 @@ def _renamed(spec: ModelSpec, tensors: Mapping[str, Tensor]):
 
 _TORCHVISIONS = "IMAGENET1K_V1"
 #: Embedding layers in files of ours: of a library's network, and of the others.
-_EMBEDDINGS = ("embedding.", "3.")
+_EMBEDDINGS = (_EMBEDDING, "3.")
 
 
 @dataclass(frozen=True)

@@ -669,6 +669,12 @@ def _train(
         raise HorkdError(f"{data.name} has no validation split: set validation=False")
     if config.select != "last" and not (data.disjoint or config.classifies):
         raise HorkdError("select needs a score after every epoch: a classifier or a disjoint set")
+    if config.select == "validation" and data.disjoint and len(data.validation.classes) < 2:
+        raise HorkdError(
+            f"{data.name} has too few classes to hold two out (a fifth of those to train on), and "
+            "among one everything is found: add some up to 10, or take the last epoch (--select "
+            "last)"
+        )
     called = time.monotonic()
     frozen_run = run(config.frozen, settings, runs, deadline, wait) if config.frozen else None
     started = time.monotonic()

@@ -567,6 +567,7 @@ def _configure_metric(preset: Preset, arm: Arm, seed: int) -> RunConfig:
         return RunConfig(
             sizes.teacher, Degradation(arm.pixels), data=sizes.data, validation=held,
             weights=sizes.weights, mean=sizes.mean, std=sizes.std, normalized=True,
+            embedding=sizes.teacher_embedding,
         )  # fmt: skip
     frozen = None
     if arm.frozen is not None:
@@ -618,7 +619,8 @@ def with_teacher(
     Args:
         preset: any; without a file and a model it is returned as it is.
         weights: path of the file, or "".
-        model: its architecture, as in `horkd.models`; the preset's own if empty.
+        model: its architecture, as in `horkd.models`; the preset's own if empty. In metric learning
+            "timm:resnet50@512" is one whose last layer, 512 wide, is an embedding, no classifier.
         statistics: what its images are normalised by: "imagenet", "half" for 0.5 and 0.5, or six
             numbers on the scale 0 to 1, "m,m,m/s,s,s".
 
@@ -643,13 +645,24 @@ def with_teacher(
         arm = study(preset, "faces")["teacher"]
     else:
         # students take its width, so that they can query an index that it made
+        teacher, own = _with_width(teacher)
         with torch.device("meta"):
-            width = Network(ModelSpec(teacher, 0)).width
-        metric = replace(preset.metric, teacher=teacher, embedding=width, **known)
+            width = Network(ModelSpec(teacher, 0, own)).width
+        metric = replace(
+            preset.metric, teacher=teacher, teacher_embedding=own, embedding=width, **known
+        )
         preset = replace(preset, teacher=teacher, metric=metric)
         arm = study(preset, "metric")[f"{METRIC}teacher"]
     import_network(configure(preset, arm), file)
     return preset
+
+
+def _with_width(model: str) -> tuple[str, int | None]:
+    """Architecture and, if it is named, the width of the embedding that it ends in."""
+    name, at, width = model.partition("@")
+    if at and not (width.isdecimal() and int(width)):
+        raise HorkdError(f"unknown model {model!r}: after @ stands the width of its embedding")
+    return name, int(width) if at else None
 
 
 def _statistics(text: str) -> tuple[Statistics | None, Statistics | None]:

@@ -46,7 +46,7 @@ RATE = {
 #: What each further seed adds; 0.5 for others.
 STEP = {"student 16": 1.0, "student 16 alone": 0.75, "RKD 16": -2.0, "MKD+AT 16": 0.0}
 FED = {224: 70.0, 160: 60.0, 128: 55.0, 96: 30.0, 24: 50.0, 16: 20.0, 12: 10.0, 8: 5.0}
-RAW = {32: 6.0, 24: 6.25, 16: 6.5, 12: 6.75, 8: 7.0}
+RAW = {32: 1.0, 24: 1.25, 16: 1.5, 12: 1.75, 8: 2.0}
 PARAMETERS = 1_230_000
 QUERIES = 2000
 
@@ -765,12 +765,15 @@ def test_provenance_names_both_recipes_where_they_differ():
     assert by_sgd != by_adam
     assert (
         " Orders of relations, RKD's among them, are learnt by SGD at "
-        f"{by_sgd}, gradients of at most 1, all else by Adam at {by_adam}, each the better on "
+        f"{by_sgd}, gradients of at most 1, all else by Adam at {by_adam}, as tried on "
     ) in text
     one = replace(preset, metric=replace(sizes, other_recipe=sizes.recipe))
     text = metric_findings.provenance(one, arms)
     assert "Orders of relations" not in text
-    assert text.endswith("otherwise it is not shown.")
+    assert text.endswith("Labels are learnt by cosface, a margin softmax, where the protocol has "
+                         "triplets: the better on validation classes.")  # fmt: skip
+    plain = replace(one, metric=replace(one.metric, labels="triplet"))
+    assert metric_findings.provenance(plain, arms).endswith("otherwise it is not shown.")
 
 
 @pytest.mark.parametrize("page", ["provenance", "published"])
@@ -856,6 +859,46 @@ def test_the_page_shows_everything(name):
     assert f"**Retrieval.** {metric_findings.provenance(preset, arms)}" in text
     assert "Not run" not in text
     assert "Diverged" not in text
+
+
+def test_what_has_to_be_read_with_care(whole):
+    preset, arms, source = whole
+    text = metric_findings.cautions(preset, arms, source)
+    assert "the weights of the other methods were not" in text
+    assert "No better" not in text
+    assert "last epoch" not in text
+    behind = text.partition("Behind the student alone at their resolution: ")[2].rstrip(".")
+    worse = [
+        name
+        for name in (n.removeprefix("metric ") for n in arms)
+        if name not in ("teacher", "large") and not name.endswith("alone")
+        for pixels in [arms[f"metric {name}"][0].config.degradation.size]
+        if rates(name).mean() < rates(f"student {pixels} alone").mean()
+    ]
+    assert behind.split(", ") == worse
+
+    def changed(name, seed, **results):
+        found = [
+            replace(run, record=run.record | {"results": run.record["results"] | results})
+            if run.config.seed == seed else run
+            for run in arms[f"metric {name}"]
+        ]  # fmt: skip
+        return {**arms, f"metric {name}": found}
+
+    low = {**arms["metric RKD 16"][0].record["results"]["test"], "recall": {k: 1.5 for k in "1248"}}
+    text = metric_findings.cautions(preset, changed("RKD 16", 1, test=low), source)
+    assert "No better than the raw pixels: RKD 16 (seed 1)." in text
+    low["recall"]["1"] = 1.51
+    assert "No better" not in metric_findings.cautions(
+        preset, changed("RKD 16", 1, test=low), source
+    )
+    few = {k: v for k, v in changed("teacher", 0, selected={"epoch": 8}).items()
+           if k == "metric teacher"}  # fmt: skip
+    text = metric_findings.cautions(preset, few, source)
+    assert "In 1 of 1 runs the last epoch was the best" in text
+    assert "other methods" not in text
+    few = {"metric teacher": changed("teacher", 0, selected={"epoch": 7})["metric teacher"]}
+    assert metric_findings.cautions(preset, few, source) == ""
 
 
 def test_the_page_of_the_teacher_alone():
@@ -949,7 +992,7 @@ def test_the_figure_of_resolutions(whole, ax):
     assert ax.get_ylim()[0] == 0
     lines = {line.get_label(): line for line in ax.get_lines()}
     assert list(lines) == legend_of(ax)
-    assert lines[PIXELS].get_ydata() == pytest.approx([7.0, 6.75, 6.5, 6.25, 6.0])
+    assert lines[PIXELS].get_ydata() == pytest.approx([2.0, 1.75, 1.5, 1.25, 1.0])
     teacher = lines["teacher, fed enlarged images"]
     assert teacher.get_ydata() == pytest.approx([5.0, 10.0, 20.0, 50.0, 80.0])
     assert teacher.get_xdata() == pytest.approx(range(5))

@@ -24,7 +24,7 @@ from horkd.data import Batches, Dataset, FileBatches, ImageSet, load_dataset, tr
 from horkd.data.batches import balanced_order
 from horkd.data.glyphs import CHARACTERS, render
 from horkd.errors import HorkdError
-from horkd.models import ModelSpec, Network, load_network
+from horkd.models import ModelSpec, Network, load_network, save_network
 from horkd.objectives import Objective, Triplet
 from horkd.paper import TABLE_4
 from horkd.presets import METRIC_ORDERS, PRESETS, get_preset
@@ -1173,6 +1173,7 @@ def test_only_the_assistant_has_two_names(preset):
 def test_the_chain_and_its_controls(preset):
     sizes, full = preset.metric, data.full_size(preset.metric.data)
     main = sizes.lows[0]
+    labels = "cosface" if preset.name == "metric-cpu" else "triplet"
     teacher, assistant = named(preset, "teacher"), named(preset, "assistant")
     pupil = named(preset, f"student {main}", 1)
     assert (teacher.frozen, assistant.frozen, pupil.frozen) == (None, teacher, assistant)
@@ -1182,10 +1183,10 @@ def test_the_chain_and_its_controls(preset):
         assert dict(config.orders) == {o: w for o, w in METRIC_ORDERS if o != "1"}
     assert (teacher.degradation, assistant.degradation) == (Degradation(full), Degradation(full))
     assert pupil.degradation == Degradation(main)
-    assert (teacher.head, teacher.normalized, teacher.classifies) == ("triplet", True, False)
+    assert (teacher.head, teacher.normalized, teacher.classifies) == (labels, True, False)
     direct, alone = (named(preset, f"student {main} {k}", 1) for k in ("direct", "alone"))
     assert direct == replace(pupil, frozen=teacher)
-    bare = {"frozen": None, "orders": (), "cross_entropy": 1.0, "head": "triplet"}
+    bare = {"frozen": None, "orders": (), "cross_entropy": 1.0, "head": labels}
     bare["recipe"] = sizes.other_recipe
     assert alone == replace(pupil, **bare, normalized=True)
     index = named(preset, f"student {main} for the index", 1)
@@ -1346,11 +1347,11 @@ def test_exports():
 
 @pytest.fixture
 def birds(tmp_path, monkeypatch) -> str:
-    """Photos of six classes to learn and select by, and of six to be tested on."""
+    """Photos of ten classes to learn and select by, and of ten to be tested on."""
     monkeypatch.setenv("HORKD_RUNS", str(tmp_path / "runs"))
     # decode in this process
     monkeypatch.setattr("horkd.train.FileBatches", functools.partial(FileBatches, workers=0))
-    return f"folder:{class_tree(tmp_path / 'birds', 12, 3, 40)}@32"
+    return f"folder:{class_tree(tmp_path / 'birds', 20, 3, 40)}@32"
 
 
 def test_a_teacher_from_a_file(birds, tmp_path):
@@ -1368,7 +1369,7 @@ def test_a_teacher_from_a_file(birds, tmp_path):
     teacher = named(known, "teacher")
     assert (teacher.model, teacher.normalized) == ("torchvision:resnet18", True)
     found = runs.read(teacher)
-    assert found.record["results"]["test"]["queries"] == 18
+    assert found.record["results"]["test"]["queries"] == 30
     assert found.network().width == 512
     quick = replace(RECIPE, epochs=1, batches=2, batch_size=6, per_class=3, crop=2)
     sizes = replace(known.metric, compact="resnet8x0.5", recipe=quick, embedding=8, backbone=None)
@@ -1377,11 +1378,64 @@ def test_a_teacher_from_a_file(birds, tmp_path):
     assert run.record["config"]["frozen"]["weights"] == teacher.weights
     assert run.record["frozen_files"] == found.record["files"]
     assert run.record["results"]["selected"]["epoch"] == 1
-    assert run.record["training_images"] == 15  # five of six classes
-    assert run.centers().shape == (5, 512)
+    assert run.record["training_images"] == 24  # eight of ten classes
+    assert run.centers().shape == (8, 512)
     for name in ("assistant", "student 12", "MKD 12", "student 12 for the index"):
         assert named(known, name).teacher == teacher
     assert named(known, "student 12 alone").frozen is None
+
+
+def test_among_one_class_everything_is_found(birds, tmp_path):
+    """Every epoch would be perfect, and the first one the result."""
+    few = f"folder:{class_tree(tmp_path / 'few', 18, 3, 40)}@32"
+    quick = replace(RECIPE, epochs=1, batches=2, batch_size=6, per_class=3, crop=2)
+    for preset, refused in ((get_preset("metric-paper", few), True),
+                            (get_preset("metric-paper", few, select="last"), False)):  # fmt: skip
+        sizes = replace(preset.metric, compact="resnet8x0.5", backbone=None, other_recipe=quick)
+        alone = named(replace(preset, metric=sizes), "student 12 alone")
+        if refused:
+            with pytest.raises(HorkdError, match="too few classes to hold two out") as error:
+                tiny.run(alone, tmp_path / "runs")
+            assert "--select last" in one_line(error)
+        else:
+            assert tiny.run(alone, tmp_path / "runs").record["training_images"] == 27
+
+
+def test_a_teacher_that_ends_in_an_embedding(birds, tmp_path):
+    """Students take the width of the index that such a teacher makes, and it stays as it is."""
+    import timm
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        theirs = timm.create_model("resnet18", num_classes=24).eval()
+    path = tmp_path / "resnet18.safetensors"
+    save_file(theirs.state_dict(), path)
+    preset = get_preset("metric-paper", birds)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # no layer is left out
+        known = with_teacher(preset, path, "timm:resnet18@24")
+    teacher = named(known, "teacher")
+    assert (teacher.embedding, named(known, "student 12 direct").embedding) == (24, 24)
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        ours, want = runs.read(teacher).network()(x).features, theirs(x)
+    torch.testing.assert_close(ours, want / want.norm(dim=1, keepdim=True))
+    with pytest.warns(UserWarning, match=r"fc\.weight \(24×512\) is taken for a classifier"):
+        pooled = with_teacher(preset, path, "timm:resnet18")
+    assert named(pooled, "teacher").key != teacher.key
+
+    again = tmp_path / "ours.safetensors"  # what horkd exports is named with its width, too
+    save_network(again, runs.read(teacher).network())
+    known = with_teacher(preset, again, "timm:resnet18@24")
+    assert named(known, "student 12").embedding == 24
+    with pytest.raises(HorkdError, match=r"name what it holds \(timm:resnet18@24\)") as error:
+        with_teacher(preset, again, "timm:resnet18")
+    one_line(error)
+    for model, says in (("timm:resnet18@", "after @ stands"), ("timm:resnet18@0", "after @ stands"),
+                        ("timm:resnet18@25", "has 0 linear layers of 25×512")):  # fmt: skip
+        with pytest.raises(HorkdError, match=says) as error:
+            with_teacher(preset, path, model)
+        one_line(error)
 
 
 def test_every_method_fits_a_given_teacher(monkeypatch, tmp_path):

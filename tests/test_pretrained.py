@@ -456,7 +456,7 @@ def test_a_file_of_a_librarys_network_with_an_embedding(tmp_path):
     ours = randomise(Network(spec))
     path = write(tmp_path / "w.pth", ours.backbone.state_dict())
     assert_same(load_pretrained(path, spec), ours)
-    assert "(6, 512) there, not (7, 512)" in one_line(path, replace(spec, embedding=7))
+    assert "has 0 linear layers of 7×512" in one_line(path, replace(spec, embedding=7))
 
 
 def test_timm_is_asked_for_where_it_is_absent(monkeypatch):
@@ -574,6 +574,40 @@ def real() -> Path:
         if not (folder / f"{name}.safetensors").is_file():
             pytest.skip(f"HORKD_DATA has no weights/{name}.safetensors")
     return folder
+
+
+@pytest.mark.parametrize("name", ["fc", "embedding", "embedder", "head.1"])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_the_linear_layer_of_an_embedding_has_any_name(tmp_path, name, wrapped):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        trunk = torchvision.models.resnet18(weights=None)
+    trunk.fc = nn.Identity()
+    trunk = randomise(trunk)
+    weight, bias = torch.randn(12, 512), torch.randn(12)
+    inside = {f"{'trunk.' * wrapped}{k}": v for k, v in trunk.state_dict().items()}
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        pooled = trunk(x)
+    spec = ModelSpec("torchvision:resnet18", 0, 12)
+    for more, offset in (({f"{name}.bias": bias}, bias), ({}, torch.zeros(12))):
+        path = tmp_path / f"{len(more)}.safetensors"
+        save_file(inside | {f"{name}.weight": weight} | more, path)
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("error")
+            found = load_pretrained(path, spec)(x).features
+        torch.testing.assert_close(found, pooled @ weight.T + offset)
+
+
+def test_an_embedding_is_one_layer(tmp_path):
+    state = torchvision.models.resnet18(weights=None).state_dict()
+    spec = ModelSpec("torchvision:resnet18", 0, 1000)
+    save_file(state | {"other.weight": torch.zeros(1000, 512)}, tmp_path / "two.safetensors")
+    with pytest.raises(HorkdError, match="has 2 linear layers of 1000×512 after torchvision"):
+        load_pretrained(tmp_path / "two.safetensors", spec)
+    save_file(state, tmp_path / "one.safetensors")
+    with pytest.raises(HorkdError, match="has 0 linear layers of 64×512 after torchvision"):
+        load_pretrained(tmp_path / "one.safetensors", replace(spec, embedding=64))
 
 
 def test_published_weights_give_the_published_embeddings(real):
