@@ -11,7 +11,8 @@ the preset's own) and `out` (empty: show, write nothing; else the report folder)
 verdict as Markdown in `summaries/NN_name.md`, with links relative to the report folder.
 
 A notebook is up to date when its stamp holds the digest of its cells, its parameters and horkd's
-own source, and every file it wrote is still there. Stamps stay on the machine that made them, so a
+own source, and every file it wrote is still there; with train_missing=False never: it shows the
+runs that are there, and there may be more by now. Stamps stay on the machine that made them, so a
 fresh clone runs everything although the results of another machine are in the repository.
 """
 
@@ -316,6 +317,7 @@ def _up_to_date(out: Path, notebook: Notebook) -> bool:
     stamp = _stamp(out, notebook.name)
     return (
         "error" not in stamp
+        and notebook.parameters.get("train_missing") is not False
         and stamp.get("inputs") == notebook.digest
         and all((out / name).is_file() for name in stamp["files"])
     )

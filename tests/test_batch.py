@@ -129,6 +129,19 @@ def test_a_batch_from_failure_to_nothing_left_to_do(tmp_path, capsys):
     assert result.done == ("02_two_stage_transfer", "05_new")
     assert result.fresh == ("00_tour",)
 
+    # A notebook that trains nothing shows the runs that are there: there may be more by now.
+    add(
+        folder,
+        "06_shows",
+        writes("06_shows"),
+        parameters=PARAMETERS + "train_missing: bool = True\n",
+    )
+    for _ in range(2):
+        result = reproduce("quick", "glyphs", ["06"], {"train_missing": False}, out=out,
+                           notebooks=folder)  # fmt: skip
+        assert result.done == ("06_shows",)
+    (folder / "06_shows.ipynb").unlink()
+
     # Fourth: nothing.
     before = len(ran(folder))
     result = reproduce("quick", "glyphs", parameters={"width": 8}, out=out, notebooks=folder)
