@@ -814,13 +814,14 @@ def test_provenance_of_a_teacher_that_was_trained_elsewhere():
 
 def test_what_is_missing():
     assert metric_findings.missing(*made("metric")) == ""
-    some = made("quick", leave_out=["student 8", "student 16 alone"])
-    assert metric_findings.missing(*some) == "Not run: student 16 alone, student 8."
-    lost = made("quick", diverged=["student 8"])
-    assert metric_findings.missing(*lost) == "Diverged: student 8."
-    both = made("quick", diverged=["student 8", ("student 16", 2)], leave_out=["student 8 alone"])
+    some = made("quick", leave_out=["assistant", "student 16 alone"])
+    assert metric_findings.missing(*some) == "Not run: assistant, student 16 alone."
+    lost = made("quick", diverged=["student 16 alone"])
+    assert metric_findings.missing(*lost) == "Diverged: student 16 alone."
+    lost = ["student 16 alone", ("student 16", 2)]
+    both = made("quick", diverged=lost, leave_out=["student 16 direct"])
     text = metric_findings.missing(*both)
-    assert text == "Diverged: student 16, student 8. Not run: student 8 alone."
+    assert text == "Diverged: student 16, student 16 alone. Not run: student 16 direct."
 
 
 # The page
@@ -921,11 +922,11 @@ def test_the_page_without_a_teacher(only):
 
 
 def test_the_page_with_seeds_that_diverged():
-    preset, arms, source = made("quick", diverged=[("student 16", 0), "student 8"])
+    preset, arms, source = made("quick", diverged=[("student 16", 0), "student 16 for the index"])
     text = metric_findings.metric_page(preset, arms, source)
     check_page(text)
     assert "and seeds of student 16 diverged" in text
-    assert text.endswith("Diverged: student 16, student 8.")
+    assert text.endswith("Diverged: student 16, student 16 for the index.")
 
 
 def test_looking_at_all_is_enough_for_every_table(whole):

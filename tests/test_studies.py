@@ -337,7 +337,6 @@ METRIC_OF_QUICK = (
     *("metric teacher", "metric assistant"),
     *("metric student 16", "metric student 16 alone", "metric student 16 direct"),
     "metric student 16 for the index",
-    *("metric student 8", "metric student 8 alone"),
 )
 
 
