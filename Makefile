@@ -13,7 +13,7 @@ BIN = $(VENV)/bin
 # Written last, so an interrupted set-up is taken up again by the next call.
 STAMP = $(VENV)/.horkd-ready
 
-.PHONY: help setup reproduce test bench lab notebooks lint lock clean
+.PHONY: help setup reproduce test bench demo lab notebooks lint lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s  %s\n", $$1, $$2 }' Makefile
@@ -45,6 +45,9 @@ test: $(STAMP) ## run the tests and every notebook (ARGS="-k losses")
 
 bench: $(STAMP) ## time the losses against the published formula (ARGS="--device cuda")
 	$(BIN)/python benchmarks/losses.py $(ARGS)
+
+demo: $(STAMP) ## open the demo on this machine (ARGS="--models FOLDER --port 7861")
+	$(BIN)/python -m app $(ARGS)
 
 lab: $(STAMP) ## open the notebooks in JupyterLab
 	$(BIN)/python -m jupyterlab --LabApp.default_url=/lab/tree/notebooks $(ARGS)

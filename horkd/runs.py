@@ -584,8 +584,8 @@ def export(finished: Run, path: Path) -> None:
     """Write a run's network for others to use: float16, with all that a prediction needs.
 
     The header holds the network's specification, class names (if it has a classifier), degradation,
-    channel statistics, test results and the key of the record. `horkd.models.load_network` reads it
-    back in float32.
+    channel statistics, test results, the key of the record and that of the frozen model it learned
+    from (None: labels only). `horkd.models.load_network` reads it back in float32.
 
     Raises:
         HorkdError: if the data set, for its class names, or the disk is not there.
@@ -597,6 +597,7 @@ def export(finished: Run, path: Path) -> None:
         finished.network(),
         half=True,
         key=config.key,
+        learned_from=config.frozen.key if config.frozen else None,
         data=config.data,
         classes=list(data.train.classes) if config.classifies else [],
         size=data.size,

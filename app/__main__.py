@@ -1,0 +1,127 @@
+"""`python -m app`: open the demo."""
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from horkd import paths
+from horkd.errors import HorkdError
+
+#: What is shown if nothing is named, below the folder of reports: the committed networks.
+DEFAULTS = ("cpu-cifar100/models", "quick-glyphs/models", "faces-lfw/models")
+TITLES = {"cifar100": "CIFAR-100: photos of 100 things", "glyphs": "Glyphs: 100 characters"}
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def load(places: Sequence[Path]) -> tuple[list, object | None]:
+    """Exhibits, one a data set, and networks for faces or None.
+
+    Args:
+        places: as for `app.bench.load_models`.
+
+    Raises:
+        HorkdError: if there is nothing to show.
+    """
+    from app import reference
+    from app.bench import Bench, load_models
+    from app.faces import FaceBench
+    from app.show import Exhibit
+    from horkd.data import is_faces
+
+    groups: dict[str, list] = {}
+    sources: dict[str, list[Path]] = {}
+    for place in places:
+        for model in load_models(place):
+            groups.setdefault(model.data, []).append(model)
+            sources.setdefault(model.data, []).append(place)
+    exhibits, faces = [], None
+    for data, models in groups.items():
+        files = [p / "reference.safetensors" for p in dict.fromkeys(sources[data])]
+        if is_faces(data):
+            faces = FaceBench(models)
+            for file in files:
+                faces.load(file)
+            continue
+        if not models[0].classes:
+            raise HorkdError(
+                f"{models[0].name} gives features of {data} and no answers: the demo shows "
+                "classifiers and networks for faces"
+            )
+        bench = Bench(models)
+        known = next((r for file in files if (r := reference.load(file, bench))), None)
+        if known is not None:
+            bench = Bench(models, known.enlarge)
+        named = ", ".join(os.path.relpath(p) for p in dict.fromkeys(sources[data]))
+        exhibits.append(Exhibit(TITLES.get(data, data), bench, known, named))
+    if not exhibits:
+        raise HorkdError("there are no classifiers to show: name some with --models")
+    return exhibits, faces
+
+
+def main() -> None:
+    """Read the options, load the networks, serve the page."""
+    parser = argparse.ArgumentParser(
+        prog="python -m app", description="Teacher and student on a photo."
+    )
+    parser.add_argument(
+        "--models",
+        type=Path,
+        action="append",
+        help="an exported network, a folder of them, or a run's folder; repeatable "
+        "(default: the networks of this repository)",
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--port", type=int, help="port (default: the first free one from 7860)")
+    parser.add_argument("--open", action="store_true", help="open a browser")
+    options = parser.parse_args()
+    torch.set_num_threads(1)  # requests run beside each other; one image gains nothing from more
+    try:
+        serve(options)
+    except HorkdError as error:
+        sys.exit(f"horkd: {error}")
+    except OSError as error:  # the port is taken
+        sys.exit(f"horkd: {error}")
+
+
+def serve(options: argparse.Namespace) -> None:
+    """Serve until Ctrl-C; what visitors sent is gone afterwards."""
+    places = options.models or [
+        p for name in DEFAULTS if (p := paths.reports_dir() / name).is_dir()
+    ]
+    if not places:
+        raise HorkdError(
+            "the networks of this repository are not here: start the demo in its checkout, or "
+            "name your own with --models"
+        )
+    exhibits, faces = load(places)
+    for exhibit in exhibits:  # the first visitor should not wait for a network's first call
+        exhibit.bench.answers(torch.zeros(1, 3, exhibit.bench.full, exhibit.bench.full).byte())
+        for model in exhibit.bench.models:
+            model.cost  # noqa: B018
+    with tempfile.TemporaryDirectory(prefix="horkd-demo-") as uploads:
+        os.environ["GRADIO_TEMP_DIR"] = uploads  # read by gradio whenever it keeps a file
+        from app import page, pictures
+
+        if options.host not in LOOPBACK:
+            print(f"horkd: everyone who reaches {options.host} can use this page", file=sys.stderr)
+        page.build(exhibits, faces).queue(max_size=256, default_concurrency_limit=2).launch(
+            server_name=options.host,
+            server_port=options.port,
+            inbrowser=options.open,
+            share=False,
+            ssr_mode=False,
+            show_error=False,
+            max_file_size=pictures.MAX_BYTES,
+            footer_links=["api"],
+            theme=page.theme(),
+            css=page.CSS,
+        )
+
+
+if __name__ == "__main__":
+    main()

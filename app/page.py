@@ -1,0 +1,500 @@
+"""The page: Gradio components, and which function answers when."""
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from gradio.utils import get_upload_folder
+
+from app import drawing, pictures, show
+from app.examples import EXAMPLES
+from app.faces import FRAMINGS, WARNING, FaceBench
+from app.gallery import FILTERS, Gallery, at_hand
+from app.show import Exhibit
+from app.upload import Photo, gr, told
+from horkd.data.glyphs import render
+from horkd.errors import HorkdError
+
+TITLE = "What a sixteen-pixel student sees"
+INTRODUCTION = (
+    "A large **teacher** looks at sharp images. A small **student** looks at few pixels and has "
+    "learned from the teacher how images relate to each other. Slide the resolution down and see "
+    "who still knows what is in the picture."
+)
+#: Seconds between two looks at what visitors sent, and how long it may stay.
+CLEANING = (300, 3600 - 300)
+#: Pictures of the gallery at a time.
+SHOWN = 24
+ANY_CLASS = "all classes"
+CSS = """
+.gradio-container { max-width: 1180px !important; margin: 0 auto !important; width: 100%; }
+.gradio-container .label { color: var(--body-text-color) !important; }
+.dark { --color-accent: #60a5fa; }
+.gradio-container td, .gradio-container th {
+  word-break: normal !important; overflow-wrap: normal !important; }
+@media (max-width: 480px) {
+  .gradio-container .prose td, .gradio-container .prose th {
+    padding: 4px !important; font-size: 12px !important; }
+}
+"""
+_GLYPHS = "RaΩж7&éд8Q"
+
+
+class Server:
+    """What the page's functions share: exhibits, and the galleries made for them so far.
+
+    Args:
+        exhibits: title -> exhibit, at least one.
+        faces: networks for faces, or None.
+    """
+
+    def __init__(self, exhibits: Sequence[Exhibit], faces: FaceBench | None) -> None:
+        self.exhibits = {e.title: e for e in exhibits}
+        self.faces = faces
+        self.galleries: dict[str, Gallery] = {}
+        self._making = threading.Lock()
+
+    def exhibit(self, title: str | None) -> Exhibit:
+        """By title; the first if there is none."""
+        return self.exhibits[title] if title else next(iter(self.exhibits.values()))
+
+    def gallery(self, exhibit: Exhibit, progress: Callable | None) -> Gallery | None:
+        """The gallery of an exhibit, made if there is a progress to report to.
+
+        None if its data set is not at hand, or if it was not made yet and is not to be now.
+        """
+        if (
+            progress is not None
+            and exhibit.title not in self.galleries
+            and at_hand(exhibit.bench.data)
+        ):
+            with self._making:
+                if exhibit.title not in self.galleries:
+                    self.galleries[exhibit.title] = Gallery(exhibit.bench, progress)
+        return self.galleries.get(exhibit.title)
+
+    def size(self, exhibit: Exhibit, pixels: object) -> int:
+        """A resolution as a visitor gave it."""
+        try:
+            return exhibit.nearest_size(pixels)
+        except (TypeError, ValueError, OverflowError):
+            raise HorkdError("the resolution must be a number of pixels") from None
+
+    def compare(self, picture: pictures.Picture | None, resolution: float, models: str) -> dict:
+        """Answer one picture by every model, at one resolution.
+
+        Args:
+            picture: the picture.
+            resolution: pixels that it is reduced to; the nearest one of those looked at is taken.
+            models: which networks, by their title; those of the first if empty.
+        """
+        if picture is None:
+            raise HorkdError("there is no picture: send one")
+        exhibit = self.exhibit(models)
+        size = self.size(exhibit, resolution)
+        return show.as_json(
+            exhibit, picture, exhibit.bench.answers(picture.at(exhibit.bench.full)), size
+        )
+
+    def answers(self, picture: pictures.Picture | None, resolution: float, title: str) -> list:
+        """All of the page that depends on picture, resolution and models."""
+        exhibit = self.exhibit(title)
+        roles = exhibit.bench.roles()
+        if picture is None:
+            labels = [gr.Label(None, visible=role in roles) for role in show.LABELS]
+            return [None, "Choose a picture.", "", *labels, "", "", gr.skip()]
+        size = self.size(exhibit, resolution)
+        image = picture.at(exhibit.bench.full)
+        found = exhibit.bench.answers(image)
+        notes = [drawing.hint(text) for text in show.doubts(exhibit, found, size)]
+        labels = [
+            gr.Label(
+                dict(found[role][size].top()) if role in roles else None,
+                label=show.role_title(role, found[role][size], size) if role in roles else "",
+                visible=role in roles,
+            )
+            for role in show.LABELS
+        ]
+        gallery = self.gallery(exhibit, None)
+        opened = gallery is not None or not at_hand(exhibit.bench.data)
+        return [
+            (picture.shown(), pictures.enlarged(exhibit.bench.reduced(image, size)[0])),
+            show.verdict(exhibit, found, size),
+            drawing.page(*notes, *(f"<p>{note}</p>" for note in picture.notes)),
+            *labels,
+            show.curves(exhibit, found, size),
+            show.costs(exhibit, found, size),
+            show.relations(exhibit, gallery, found, size) if opened else gr.skip(),
+        ]
+
+    def relations(
+        self,
+        picture: pictures.Picture | None,
+        resolution: float,
+        title: str,
+        progress=gr.Progress(),  # noqa: B008
+    ) -> str:
+        """The tab on relations, made for the first time."""
+        exhibit = self.exhibit(title)
+        gallery = self.gallery(exhibit, progress)
+        if picture is None:
+            return drawing.page("<p>Choose a picture.</p>")
+        found = exhibit.bench.answers(picture.at(exhibit.bench.full))
+        return show.relations(exhibit, gallery, found, self.size(exhibit, resolution))
+
+    def disagreements(
+        self,
+        resolution: float,
+        which: str,
+        label: str,
+        title: str,
+        progress=gr.Progress(),  # noqa: B008
+    ) -> tuple[str, str]:
+        """Test images that divide the models, as HTML, and how many there are."""
+        exhibit = self.exhibit(title)
+        gallery = self.gallery(exhibit, progress)
+        if gallery is None:
+            return "", show.missing_data(exhibit)
+        size = self.size(exhibit, resolution)
+        index = gallery.disagreements(size, which, None if label == ANY_CLASS else label)
+        items = [show.pair(gallery, int(i), size) for i in index[:SHOWN]]
+        return drawing.page(drawing.pairs(items)), show.count(
+            gallery, len(index), len(items), label != ANY_CLASS
+        )
+
+    def verify(
+        self,
+        left: pictures.Picture | None,
+        right: pictures.Picture | None,
+        resolution: str | float,
+        framing: str,
+    ) -> dict:
+        """Say whether two photos show the same person.
+
+        Args:
+            left: a photo.
+            right: another photo.
+            resolution: pixels that both faces are reduced to.
+            framing: what the photos show: "whole head, as in LFW" (half of the photo's width is
+                looked at) or "face only" (all of it).
+        """
+        found = self._verdict(left, right, resolution, framing)
+        return {
+            "network": found.model,
+            "resolution_px": int(resolution),
+            "similarity": round(found.similarity, 6),
+            "same": found.same,
+            "threshold": found.threshold,
+            "false_accepts_percent": found.false_accepts,
+            "false_rejects_percent": found.false_rejects,
+            "measured_on_pairs_of_each_kind": found.n,
+            "warning": WARNING,
+        }
+
+    def _verdict(self, left, right, resolution, framing):
+        if self.faces is None:
+            raise HorkdError("no networks for faces are loaded: start the demo with --models")
+        if left is None or right is None:
+            raise HorkdError("two photos are needed: send both")
+        return self.faces.verify(left, right, int(resolution), framing)
+
+    def verified(self, left, right, resolution: str, framing: str) -> str:
+        """The tab on faces, as HTML."""
+        if left is None or right is None:
+            return drawing.page("<p>Choose two photos.</p>")
+        found = self._verdict(left, right, resolution, framing)
+        size = int(resolution)
+        seen = [self.faces.seen(p, size, framing) for p in (left, right)]
+        return show.verdict_on_faces(found, seen, size)
+
+
+def build(
+    exhibits: Sequence[Exhibit], faces: FaceBench | None, cleaning: tuple[int, int] = CLEANING
+) -> gr.Blocks:
+    """The page.
+
+    Args:
+        exhibits: what can be chosen among; the first is shown.
+        faces: networks for faces, or None.
+        cleaning: as `CLEANING`.
+    """
+    server = Server(exhibits, faces)
+    folder = Path(get_upload_folder())
+    with gr.Blocks(title=f"horkd: {TITLE}", analytics_enabled=False, delete_cache=cleaning) as demo:
+        gr.Markdown(f"# {TITLE}\n{INTRODUCTION}")
+        titles = list(server.exhibits)
+        models = gr.Radio(titles, value=titles[0], label="Networks", visible=len(titles) > 1)
+        with gr.Tabs():
+            with gr.Tab("Picture"):
+                _one_picture(server, models, folder)
+            with gr.Tab("Disagree") as tab:
+                _disagree(server, models, tab)
+            with gr.Tab("Faces"):
+                _faces(server)
+            with gr.Tab("About"):
+                gr.Markdown(show.about(exhibits, faces))
+    return demo
+
+
+def _one_picture(server: Server, models: gr.Radio, folder: Path) -> None:
+    """Picture, resolution, answers, curves, costs; and the picture's relations."""
+    first = server.exhibit(None).bench
+    with gr.Row():
+        with gr.Column(scale=4, min_width=300):
+            paths = _drawn(server, folder)
+            photo = Photo(
+                value=str(next(iter(paths.values()))[0][0]),
+                label="Picture",
+                alt_text="The picture that was chosen",
+                sources=["upload", "clipboard", "webcam"],
+                height=260,
+                buttons=[],
+            )
+            size = gr.Slider(
+                first.sizes[0],
+                first.full,
+                value=_usual_size(first),
+                step=first.sizes[1] - first.sizes[0],
+                label="Resolution (pixels)",
+                info=_sizes_known(first),
+            )
+            _examples(models, photo, paths)
+            gr.Markdown(
+                "The bicycle and the keyboard were drawn such that the student fails; the rainbow "
+                "and the square code are nothing that the networks know.",
+                visible=first.data == "cifar100",
+            )
+        with gr.Column(scale=5, min_width=300):
+            both = gr.ImageSlider(
+                label="Left: full resolution. Right: what the student sees.",
+                format="png",
+                buttons=["fullscreen"],
+                max_height=420,
+                elem_id="both",
+            )
+    words = gr.Markdown(elem_id="verdict")
+    notes = gr.HTML(elem_id="notes")
+    with gr.Tabs():
+        with gr.Tab("Answers"):
+            with gr.Row():
+                labels = [
+                    gr.Label(label=role, num_top_classes=5, min_width=240, elem_id=f"answer-{i}")
+                    for i, role in enumerate(show.LABELS)
+                ]
+            figures = gr.HTML(elem_id="curves")
+            table = gr.Markdown(elem_id="costs")
+        with gr.Tab("Relations") as tab:
+            related = gr.HTML(
+                drawing.page("<p>Training images are being looked at …</p>"), elem_id="relations"
+            )
+    outputs = [both, words, notes, *labels, figures, table, related]
+    inputs = [photo, size, models]
+    demo = gr.context.Context.root_block
+    gr.on(
+        [demo.load, photo.change, size.change],
+        told(server.answers),
+        inputs,
+        outputs,
+        api_visibility="private",
+        trigger_mode="always_last",
+        show_progress="hidden",
+    )
+    models.change(
+        lambda title: _resized(server, title), models, size, api_visibility="private"
+    ).then(
+        told(server.answers),
+        inputs,
+        outputs,
+        api_visibility="private",
+        show_progress_on=[words],
+    )
+    tab.select(
+        told(server.relations),
+        inputs,
+        related,
+        api_visibility="private",
+        concurrency_id="slow",
+        concurrency_limit=1,
+    )
+    result = gr.JSON(visible=False)
+    gr.Button(visible=False).click(
+        told(server.compare), inputs, result, api_name="compare", show_progress="hidden"
+    )
+
+
+def _usual_size(bench) -> int:
+    """The resolution to begin with: that of the middle student."""
+    known = [s for s in bench.students if s < bench.full] or [bench.full]
+    wanted = 16 if 16 in known else known[len(known) // 2]
+    return min(bench.sizes, key=lambda s: abs(s - wanted))
+
+
+def _sizes_known(bench) -> str:
+    known = ", ".join(str(s) for s in bench.students)
+    return f"Students were trained at {known} pixels." if known else "There is no student."
+
+
+def _resized(server: Server, title: str) -> gr.Slider:
+    bench = server.exhibit(title).bench
+    return gr.Slider(
+        minimum=bench.sizes[0],
+        maximum=bench.full,
+        step=bench.sizes[1] - bench.sizes[0],
+        value=_usual_size(bench),
+        info=_sizes_known(bench),
+    )
+
+
+def _drawn(server: Server, folder: Path) -> dict[str, list[tuple[Path, str]]]:
+    """Examples as files: title of the networks -> (file, caption) each."""
+    found = {}
+    for title, exhibit in server.exhibits.items():
+        place = folder / "examples" / str(len(found))
+        place.mkdir(parents=True, exist_ok=True)
+        rows = []
+        if exhibit.bench.data == "glyphs":
+            characters = [c for c in _GLYPHS if c in exhibit.bench.classes]
+            for i, pixels in enumerate(render(characters, 1, 0, "demo").images):
+                path = place / f"character-{i}.png"
+                pictures.as_image(pixels).save(path)
+                rows.append((path, characters[i]))
+        else:
+            for i, example in enumerate(EXAMPLES):
+                path = place / f"picture-{i}.png"
+                example.draw().save(path)
+                rows.append((path, example.name))
+        found[title] = rows
+    return found
+
+
+def _examples(models: gr.Radio, photo: Photo, paths: dict) -> None:
+    """Pictures to click on, those of the chosen networks."""
+    boxes = []
+    for i, rows in enumerate(paths.values()):
+        with gr.Group(visible=i == 0) as box:
+            gr.Examples(
+                [[str(path)] for path, _ in rows],
+                [photo],
+                example_labels=[caption for _, caption in rows],
+                examples_per_page=len(rows),
+                label="Or a drawing of ours",
+                api_visibility="private",
+            )
+        boxes.append(box)
+    if len(paths) > 1:
+        titles = list(paths)
+
+        def chosen(title: str) -> list:
+            shown = [gr.Group(visible=t == title) for t in titles]
+            return [*shown, str(paths[title][0][0])]
+
+        models.change(chosen, models, [*boxes, photo], api_visibility="private")
+
+
+def _disagree(server: Server, models: gr.Radio, tab: gr.Tab) -> None:
+    """Test images that divide the models."""
+    bench = server.exhibit(None).bench
+    gr.Markdown(
+        "**Where they disagree.** Images of the test set, sharp and as the student sees them."
+    )
+    with gr.Row():
+        size = gr.Radio(
+            [s for s in bench.students if s < bench.full] or [bench.full],
+            value=_usual_size(bench),
+            label="Resolution (pixels)",
+            min_width=240,
+        )
+        which = gr.Dropdown(
+            list(FILTERS), value=next(iter(FILTERS)), label="Who is right", min_width=300
+        )
+        label = gr.Dropdown(
+            [ANY_CLASS, *bench.classes], value=ANY_CLASS, label="Class", min_width=200
+        )
+    words = gr.Markdown("Test images are being looked at …", elem_id="count")
+    tiles = gr.HTML(elem_id="disagree")
+    inputs, outputs = [size, which, label, models], [tiles, words]
+    slow = {"api_visibility": "private", "concurrency_id": "slow", "concurrency_limit": 1}
+    gr.on(
+        [tab.select, size.input, which.input, label.input],
+        told(server.disagreements),
+        inputs,
+        outputs,
+        trigger_mode="always_last",
+        **slow,
+    )
+
+    def choices(title: str) -> list:
+        new = server.exhibit(title).bench
+        sizes = [s for s in new.students if s < new.full] or [new.full]
+        return [
+            gr.Radio(sizes, value=_usual_size(new)),
+            gr.Dropdown([ANY_CLASS, *new.classes], value=ANY_CLASS),
+            "",
+            "Open this tab again for the images of these networks.",
+        ]
+
+    models.change(choices, models, [size, label, tiles, words], api_visibility="private")
+
+
+def _faces(server: Server) -> None:
+    """Two photos, one person or two."""
+    if server.faces is None:
+        gr.Markdown(
+            "No networks for faces are loaded. Name their folder with `--models`, as in "
+            "`python -m app --models reports/faces-lfw/models`."
+        )
+        return
+    gr.Markdown(f"**One person or two?** {WARNING}")
+    with gr.Row():
+        photos = [
+            Photo(
+                label=f"{which} photo",
+                alt_text=f"The {which.lower()} photo",
+                sources=["upload", "clipboard", "webcam"],
+                height=260,
+                buttons=[],
+                min_width=240,
+            )
+            for which in ("First", "Second")
+        ]
+    with gr.Row():
+        size = gr.Radio(
+            [str(s) for s in server.faces.sizes],
+            value="16",
+            label="Resolution of the faces (pixels)",
+            min_width=300,
+        )
+        framing = gr.Radio(
+            list(FRAMINGS), value=FRAMINGS[0], label="The photos show", min_width=300
+        )
+    answer = gr.HTML(drawing.page("<p>Choose two photos.</p>"), elem_id="same")
+    inputs = [*photos, size, framing]
+    gr.on(
+        [p.change for p in photos] + [size.change, framing.change],
+        told(server.verified),
+        inputs,
+        answer,
+        api_visibility="private",
+        trigger_mode="always_last",
+    )
+    gr.Button(visible=False).click(
+        told(server.verify),
+        inputs,
+        gr.JSON(visible=False),
+        api_name="verify",
+        show_progress="hidden",
+    )
+
+
+def theme() -> gr.themes.Base:
+    """Fonts of the visitor's own machine: others would be fetched from elsewhere."""
+    base = gr.themes.Default(
+        primary_hue="blue",
+        font=["system-ui", "sans-serif"],
+        font_mono=["ui-monospace", "monospace"],
+    )
+    return base.set(  # 4.5:1 and more
+        color_accent="*primary_600",
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+    )

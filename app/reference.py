@@ -1,0 +1,213 @@
+"""What is measured of a bench before anyone asks it: `python -m app.reference FOLDER`.
+
+Class centres, accuracy at every resolution, how far students usually are from their teacher, and
+the limit below which a picture counts as unlike anything the teacher knows. Kept beside the
+networks as `reference.safetensors`; the demo works without it, but then leaves these things out.
+The teacher's way of taking small images and the limit are chosen on validation images, the rest is
+of test images.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from app.bench import Bench, Model, load_models
+from horkd import storage
+from horkd.data import ImageSet, load_dataset
+from horkd.errors import HorkdError
+from horkd.losses import class_centers
+
+#: Share of the validation images below the limit.
+FLAGGED = 0.05
+BATCH = 250
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """What is known of a bench.
+
+    Attributes:
+        centers: key of a network -> its class centres, float32 (C, D), of training images.
+        accuracy: role -> size -> top-1 on test images, in percent.
+        divergence: role -> size -> deciles (9) of KL(teacher ‖ learner) on test images, in nats.
+        same: role -> size -> test images with the teacher's answer, in percent.
+        enlarge: sizes at which the teacher was better on validation images if they were enlarged.
+        limit: of `familiarity`; 5 % of the validation images are below.
+        flagged: test images below it, in percent.
+        n: test images.
+    """
+
+    centers: Mapping[str, Tensor]
+    accuracy: Mapping[str, Mapping[int, float]]
+    divergence: Mapping[str, Mapping[int, list[float]]]
+    same: Mapping[str, Mapping[int, float]]
+    enlarge: tuple[int, ...]
+    limit: float
+    flagged: float
+    n: int
+
+
+def familiarity(features: Tensor, centers: Tensor) -> Tensor:
+    """How much images look like what a network was trained on, (N,); at most 0.
+
+    Minus the distance to the nearest class centre, divided by the length of the feature. Chosen
+    among nine such scores by `benchmarks/unknown.py`.
+
+    Args:
+        features: (N, D).
+        centers: (C, D), of the same network.
+    """
+    nearest = torch.cdist(features, centers).amin(1)
+    return -nearest / features.norm(dim=1).clamp_min(torch.finfo(features.dtype).tiny)
+
+
+def measure(bench: Bench, images: int | None = None) -> Reference:
+    """Measure a bench on its data set.
+
+    Args:
+        bench: any; which way its teacher takes small images does not matter.
+        images: of each split at most, for trials; None for all.
+
+    Raises:
+        HorkdError: if the data set is not there.
+    """
+    data = load_dataset(bench.data)
+    train, validation, test = (_some(s, images) for s in (data.train, data.validation, data.test))
+    centers = {}
+    for model in tqdm(bench.models, desc="class centres"):
+        features, _ = _batched(lambda x, m=model: m(m.degradation(x)), train.images)
+        centers[model.key] = class_centers(features, train.labels, len(bench.classes))
+    enlarge = _better_enlarged(bench.models, validation)
+    measured = _by_role(Bench(bench.models, enlarge), test)
+    limit, flagged = _limit(bench.teacher, centers, validation.images, test.images)
+    return Reference(centers, *measured, enlarge, limit, flagged, len(test))
+
+
+def _some(images: ImageSet, count: int | None) -> ImageSet:
+    """At most that many images, drawn once: some sets are sorted by class."""
+    if count is None or count >= len(images):
+        return images
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    return images.select(order[:count])
+
+
+@torch.no_grad()
+def _batched(answer: Callable[[Tensor], tuple], images: Tensor) -> tuple[Tensor, Tensor]:
+    """Features and logits of many images, a few at a time."""
+    parts = [answer(part) for part in images.split(BATCH)]
+    return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+
+
+def _better_enlarged(models: Sequence[Model], images: ImageSet) -> tuple[int, ...]:
+    """Sizes at which the teacher knows more images if they are enlarged to full size."""
+    as_is = Bench(models)
+    enlarged = Bench(models, enlarge=as_is.sizes)
+    better = []
+    for size in tqdm(as_is.sizes[:-1], desc="ways to feed the teacher"):
+        right = [
+            _right(
+                _batched(
+                    lambda x, b=b, s=size: b.outputs("teacher small", x, s)[2:], images.images
+                )[1],
+                images.labels,
+            )
+            for b in (as_is, enlarged)
+        ]
+        if right[1] > right[0]:
+            better.append(size)
+    return tuple(better)
+
+
+def _limit(
+    teacher: Model, centers: Mapping[str, Tensor], validation: Tensor, test: Tensor
+) -> tuple[float, float]:
+    """Familiarity below which 5 % of the validation images are, and test images below it in %."""
+    own = centers[teacher.key].half().float()  # as they are kept
+    known = familiarity(_batched(teacher, validation)[0], own).double()
+    limit = float(known.quantile(FLAGGED))
+    new = familiarity(_batched(teacher, test)[0], own).double()
+    return limit, 100 * (new < limit).double().mean().item()
+
+
+def _right(logits: Tensor, labels: Tensor) -> float:
+    """Top-1 in percent."""
+    return 100 * (logits.argmax(1) == labels).double().mean().item()
+
+
+def _by_role(bench: Bench, images: ImageSet) -> tuple[dict, dict, dict]:
+    """Accuracy, deciles of the divergence and share of equal answers, each role -> size."""
+    _, whole = _batched(bench.teacher, images.images)
+    log_p = whole.double().log_softmax(1)
+    accuracy = {"teacher": {bench.full: _right(whole, images.labels)}}
+    divergence: dict[str, dict] = {}
+    same: dict[str, dict] = {}
+    tenths = torch.linspace(0.1, 0.9, 9, dtype=torch.float64)
+    for role in bench.roles()[1:]:
+        accuracy[role], divergence[role], same[role] = {}, {}, {}
+        for size in tqdm(bench.sizes, desc=role):
+            _, logits = _batched(
+                lambda x, r=role, s=size: bench.outputs(r, x, s)[2:], images.images
+            )
+            kl = (log_p.exp() * (log_p - logits.double().log_softmax(1))).sum(1)
+            accuracy[role][size] = _right(logits, images.labels)
+            divergence[role][size] = kl.quantile(tenths).tolist()
+            same[role][size] = _right(logits, whole.argmax(1))
+    return accuracy, divergence, same
+
+
+def save(path: Path, bench: Bench, reference: Reference) -> None:
+    """Write a reference atomically; class centres as float16."""
+    content = {f.name: getattr(reference, f.name) for f in fields(reference)}
+    centers = content.pop("centers")
+    tensors = {key: c.half() for key, c in centers.items()}
+    storage.save_tensors(path, tensors, {"reference": content, "data": bench.data})
+
+
+def load(path: Path, bench: Bench) -> Reference | None:
+    """The reference of a bench, or None if there is none or it is of other networks.
+
+    Raises:
+        HorkdError: if the file is damaged.
+    """
+    if not path.is_file():
+        return None
+    tensors, header = storage.load_tensors(path)
+    if header.get("data") != bench.data or set(tensors) != {m.key for m in bench.models}:
+        return None
+    content = dict(header["reference"])
+    for name in ("accuracy", "divergence", "same"):  # JSON knows no keys but text
+        content[name] = {
+            role: {int(size): value for size, value in by_size.items()}
+            for role, by_size in content[name].items()
+        }
+    content["enlarge"] = tuple(content["enlarge"])
+    return Reference({key: t.float() for key, t in tensors.items()}, **content)
+
+
+def main() -> None:
+    """Measure the networks of a folder and write `reference.safetensors` into it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="folder of exported networks")
+    folder = parser.parse_args().folder
+    try:
+        models = load_models(folder)
+        if models[0].classes:
+            bench = Bench(models)
+            save(folder / "reference.safetensors", bench, measure(bench))
+        else:
+            from app.faces import FaceBench
+
+            faces = FaceBench(models)
+            faces.save(folder / "reference.safetensors", faces.measure())
+    except HorkdError as error:
+        sys.exit(f"horkd: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,394 @@
+"""What the page and its interface answer: words, tables and figures from a bench and a picture."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+
+import torch
+from scipy.stats import spearmanr
+from torch import Tensor
+
+from app import drawing
+from app.bench import ROLES, Answer, Bench, divergence
+from app.faces import WARNING, FaceBench, Verdict
+from app.gallery import Gallery
+from app.pictures import Picture
+from app.reference import FLAGGED, Reference, familiarity
+
+#: Roles in the order of the page.
+LABELS = ROLES
+Answers = Mapping[str, Mapping[int, Answer]]
+
+
+LIMITS = """### What they cannot do
+
+The networks know only the classes of their data set, are small and were trained for minutes: \
+expect errors at any resolution. Probabilities are not calibrated. The hint “none of these” \
+notices pictures that do not look like photos of the kind they know (stripes, plots, pages of \
+text) rather than photos of unknown things, and doubts one known picture in twenty: no hint proves \
+nothing.
+
+### What becomes of a picture
+
+It stays on the machine that runs this page: nothing is sent elsewhere, nothing is counted, and \
+files are deleted within an hour. Whoever runs the page can read them until then."""
+
+
+@dataclass(frozen=True, eq=False)
+class Exhibit:
+    """A bench with what is known of it.
+
+    Attributes:
+        title: for the choice of models.
+        bench: the networks.
+        reference: what was measured of them, or None.
+        source: where they were read from, as the user named it.
+    """
+
+    title: str
+    bench: Bench
+    reference: Reference | None
+    source: str
+
+    def nearest_size(self, size: object) -> int:
+        """The resolution looked at that is nearest to a number of pixels."""
+        number = float(size)  # type: ignore[arg-type]
+        if not math.isfinite(number):
+            raise ValueError(size)
+        return min(self.bench.sizes, key=lambda s: abs(s - number))
+
+
+def role_title(role: str, answer: Answer, size: int) -> str:
+    """What stands above a role's answer, with the pixels it is fed."""
+    fed = f"{size} px"
+    if answer.fed > size:
+        fed += f", enlarged to {answer.fed}"
+    elif answer.fed < size:
+        fed += f", reduced to {answer.fed}"
+    return {
+        "teacher": f"Teacher, {answer.fed} px (full resolution)",
+        "teacher small": f"Teacher fed {fed}",
+        "student": f"Student fed {fed}",
+        "alone": f"Undistilled, fed {fed}",
+    }[role]
+
+
+def unfamiliar(exhibit: Exhibit, answers: Answers) -> bool | None:
+    """Whether a picture is unlike anything the teacher knows; None if that was not measured."""
+    if exhibit.reference is None:
+        return None
+    whole = answers["teacher"][exhibit.bench.full]
+    centers = exhibit.reference.centers[whole.model.key]
+    return bool(familiarity(whole.features[None], centers) < exhibit.reference.limit)
+
+
+def doubts(exhibit: Exhibit, answers: Answers, size: int) -> list[str]:
+    """What a visitor must know before believing the answers."""
+    found = []
+    if unfamiliar(exhibit, answers):
+        found.append(
+            "None of these? To the teacher the picture is stranger than "
+            f"{100 - 100 * FLAGGED:.0f} of 100 of the kind it was trained on. It may show nothing "
+            "that the networks know, and then their answers mean nothing."
+        )
+    seen = set()
+    for role in exhibit.bench.roles():
+        model = answers[role][size].model
+        if model.doubt and model.name not in seen:
+            seen.add(model.name)
+            found.append(f"{model.name}: {model.doubt}")
+    return found
+
+
+def verdict(exhibit: Exhibit, answers: Answers, size: int) -> str:
+    """Agreement and divergence in words, as Markdown."""
+    whole = answers["teacher"][size]
+    name, sure = whole.top(1)[0]
+    lines = [f"At full resolution the teacher says **{_md(name)}** ({sure:.0%})."]
+    for role in exhibit.bench.roles()[1:]:
+        answer = answers[role][size]
+        own, p = answer.top(1)[0]
+        who = {
+            "teacher small": f"Fed {size} px, it",
+            "student": "The student",
+            "alone": "The same network undistilled",
+        }[role]
+        says = f"says **{_md(own)}** as well" if own == name else f"says **{_md(own)}**"
+        far = _closeness(exhibit, answers, role, size)
+        lines.append(f"- {who} {says} ({p:.0%}); {far}.")
+    return "\n".join([lines[0], "", *lines[1:]])
+
+
+def _closeness(exhibit: Exhibit, answers: Answers, role: str, size: int) -> str:
+    """KL from the teacher, compared with what is usual."""
+    kl = divergence(answers["teacher"][size], answers[role][size])
+    text = f"KL from the first answer {kl:.2f} nats"
+    known = exhibit.reference and exhibit.reference.divergence.get(role, {}).get(size)
+    if not known:
+        return text
+    below = sum(kl > decile for decile in known)
+    if below <= 2:
+        return text + ", very close for this resolution"
+    if below >= 8:
+        return text + ", unusually far"
+    return text + f", more than on {below} in 10 test images"
+
+
+def _md(text: str) -> str:
+    """A class name as Markdown shows it, whatever is in it."""
+    return "".join(f"\\{c}" if c in "\\`*_{}[]()#+-.!|<>~&" else c for c in text)
+
+
+def curves(exhibit: Exhibit, answers: Answers, size: int) -> str:
+    """This picture's curves and, if they were measured, those of the test images."""
+    bench, roles = exhibit.bench, exhibit.bench.roles()
+    name = answers["teacher"][size].top(1)[0][0]
+    trained = {"student": tuple(bench.students), "alone": tuple(bench.alone)}
+    mine = [
+        drawing.Curve(
+            role,
+            {s: 100 * answers[role][s].of(name) for s in bench.sizes},
+            trained.get(role, ()),
+        )
+        for role in roles
+    ]
+    figures = [
+        drawing.curves(f"This picture: probability of “{name}”", "probability (%)", mine, size)
+    ]
+    if exhibit.reference:
+        usual = exhibit.reference.accuracy
+        lines = [
+            drawing.Curve(
+                role,
+                dict.fromkeys(bench.sizes, usual[role][bench.full])
+                if role == "teacher"
+                else usual[role],
+                trained.get(role, ()),
+            )
+            for role in roles
+        ]
+        title = f"All {exhibit.reference.n:,} test images: right answers"
+        figures.append(drawing.curves(title, "top-1 (%)", lines, size))
+    more = (
+        "Dots: resolutions that a network was trained at; between them the next smaller is asked."
+    )
+    return drawing.page(f'<div class="pair">{"".join(figures)}</div>', drawing.legend(roles, more))
+
+
+def costs(exhibit: Exhibit, answers: Answers, size: int) -> str:
+    """A Markdown table of what the networks cost."""
+    roles = [role for role in ("teacher", "student", "alone") if role in exhibit.bench.roles()]
+    models = [answers[role][size].model for role in roles]
+    each = [model.cost for model in models]
+    rows = {
+        "network": [_md(m.name) for m in models],
+        "fed": [f"{m.input} px" for m in models],
+        "parameters": [f"{c['parameters'] / 1e6:.2f} M" for c in each],
+        "MACs": [f"{c['macs'] / 1e6:.1f} M" for c in each],
+        "time on this machine": [f"{c['milliseconds']:.1f} ms" for c in each],
+        "file": [f"{c['bytes'] / 1e6:.2f} MB" for c in each],
+    }
+    names = {"teacher": "teacher", "student": "student", "alone": "undistilled"}
+    lines = [
+        "| one image | " + " | ".join(names[role] for role in roles) + " |",
+        "|---|" + "---:|" * len(roles),
+        *(f"| {name} | " + " | ".join(cells) + " |" for name, cells in rows.items()),
+    ]
+    return (
+        "\n".join(lines) + "\n\nMACs: multiply-accumulates. Time: median of 15, on one CPU thread."
+    )
+
+
+def relations(exhibit: Exhibit, gallery: Gallery | None, answers: Answers, size: int) -> str:
+    """Nearest training images and distances to class centres, as HTML.
+
+    Args:
+        exhibit: the models.
+        gallery: training images, or None if they are not at hand.
+        answers: of the picture.
+        size: resolution in pixels.
+    """
+    parts = []
+    for role in ("teacher", "student", "alone"):
+        if role not in answers:
+            continue
+        answer = answers[role][size]
+        if gallery is None:
+            continue
+        items = [
+            (n.image, f"training image: {n.label}", f"{n.label}, {n.distance:.2f}")
+            for n in gallery.neighbours(answer)
+        ]
+        parts.append(drawing.tiles(f"{role_title(role, answer, size)}: nearest", items))
+    if gallery is None:
+        parts.append(f"<p>{missing_data(exhibit)}</p>")
+    else:
+        parts.append(
+            f"<p>Among {len(gallery.train):,} training images. Numbers are distances of features, "
+            "the mean over all these images being 1.</p>"
+        )
+    return drawing.page(*parts, *_centre_distances(exhibit, answers, size))
+
+
+def _centre_distances(exhibit: Exhibit, answers: Answers, size: int) -> list[str]:
+    """Distances to class centres in teacher and student, side by side (order C of the paper)."""
+    if exhibit.reference is None:
+        return ["<p>Class centres were not measured: run python -m app.reference FOLDER.</p>"]
+    rows = {}
+    for role in ("teacher", "student"):
+        answer = answers[role][size]
+        d = torch.cdist(answer.features[None], exhibit.reference.centers[answer.model.key])[0]
+        rows[role] = d / d.mean()
+    chosen = _nearest_of_both(rows["teacher"], rows["student"])
+    names = [exhibit.bench.classes[i] for i in chosen]
+    figure = drawing.distances(names, {r: [float(d[i]) for i in chosen] for r, d in rows.items()})
+    alike = float(spearmanr(rows["teacher"].numpy(), rows["student"].numpy()).statistic)
+    return [
+        "<h4>Distances to the class centres</h4>",
+        drawing.legend(("teacher", "student")),
+        f'<div style="max-width: 520px">{figure}</div>',
+        f"<p>Over all {len(exhibit.bench.classes)} classes the student ranks the distances as the "
+        f"teacher does with a rank correlation of {alike:.2f}. Order C of the loss teaches just "
+        "these distances.</p>",
+    ]
+
+
+def _nearest_of_both(teacher: Tensor, student: Tensor, count: int = 10) -> list[int]:
+    """Classes that are near for either, the teacher's nearest first."""
+    count = min(count, len(teacher))
+    near = [t for pair in zip(teacher.argsort(), student.argsort(), strict=True) for t in pair]
+    chosen = list(dict.fromkeys(int(i) for i in near))[:count]
+    return sorted(chosen, key=lambda i: float(teacher[i]))
+
+
+def as_json(exhibit: Exhibit, picture: Picture, answers: Answers, size: int) -> dict:
+    """The answers as plain values: what `/compare` returns."""
+    models = {}
+    for role in exhibit.bench.roles():
+        answer = answers[role][size]
+        models[role.replace(" ", "_")] = {
+            "network": answer.model.name,
+            "fed_px": answer.fed,
+            "top5": [{"label": n, "probability": round(p, 6)} for n, p in answer.top()],
+            "same_answer_as_teacher": answer.top(1)[0][0] == answers["teacher"][size].top(1)[0][0],
+            "kl_from_teacher_nats": round(divergence(answers["teacher"][size], answer), 6),
+        }
+    return {
+        "models": exhibit.title,
+        "resolution_px": size,
+        "answers": models,
+        "unfamiliar": unfamiliar(exhibit, answers),
+        "notes": [*doubts(exhibit, answers, size), *picture.notes],
+    }
+
+
+def missing_data(exhibit: Exhibit) -> str:
+    """What to say where images of the data set would be."""
+    return (
+        f"Images of {escape(exhibit.bench.data)} are not on this machine, so none can be shown "
+        "here: put them where HORKD_DATA points (README) and start the demo again. It downloads "
+        "nothing by itself."
+    )
+
+
+def pair(gallery: Gallery, index: int, size: int) -> tuple[Tensor, Tensor, str, list[str]]:
+    """A test image, what the student sees of it, its class, and who says what."""
+    bench, image = gallery.bench, gallery.test.images[index]
+    said = []
+    for role, name in (
+        ("teacher", "teacher"),
+        ("teacher small", f"teacher fed {size} px"),
+        ("student", "student"),
+    ):
+        classes, sure = gallery.answers(role, size)
+        said.append(f"{name}: {bench.classes[classes[index]]} {sure[index]:.0%}")
+    name = bench.classes[gallery.test.labels[index]]
+    return image, bench.reduced(image[None], size)[0], name, said
+
+
+def count(gallery: Gallery, found: int, shown: int, of_class: bool) -> str:
+    """How many images there are, in words."""
+    n = len(gallery.test)
+    text = f"{found:,} of {n:,} test images" + (" (of one class)" if of_class else "")
+    if not of_class:
+        text += f" ({found / n:.1%})"
+    return text + (f"; those the student is surest of first, {shown} shown." if found else ".")
+
+
+def verdict_on_faces(found: Verdict, seen: Sequence[Tensor], size: int) -> str:
+    """One person or two, with the error rates and what the network saw, as HTML."""
+    if found.same is None:
+        said = "<h4>No threshold was measured for these networks</h4>"
+        rates = "The number alone says nothing: run python -m app.reference FOLDER."
+    else:
+        said = (
+            f"<h4>{'One person' if found.same else 'Two persons'}, says {escape(found.model)}</h4>"
+        )
+        rates = (
+            f"At this threshold {found.false_accepts:.1f} % of {found.n} pairs of two people were "
+            f"taken for one, and {found.false_rejects:.1f} % of {found.n} pairs of one person for "
+            "two: photos of LFW at this resolution, of people the network had never seen."
+        )
+    alts = ("What the network sees of the first photo", "and of the second photo")
+    images = "".join(
+        f"<figure>{drawing.image(pixels, alt, 192)}</figure>"
+        for pixels, alt in zip(seen, alts, strict=True)
+    )
+    return drawing.page(
+        said,
+        f'<div style="max-width: 520px">{drawing.scale(found.similarity, found.threshold)}</div>',
+        f"<p>{rates}</p>",
+        f'<h4>Seen at {size} pixels</h4><div class="seen">{images}</div>',
+        f"<p>{WARNING}</p>",
+    )
+
+
+def about(exhibits: Sequence[Exhibit], faces: FaceBench | None) -> str:
+    """Which networks are loaded and what they can do, as Markdown."""
+    parts = []
+    for exhibit in exhibits:
+        bench = exhibit.bench
+        parts.append(
+            f"### {_md(exhibit.title)}\n\nRead from `{exhibit.source}`; {len(bench.classes)} "
+            f"classes, images of {bench.full} px. Top-1 is on the test set, from each "
+            "network's record.\n\n"
+            "| network | learned from | top-1 | record |\n|---|---|---:|---|"
+        )
+        names = {m.key: m.name for m in bench.models if m.key}
+        for model in bench.models:
+            source = "labels"
+            if model.learned_from is not None:
+                source = f"relations of {names.get(model.learned_from, model.learned_from)}"
+            top = f"{model.test['top1']:.2f} %" if "top1" in model.test else "not known"
+            parts.append(
+                f"| {_md(model.name)}, {model.size} px | {_md(source)} | {top} "
+                f"| `{model.key or '–'}` |"
+            )
+        parts += [f"\n{_md(m.name)}: {m.doubt}" for m in bench.models if m.doubt]
+        if bench.left_out:
+            parts.append(f"\nNot shown: {_md(', '.join(bench.left_out))}.")
+        if exhibit.reference:
+            parts.append(
+                f"\nThe hint “none of these” appears for 5 % of the validation images; of the "
+                f"{exhibit.reference.n:,} test images {exhibit.reference.flagged:.1f} % get it."
+            )
+    if faces is not None:
+        parts.append(f"\n{_about_faces(faces)}")
+    return "\n".join([*parts, "", LIMITS])
+
+
+def _about_faces(faces: FaceBench) -> str:
+    rows = [
+        "### Faces",
+        "",
+        "| network | accuracy | pairs | record |",
+        "|---|---:|---:|---|",
+    ]
+    for model in faces.models.values():
+        known = f"{model.test['accuracy']:.2f} %" if "accuracy" in model.test else "not known"
+        rows.append(
+            f"| {_md(model.name)}, {model.size} px | {known} | {model.test.get('n', '–')} "
+            f"| `{model.key or '–'}` |"
+        )
+    return "\n".join([*rows, "", WARNING])
