@@ -117,6 +117,7 @@ def serve(options: argparse.Namespace) -> None:
             ssr_mode=False,
             show_error=False,
             max_file_size=pictures.MAX_BYTES,
+            state_session_capacity=256,  # nothing of a visitor's has to be remembered
             footer_links=["api"],
             theme=page.theme(),
             css=page.CSS,

@@ -268,10 +268,10 @@ def scale(similarity: float, threshold: float | None) -> str:
         parts.append(
             f'<line x1="{x(threshold):.1f}" x2="{x(threshold):.1f}" y1="24" y2="44" '
             'stroke="currentColor" stroke-width="2.5"/>'
-            f'<text x="{x(threshold):.1f}" y="60" text-anchor="middle">threshold {threshold:.2f}'
+            f'<text x="{x(threshold):.1f}" y="80" text-anchor="middle">threshold {threshold:.2f}'
             "</text>"
         )
     return (
-        f'<svg viewBox="0 0 420 66" role="img" aria-label="{said}" fill="currentColor">'
+        f'<svg viewBox="0 0 420 86" role="img" aria-label="{said}" fill="currentColor">'
         f"{''.join(parts)}</svg>"
     )

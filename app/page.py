@@ -29,13 +29,10 @@ ANY_CLASS = "all classes"
 CSS = """
 .gradio-container { max-width: 1180px !important; margin: 0 auto !important; width: 100%; }
 .gradio-container .label { color: var(--body-text-color) !important; }
+.gradio-container .image-frame img { width: 100%; height: 100%; object-fit: contain; }
 .dark { --color-accent: #60a5fa; }
-.gradio-container td, .gradio-container th {
-  word-break: normal !important; overflow-wrap: normal !important; }
-@media (max-width: 480px) {
-  .gradio-container .prose td, .gradio-container .prose th {
-    padding: 4px !important; font-size: 12px !important; }
-}
+.gradio-container .prose td, .gradio-container .prose th { padding: 5px 7px !important;
+  font-size: 13px !important; word-break: normal !important; overflow-wrap: normal !important; }
 """
 _GLYPHS = "RaΩж7&éд8Q"
 
@@ -259,11 +256,6 @@ def _one_picture(server: Server, models: gr.Radio, folder: Path) -> None:
                 info=_sizes_known(first),
             )
             _examples(models, photo, paths)
-            gr.Markdown(
-                "The bicycle and the keyboard were drawn such that the student fails; the rainbow "
-                "and the square code are nothing that the networks know.",
-                visible=first.data == "cifar100",
-            )
         with gr.Column(scale=5, min_width=300):
             both = gr.ImageSlider(
                 label="Left: full resolution. Right: what the student sees.",
@@ -272,13 +264,13 @@ def _one_picture(server: Server, models: gr.Radio, folder: Path) -> None:
                 max_height=420,
                 elem_id="both",
             )
-    words = gr.Markdown(elem_id="verdict")
-    notes = gr.HTML(elem_id="notes")
+            words = gr.Markdown(elem_id="verdict")
+            notes = gr.HTML(elem_id="notes")
     with gr.Tabs():
         with gr.Tab("Answers"):
             with gr.Row():
                 labels = [
-                    gr.Label(label=role, num_top_classes=5, min_width=240, elem_id=f"answer-{i}")
+                    gr.Label(label=role, num_top_classes=5, min_width=210, elem_id=f"answer-{i}")
                     for i, role in enumerate(show.LABELS)
                 ]
             figures = gr.HTML(elem_id="curves")
@@ -290,6 +282,7 @@ def _one_picture(server: Server, models: gr.Radio, folder: Path) -> None:
     outputs = [both, words, notes, *labels, figures, table, related]
     inputs = [photo, size, models]
     demo = gr.context.Context.root_block
+    _shown_by_browsers(photo)
     gr.on(
         [demo.load, photo.change, size.change],
         told(server.answers),
@@ -316,10 +309,21 @@ def _one_picture(server: Server, models: gr.Radio, folder: Path) -> None:
         concurrency_id="slow",
         concurrency_limit=1,
     )
-    result = gr.JSON(visible=False)
+    sent = Photo(visible=False)  # without the value that the page begins with
     gr.Button(visible=False).click(
-        told(server.compare), inputs, result, api_name="compare", show_progress="hidden"
+        told(server.compare), [sent, size, models], gr.JSON(visible=False), api_name="compare"
     )
+
+
+def _shown_by_browsers(photo: Photo) -> None:
+    """Put a picture in place of a file that browsers do not show (HEIC, TIFF, …)."""
+
+    def shown(picture: pictures.Picture | None):
+        if picture is None or picture.format in pictures.SHOWN:
+            return gr.skip()
+        return picture.shown()
+
+    photo.upload(told(shown), photo, photo, api_visibility="private", show_progress="hidden")
 
 
 def _usual_size(bench) -> int:
@@ -371,7 +375,7 @@ def _examples(models: gr.Radio, photo: Photo, paths: dict) -> None:
     """Pictures to click on, those of the chosen networks."""
     boxes = []
     for i, rows in enumerate(paths.values()):
-        with gr.Group(visible=i == 0) as box:
+        with gr.Column(visible=i == 0) as box:
             gr.Examples(
                 [[str(path)] for path, _ in rows],
                 [photo],
@@ -380,15 +384,26 @@ def _examples(models: gr.Radio, photo: Photo, paths: dict) -> None:
                 label="Or a drawing of ours",
                 api_visibility="private",
             )
+            if any(caption == EXAMPLES[0].name for _, caption in rows):
+                gr.Markdown(
+                    "The bicycle and the keyboard were drawn such that the student fails; the "
+                    "rainbow and the square code are nothing that the networks know."
+                )
         boxes.append(box)
     if len(paths) > 1:
         titles = list(paths)
+        ours = {_pixels(pictures.read(path)) for rows in paths.values() for path, _ in rows}
 
-        def chosen(title: str) -> list:
-            shown = [gr.Group(visible=t == title) for t in titles]
-            return [*shown, str(paths[title][0][0])]
+        def chosen(title: str, picture: pictures.Picture | None) -> list:
+            shown = [gr.Column(visible=t == title) for t in titles]
+            theirs = picture is not None and _pixels(picture) not in ours
+            return [*shown, gr.skip() if theirs else str(paths[title][0][0])]
 
-        models.change(chosen, models, [*boxes, photo], api_visibility="private")
+        models.change(told(chosen), [models, photo], [*boxes, photo], api_visibility="private")
+
+
+def _pixels(picture: pictures.Picture) -> bytes:
+    return picture.at(32).numpy().tobytes()
 
 
 def _disagree(server: Server, models: gr.Radio, tab: gr.Tab) -> None:
@@ -467,6 +482,8 @@ def _faces(server: Server) -> None:
         framing = gr.Radio(
             list(FRAMINGS), value=FRAMINGS[0], label="The photos show", min_width=300
         )
+    for photo in photos:
+        _shown_by_browsers(photo)
     answer = gr.HTML(drawing.page("<p>Choose two photos.</p>"), elem_id="same")
     inputs = [*photos, size, framing]
     gr.on(
@@ -482,7 +499,6 @@ def _faces(server: Server) -> None:
         inputs,
         gr.JSON(visible=False),
         api_name="verify",
-        show_progress="hidden",
     )
 
 

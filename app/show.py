@@ -127,12 +127,10 @@ def _closeness(exhibit: Exhibit, answers: Answers, role: str, size: int) -> str:
     known = exhibit.reference and exhibit.reference.divergence.get(role, {}).get(size)
     if not known:
         return text
-    below = sum(kl > decile for decile in known)
-    if below <= 2:
-        return text + ", very close for this resolution"
-    if below >= 8:
-        return text + ", unusually far"
-    return text + f", more than on {below} in 10 test images"
+    nearer = sum(kl > decile for decile in known)
+    if nearer < 5:
+        return text + f", closer than on {9 - nearer} in 10 test images"
+    return text + f", further than on {nearer} in 10 test images"
 
 
 def _md(text: str) -> str:
@@ -186,7 +184,7 @@ def costs(exhibit: Exhibit, answers: Answers, size: int) -> str:
         "fed": [f"{m.input} px" for m in models],
         "parameters": [f"{c['parameters'] / 1e6:.2f} M" for c in each],
         "MACs": [f"{c['macs'] / 1e6:.1f} M" for c in each],
-        "time on this machine": [f"{c['milliseconds']:.1f} ms" for c in each],
+        "time here": [f"{c['milliseconds']:.1f} ms" for c in each],
         "file": [f"{c['bytes'] / 1e6:.2f} MB" for c in each],
     }
     names = {"teacher": "teacher", "student": "student", "alone": "undistilled"}
@@ -340,7 +338,6 @@ def verdict_on_faces(found: Verdict, seen: Sequence[Tensor], size: int) -> str:
         f'<div style="max-width: 520px">{drawing.scale(found.similarity, found.threshold)}</div>',
         f"<p>{rates}</p>",
         f'<h4>Seen at {size} pixels</h4><div class="seen">{images}</div>',
-        f"<p>{WARNING}</p>",
     )
 
 

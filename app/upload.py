@@ -67,6 +67,10 @@ with patch("gradio.component_meta.create_or_modify_pyi"):
             except HorkdError as error:
                 raise _error(str(error)) from None
 
+        def example_payload(self) -> dict:
+            """What the page on the interface shows; gradio's own is an address elsewhere."""
+            return {"path": "photo.jpg", "meta": {"_type": "gradio.FileData"}}
+
         async def async_move_resource_to_block_cache(self, url_or_file_path):
             """Refuse addresses: this server fetches nothing."""
             if str(url_or_file_path).lower().startswith(("http:", "https:")):
