@@ -2,8 +2,10 @@
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -103,16 +105,19 @@ def serve(options: argparse.Namespace) -> None:
         exhibit.bench.answers(torch.zeros(1, 3, exhibit.bench.full, exhibit.bench.full).byte())
         for model in exhibit.bench.models:
             model.cost  # noqa: B018
+    warnings.simplefilter("ignore")  # of odd files; nobody who sent one reads them here
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that the folder below is removed
     with tempfile.TemporaryDirectory(prefix="horkd-demo-") as uploads:
         os.environ["GRADIO_TEMP_DIR"] = uploads  # read by gradio whenever it keeps a file
         from app import page, pictures
 
-        if options.host not in LOOPBACK:
-            print(f"horkd: everyone who reaches {options.host} can use this page", file=sys.stderr)
-        page.build(exhibits, faces).queue(max_size=256, default_concurrency_limit=2).launch(
+        demo = page.build(exhibits, faces).queue(max_size=256, default_concurrency_limit=2)
+        _, address, _ = demo.launch(
             server_name=options.host,
             server_port=options.port,
             inbrowser=options.open,
+            prevent_thread_lock=True,
+            quiet=True,
             share=False,
             ssr_mode=False,
             show_error=False,
@@ -122,6 +127,10 @@ def serve(options: argparse.Namespace) -> None:
             theme=page.theme(),
             css=page.CSS,
         )
+        print(f"Running on {address} (Ctrl-C stops it)", flush=True)
+        if options.host not in LOOPBACK:
+            print(f"horkd: everyone who reaches {options.host} can use this page", file=sys.stderr)
+        demo.block_thread()
 
 
 if __name__ == "__main__":

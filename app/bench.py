@@ -1,6 +1,7 @@
 """The networks of one data set side by side: what each answers to a picture, at any resolution."""
 
 import functools
+import math
 import statistics as stats
 import time
 from collections.abc import Mapping, Sequence
@@ -36,6 +37,7 @@ class Model:
         test: results on the test set from its record, or {} if none are known.
         learned_from: key of the network it was distilled from, or None.
         key: of its record; empty if it has none.
+        id: of its weights.
         bytes: size of its file.
     """
 
@@ -50,6 +52,7 @@ class Model:
     test: Mapping
     learned_from: str | None
     key: str
+    id: str
     bytes: int
 
     @property
@@ -71,15 +74,14 @@ class Model:
     @property
     def doubt(self) -> str:
         """In a sentence, why its answers should not be believed; empty if there is no reason."""
-        if not self.test:
-            return "No test result is known of it: it may be untrained."
-        if "top1" not in self.test:
+        if not self.classes:
             return ""
-        chance, n = 100 / len(self.classes), max(1, self.test.get("n", 1))
-        if self.test["top1"] <= chance + 3 * (chance * (100 - chance) / n) ** 0.5:
-            return (
-                f"It is untrained: {self.test['top1']:.1f} % on the test set is what chance gives."
-            )
+        top1, n = self.test.get("top1"), self.test.get("n")
+        if not isinstance(top1, float | int) or not isinstance(n, int) or n < 1:
+            return "No test result is known of it: it may be untrained."
+        chance = 100 / len(self.classes)
+        if top1 <= chance + 3 * (chance * (100 - chance) / n) ** 0.5:
+            return f"It is untrained: {top1:.1f} % on the test set is what chance gives."
         return ""
 
     @functools.cached_property
@@ -109,6 +111,7 @@ def load_models(path: Path) -> list[Model]:
     Raises:
         HorkdError: if there are none, or one is damaged.
     """
+    path = path.resolve()
     if (path / "record.json").is_file():
         return _of_run(path)
     files = [path]
@@ -124,52 +127,59 @@ def load_models(path: Path) -> list[Model]:
 
 def _exported(path: Path) -> Model:
     network = load_network(path)
-    header = storage.load_tensors(path)[1]
+    tensors, header = storage.load_tensors(path)
     try:
-        return Model(
-            path.stem,
-            network,
-            header["data"],
-            tuple(header["classes"]),
-            header["size"],
-            Degradation(**header["degradation"]),
-            network.spec.mean or tuple(header["mean"]),
-            network.spec.std or tuple(header["std"]),
-            header.get("test") or {},
-            header.get("learned_from"),
-            header.get("key", ""),
-            path.stat().st_size,
+        model = Model(
+            name=path.stem,
+            network=network,
+            data=str(header["data"]),
+            classes=tuple(header["classes"]),
+            full=int(header["size"]),
+            degradation=Degradation(**header["degradation"]),
+            mean=network.spec.mean or tuple(header["mean"]),
+            std=network.spec.std or tuple(header["std"]),
+            test=dict(header.get("test") or {}),
+            learned_from=header.get("learned_from"),
+            key=str(header.get("key", "")),
+            id=storage.tensor_digest(tensors)[:16],
+            bytes=path.stat().st_size,
         )
-    except (KeyError, TypeError) as error:
+        fits = len(model.classes) == network.spec.num_classes and 0 < model.size <= model.full
+        named = all(isinstance(name, str) for name in model.classes)
+        numbers = all(isinstance(v, float | int) for v in (*model.mean, *model.std))
+        if not (fits and named and numbers and min(model.std) > 0):
+            raise ValueError("classes, sizes or statistics do not fit the network")
+        return model
+    except (KeyError, TypeError, ValueError) as error:
         raise HorkdError(
-            f"{path} was not written by `horkd export` ({error} is missing): export the run again"
+            f"{path} has no header of `horkd export` ({error}): export the run again"
         ) from None
 
 
 def _of_run(folder: Path) -> list[Model]:
     """A run's network and, from the folders beside it, those that it was distilled from."""
     config = runs.config_from_dict(storage.load_json(folder / "record.json")["config"])
+    if folder.name != config.name:
+        raise HorkdError(f"{folder} holds the run {config.name}: give the folder that name again")
     found = []
-    while config is not None:
-        run = runs.read(config, folder.parent)
-        if run is None:
-            break
+    while config is not None and (run := runs.read(config, folder.parent)) is not None:
         network, data = run.network(), load_dataset(config.data, config.per_class)
         file = run.folder / "model.safetensors"
         found.append(
             Model(
-                run.folder.name,
-                network,
-                config.data,
-                tuple(data.train.classes) if network.classifier is not None else (),
-                full_size(config.data),
-                config.degradation,
-                network.spec.mean or data.mean,
-                network.spec.std or data.std,
-                run.record["results"]["test"],
-                config.frozen.key if config.frozen else None,
-                config.key,
-                file.stat().st_size,
+                name=config.name,
+                network=network,
+                data=config.data,
+                classes=tuple(data.train.classes) if network.classifier is not None else (),
+                full=full_size(config.data),
+                degradation=config.degradation,
+                mean=network.spec.mean or data.mean,
+                std=network.spec.std or data.std,
+                test=run.record["results"]["test"],
+                learned_from=config.frozen.key if config.frozen else None,
+                key=config.key,
+                id=run.record["files"]["model.safetensors"][:16],
+                bytes=file.stat().st_size,
             )
         )
         config = config.frozen
@@ -211,7 +221,7 @@ class Bench:
     """A teacher, students of several resolutions and, if any, the same networks undistilled.
 
     Args:
-        models: of one data set, with one teacher at least.
+        models: of one data set, with one teacher and one student at least.
         enlarge: resolutions at which the teacher is fed small images enlarged to full size; at the
             others it sees them as they are. `Reference` knows which is better.
 
@@ -220,8 +230,9 @@ class Bench:
         classes: C names.
         full: side of the full-resolution images, in pixels.
         teacher: the largest network of full resolution that was trained on labels.
-        students, alone: size in pixels -> network.
-        left_out: names of networks that have no place here.
+        students, alone: size in pixels -> network; a student of full resolution is an assistant.
+        left_out: names of networks that have no place here: a second one of a size and role, and
+            those trained on images that were reduced in another way than the first student's.
         sizes: resolutions that are looked at, ascending, in equal steps, the last being `full`.
     """
 
@@ -241,29 +252,36 @@ class Bench:
             )
         self.teacher = max(whole, key=lambda m: macs(m.network, m.input))
         rest = [m for m in models if m is not self.teacher]
+        students = _by_size([m for m in rest if m.learned_from is not None])
+        if not students:
+            raise HorkdError(
+                f"there is no distilled student among {', '.join(m.name for m in models)}: add its "
+                "file with --models"
+            )
+        self._degradation = _way_of(next(iter(students.values())))
+        rest = [m for m in rest if m.size == self.full or _way_of(m) == self._degradation]
         self.students = _by_size([m for m in rest if m.learned_from is not None])
         self.alone = _by_size([m for m in rest if m.learned_from is None])
         shown = (self.teacher, *self.students.values(), *self.alone.values())
         self.models, self.left_out = shown, [m.name for m in models if m not in shown]
-        step = max(2, self.full // 16)
-        self.sizes = tuple(range(self.full - (self.full // step - 2) * step, self.full + 1, step))
+        self.sizes = _sizes(self.full, [m.size for m in shown])
         self.enlarge = frozenset(enlarge if _takes_any_size(self.teacher) else self.sizes)
-        like = next(iter(self.students.values()), self.teacher).degradation
-        self._degradation = replace(like, upsample=False)
         # an image's answers at all sizes are computed once: moving the slider only looks them up
         self._known = functools.lru_cache(maxsize=128)(self._answers)
 
-    def student_at(self, role: str, size: int) -> Model | None:
-        """The network that is asked for an image of `size` pixels.
+    @property
+    def reduced_sizes(self) -> list[int]:
+        """Resolutions below the full one that students were trained at; `full` if there is none."""
+        return [s for s in self.students if s < self.full] or [self.full]
 
-        The largest that was trained on no more pixels than that, so that nothing is enlarged; the
-        smallest if there is none. None if no network has that role.
+    def student_at(self, role: str, size: int) -> Model:
+        """The student, or the undistilled network, that is asked for an image of `size` pixels.
+
+        The largest that was trained on no more pixels than that, fed the image reduced once more;
+        below the smallest that one, fed it enlarged.
         """
         known = self.students if role == "student" else self.alone
-        smaller = [s for s in known if s <= size]
-        if not known:
-            return None
-        return known[max(smaller) if smaller else min(known)]
+        return known[max((s for s in known if s <= size), default=min(known))]
 
     def outputs(self, role: str, images: Tensor, size: int) -> tuple[Model, int, Tensor, Tensor]:
         """Who answers in a role, the pixels it is fed, its features (N, D) and logits (N, C).
@@ -280,7 +298,7 @@ class Bench:
         fed = model.input
         if role == "teacher small" and size not in self.enlarge:
             fed = size
-        return model, fed, *model(resize(small, fed))
+        return model, fed, *model(resize(small, fed, self._degradation.kernel))
 
     def reduced(self, images: Tensor, size: int) -> Tensor:
         """Images (N, 3, full, full) at another resolution, by what the students were trained on."""
@@ -288,8 +306,7 @@ class Bench:
 
     def roles(self) -> list[str]:
         """Those of `ROLES` that have a network."""
-        missing = {"student": not self.students, "alone": not self.alone}
-        return [role for role in ROLES if not missing.get(role)]
+        return [role for role in ROLES if role != "alone" or self.alone]
 
     def answers(self, image: Tensor) -> dict[str, dict[int, Answer]]:
         """What every role answers at every size: role -> size -> answer.
@@ -298,6 +315,10 @@ class Bench:
             image: uint8 (1, 3, full, full).
         """
         return self._known(image.numpy().tobytes())
+
+    def forget(self) -> None:
+        """Forget all answers."""
+        self._known.cache_clear()
 
     def _answers(self, pixels: bytes) -> dict[str, dict[int, Answer]]:
         image = torch.frombuffer(bytearray(pixels), dtype=torch.uint8)
@@ -324,11 +345,35 @@ def _takes_any_size(model: Model) -> bool:
 
 
 def _by_size(models: Sequence[Model]) -> dict[int, Model]:
-    """Size -> network, ascending; of several the first by name length and name: the plain arm."""
+    """Size -> network, ascending; of several of a size the plain arm, which is called student."""
+
+    def order(model: Model) -> tuple:
+        plain = model.name.startswith(("student", "assistant"))
+        return model.size, not plain, len(model.name), model.name
+
     chosen: dict[int, Model] = {}
-    for model in sorted(models, key=lambda m: (m.size, len(m.name), m.name)):
+    for model in sorted(models, key=order):
         chosen.setdefault(model.size, model)
     return chosen
+
+
+def _way_of(model: Model) -> Degradation:
+    """How images were reduced for a network, whatever their size."""
+    return replace(model.degradation, size=1, upsample=False)
+
+
+def _sizes(full: int, known: Sequence[int]) -> tuple[int, ...]:
+    """Resolutions in equal steps up to the full one, all that networks know among them.
+
+    At most 64, in steps of at most a sixteenth (2 pixels at least); sizes that would need more are
+    passed by.
+    """
+    common, most = math.gcd(full, *known), max(2, full // 16)
+    step = max(d for d in range(1, most + 1) if common % d == 0)
+    if full // step > 64:
+        step = most
+    least = min(4, *known)
+    return tuple(s for s in range(full % step, full + 1, step) if s >= least)
 
 
 def divergence(teacher: Answer, learner: Answer) -> float:

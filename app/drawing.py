@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from PIL import Image
 from torch import Tensor
 
 from app.pictures import enlarged
@@ -60,17 +59,16 @@ def hint(text: str) -> str:
     return f'<div class="hint" role="note">{escape(text)}</div>'
 
 
-def image(pixels: Tensor | Image.Image, alt: str, side: int = 96) -> str:
+def image(pixels: Tensor, alt: str, side: int = 96) -> str:
     """A picture inside the page itself.
 
     Args:
-        pixels: uint8 (3, S, S), shown with visible pixels, or a picture.
+        pixels: uint8 (3, S, S), shown with visible pixels.
         alt: what it shows.
         side: in pixels.
     """
-    picture = enlarged(pixels, side) if isinstance(pixels, Tensor) else pixels.resize((side, side))
     file = io.BytesIO()
-    picture.save(file, "PNG")
+    enlarged(pixels, side).save(file, "PNG")
     code = base64.b64encode(file.getvalue()).decode()
     return f'<img alt="{escape(alt, quote=True)}" src="data:image/png;base64,{code}">'
 
@@ -216,11 +214,7 @@ def distances(names: Sequence[str], rows: Mapping[str, Sequence[float]]) -> str:
         )
         for role, row in rows.items():
             colour = LOOKS[role][1]
-            filled = "none" if role == "teacher small" else colour
-            parts.append(
-                f'<circle cx="{x(row[i]):.1f}" cy="{y}" r="5" fill="{filled}" stroke="{colour}" '
-                'stroke-width="2"/>'
-            )
+            parts.append(f'<circle cx="{x(row[i]):.1f}" cy="{y}" r="6" fill="{colour}"/>')
     bottom = _TOP + step * len(names)
     for tick in (0.4, 0.6, 0.8, 1.0, 1.2):
         if low <= tick <= high:

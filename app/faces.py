@@ -36,7 +36,6 @@ class Verdict:
 
     Attributes:
         model: name of the network.
-        fed: side of the images it was fed, in pixels.
         similarity: cosine of the two features.
         threshold: above it the two are taken for one person; None if it was not measured.
         false_accepts: pairs of two people above the threshold, in percent of `n` held-out pairs.
@@ -45,7 +44,6 @@ class Verdict:
     """
 
     model: str
-    fed: int
     similarity: float
     threshold: float | None = None
     false_accepts: float | None = None
@@ -113,11 +111,11 @@ class FaceBench:
         model = self.model_at(size)
         found = self.features(images, size)
         similarity = float(verification.cosine(found[:1], found[1:])[0])
-        known = self.thresholds.get(model.key, {}).get(size, {})
-        return Verdict(model.name, model.input, similarity, **known)
+        known = self.thresholds.get(model.id, {}).get(size, {})
+        return Verdict(model.name, similarity, **known)
 
     def measure(self) -> dict[str, dict[int, dict]]:
-        """Thresholds and their error rates, key of a network -> size -> fields of `Verdict`.
+        """Thresholds and their error rates, id of a network -> size -> fields of `Verdict`.
 
         The threshold is the most accurate one on nine folds of LFW's pairs, whose people the
         networks have seen; the rates are of the tenth, whose people they have not.
@@ -125,7 +123,7 @@ class FaceBench:
         Raises:
             HorkdError: if LFW is not there, or a network has seen all of its folds.
         """
-        found: dict[str, dict[int, dict]] = {m.key: {} for m in self.models.values()}
+        found: dict[str, dict[int, dict]] = {m.id: {} for m in self.models.values()}
         for size in tqdm(self.sizes, desc="thresholds"):
             model = self.model_at(size)
             data = load_dataset(model.data)
@@ -139,7 +137,7 @@ class FaceBench:
             same, held = np.asarray(data.pairs.same), np.isin(data.pairs.fold, data.folds)
             threshold = verification.best_threshold(scores[~held], same[~held])
             accepted = scores > threshold
-            found[model.key][size] = {
+            found[model.id][size] = {
                 "threshold": float(threshold),
                 "false_accepts": 100 * float(accepted[held & ~same].mean()),
                 "false_rejects": 100 * float((~accepted)[held & same].mean()),

@@ -72,9 +72,9 @@ class Gallery:
         self._answers: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}
 
     def _cached(self, progress: Callable[[float, str], object]) -> dict[str, Tensor]:
-        """Key of a network -> features of the indexed images as it sees them, float32 (N, D)."""
+        """Id of a network -> features of the indexed images as it sees them, float32 (N, D)."""
         models = self.bench.models
-        keys = "\n".join([self.bench.data, str(INDEXED), *(m.key for m in models)])
+        keys = "\n".join([self.bench.data, str(INDEXED), *(m.id for m in models)])
         name = hashlib.sha256(keys.encode()).hexdigest()[:16]
         path = paths.cache_dir() / "demo" / f"{self.bench.data}-{name}.safetensors"
         try:
@@ -84,7 +84,7 @@ class Gallery:
         found = {}
         for i, model in enumerate(models):
             progress(i / len(models), f"training images as {model.name} sees them")
-            found[model.key] = _in_parts(lambda x, m=model: m(m.degradation(x))[0], self.train)
+            found[model.id] = _in_parts(lambda x, m=model: m(m.degradation(x))[0], self.train)
         storage.save_tensors(
             path, {k: t.half() for k, t in found.items()}, {"data": self.bench.data}
         )
@@ -92,7 +92,7 @@ class Gallery:
 
     def neighbours(self, answer: Answer) -> list[Neighbour]:
         """The training images nearest to a picture in the space of the network that answered."""
-        gallery = self._features[answer.model.key]
+        gallery = self._features[answer.model.id]
         query = answer.features[None]
         index, distance = retrieval.nearest(query, gallery, NEIGHBOURS)
         mean = float(torch.cdist(query, gallery).mean())

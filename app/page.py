@@ -1,21 +1,24 @@
 """The page: Gradio components, and which function answers when."""
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import gradio as gr
 from gradio.utils import get_upload_folder
 
 from app import drawing, pictures, show
+from app.bench import ROLES, Bench
 from app.examples import EXAMPLES
-from app.faces import FRAMINGS, WARNING, FaceBench
+from app.faces import FRAMINGS, WARNING, FaceBench, Verdict
 from app.gallery import FILTERS, Gallery, at_hand
 from app.show import Exhibit
-from app.upload import Photo, gr, told
+from app.upload import Photo, Pixels, Upload, forget, sentence, told
 from horkd.data.glyphs import render
 from horkd.errors import HorkdError
 
-TITLE = "What a sixteen-pixel student sees"
+TITLE = "What a student of few pixels sees"
 INTRODUCTION = (
     "A large **teacher** looks at sharp images. A small **student** looks at few pixels and has "
     "learned from the teacher how images relate to each other. Slide the resolution down and see "
@@ -30,10 +33,23 @@ CSS = """
 .gradio-container { max-width: 1180px !important; margin: 0 auto !important; width: 100%; }
 .gradio-container .label { color: var(--body-text-color) !important; }
 .gradio-container .image-frame img { width: 100%; height: 100%; object-fit: contain; }
+footer .divider { display: none; }
 .dark { --color-accent: #60a5fa; }
 .gradio-container .prose td, .gradio-container .prose th { padding: 5px 7px !important;
   font-size: 13px !important; word-break: normal !important; overflow-wrap: normal !important; }
 """
+#: Gradio gives the two pictures of a comparison no text, and says nothing when words change.
+DESCRIBE = """() => {
+  for (const id of ["verdict", "notes", "same", "count"])
+    document.getElementById(id)?.setAttribute("aria-live", "polite");
+  const both = document.getElementById("both");
+  const describe = () => both.querySelectorAll("img").forEach((image, i) => {
+    const text = i ? "The same picture reduced" : "The picture as sent";
+    if (image.alt !== text) image.alt = text;
+  });
+  new MutationObserver(describe).observe(both, {childList: true, subtree: true});
+  describe();
+}"""
 _GLYPHS = "RaΩж7&éд8Q"
 
 
@@ -71,7 +87,7 @@ class Server:
         return self.galleries.get(exhibit.title)
 
     def size(self, exhibit: Exhibit, pixels: object) -> int:
-        """A resolution as a visitor gave it."""
+        """The resolution nearest to what a visitor gave."""
         try:
             return exhibit.nearest_size(pixels)
         except (TypeError, ValueError, OverflowError):
@@ -93,13 +109,13 @@ class Server:
             exhibit, picture, exhibit.bench.answers(picture.at(exhibit.bench.full)), size
         )
 
-    def answers(self, picture: pictures.Picture | None, resolution: float, title: str) -> list:
+    def answers(self, picture: Upload, resolution: float, title: str) -> list:
         """All of the page that depends on picture, resolution and models."""
         exhibit = self.exhibit(title)
         roles = exhibit.bench.roles()
-        if picture is None:
-            labels = [gr.Label(None, visible=role in roles) for role in show.LABELS]
-            return [None, "Choose a picture.", "", *labels, "", "", gr.skip()]
+        if not isinstance(picture, pictures.Picture):
+            labels = [gr.Label(None, visible=role in roles) for role in ROLES]
+            return [None, *_no_picture(picture), *labels, "", "", gr.skip()]
         size = self.size(exhibit, resolution)
         image = picture.at(exhibit.bench.full)
         found = exhibit.bench.answers(image)
@@ -110,12 +126,15 @@ class Server:
                 label=show.role_title(role, found[role][size], size) if role in roles else "",
                 visible=role in roles,
             )
-            for role in show.LABELS
+            for role in ROLES
         ]
         gallery = self.gallery(exhibit, None)
         opened = gallery is not None or not at_hand(exhibit.bench.data)
         return [
-            (picture.shown(), pictures.enlarged(exhibit.bench.reduced(image, size)[0])),
+            gr.ImageSlider(
+                (picture.shown(), pictures.enlarged(exhibit.bench.reduced(image, size)[0])),
+                label=f"Left: as sent. Right: {size} pixels.",
+            ),
             show.verdict(exhibit, found, size),
             drawing.page(*notes, *(f"<p>{note}</p>" for note in picture.notes)),
             *labels,
@@ -126,7 +145,7 @@ class Server:
 
     def relations(
         self,
-        picture: pictures.Picture | None,
+        picture: Upload,
         resolution: float,
         title: str,
         progress=gr.Progress(),  # noqa: B008
@@ -134,8 +153,8 @@ class Server:
         """The tab on relations, made for the first time."""
         exhibit = self.exhibit(title)
         gallery = self.gallery(exhibit, progress)
-        if picture is None:
-            return drawing.page("<p>Choose a picture.</p>")
+        if not isinstance(picture, pictures.Picture):
+            return drawing.page(f"<p>{_no_picture(None)[0]}</p>")
         found = exhibit.bench.answers(picture.at(exhibit.bench.full))
         return show.relations(exhibit, gallery, found, self.size(exhibit, resolution))
 
@@ -188,21 +207,29 @@ class Server:
             "warning": WARNING,
         }
 
-    def _verdict(self, left, right, resolution, framing):
-        if self.faces is None:
-            raise HorkdError("no networks for faces are loaded: start the demo with --models")
+    def _verdict(self, left, right, resolution, framing) -> Verdict:
         if left is None or right is None:
             raise HorkdError("two photos are needed: send both")
         return self.faces.verify(left, right, int(resolution), framing)
 
-    def verified(self, left, right, resolution: str, framing: str) -> str:
+    def verified(self, left: Upload, right: Upload, resolution: str, framing: str) -> str:
         """The tab on faces, as HTML."""
+        for photo in (left, right):
+            if isinstance(photo, HorkdError):
+                return drawing.page(drawing.hint(sentence(photo)))
         if left is None or right is None:
             return drawing.page("<p>Choose two photos.</p>")
         found = self._verdict(left, right, resolution, framing)
         size = int(resolution)
         seen = [self.faces.seen(p, size, framing) for p in (left, right)]
         return show.verdict_on_faces(found, seen, size)
+
+
+def _no_picture(picture: Upload) -> tuple[str, str]:
+    """Words and notes where there is nothing to answer."""
+    if isinstance(picture, HorkdError):
+        return "", drawing.page(drawing.hint(sentence(picture)))
+    return "Choose a picture.", ""
 
 
 def build(
@@ -223,22 +250,33 @@ def build(
         models = gr.Radio(titles, value=titles[0], label="Networks", visible=len(titles) > 1)
         with gr.Tabs():
             with gr.Tab("Picture"):
-                _one_picture(server, models, folder)
+                _one_picture(demo, server, models, folder)
             with gr.Tab("Disagree") as tab:
                 _disagree(server, models, tab)
             with gr.Tab("Faces"):
                 _faces(server)
             with gr.Tab("About"):
                 gr.Markdown(show.about(exhibits, faces))
+        demo.load(None, js=DESCRIBE)
+        threading.Thread(target=_forget, args=(server, sum(cleaning) / 2), daemon=True).start()
     return demo
 
 
-def _one_picture(server: Server, models: gr.Radio, folder: Path) -> None:
+def _forget(server: Server, seconds: float) -> None:
+    """Forget pictures and their answers now and then, so that they outlive no file."""
+    while True:
+        time.sleep(seconds)
+        forget()
+        for exhibit in server.exhibits.values():
+            exhibit.bench.forget()
+
+
+def _one_picture(demo: gr.Blocks, server: Server, models: gr.Radio, folder: Path) -> None:
     """Picture, resolution, answers, curves, costs; and the picture's relations."""
     first = server.exhibit(None).bench
+    paths = _drawn(server, folder)
     with gr.Row():
         with gr.Column(scale=4, min_width=300):
-            paths = _drawn(server, folder)
             photo = Photo(
                 value=str(next(iter(paths.values()))[0][0]),
                 label="Picture",
@@ -247,18 +285,11 @@ def _one_picture(server: Server, models: gr.Radio, folder: Path) -> None:
                 height=260,
                 buttons=[],
             )
-            size = gr.Slider(
-                first.sizes[0],
-                first.full,
-                value=_usual_size(first),
-                step=first.sizes[1] - first.sizes[0],
-                label="Resolution (pixels)",
-                info=_sizes_known(first),
-            )
             _examples(models, photo, paths)
         with gr.Column(scale=5, min_width=300):
+            size = Pixels(label="Resolution (pixels)", **_range(first))
             both = gr.ImageSlider(
-                label="Left: full resolution. Right: what the student sees.",
+                label="Left: as sent. Right: reduced.",
                 format="png",
                 buttons=["fullscreen"],
                 max_height=420,
@@ -271,7 +302,7 @@ def _one_picture(server: Server, models: gr.Radio, folder: Path) -> None:
             with gr.Row():
                 labels = [
                     gr.Label(label=role, num_top_classes=5, min_width=210, elem_id=f"answer-{i}")
-                    for i, role in enumerate(show.LABELS)
+                    for i, role in enumerate(ROLES)
                 ]
             figures = gr.HTML(elem_id="curves")
             table = gr.Markdown(elem_id="costs")
@@ -281,11 +312,10 @@ def _one_picture(server: Server, models: gr.Radio, folder: Path) -> None:
             )
     outputs = [both, words, notes, *labels, figures, table, related]
     inputs = [photo, size, models]
-    demo = gr.context.Context.root_block
     _shown_by_browsers(photo)
     gr.on(
         [demo.load, photo.change, size.change],
-        told(server.answers),
+        server.answers,
         inputs,
         outputs,
         api_visibility="private",
@@ -295,14 +325,14 @@ def _one_picture(server: Server, models: gr.Radio, folder: Path) -> None:
     models.change(
         lambda title: _resized(server, title), models, size, api_visibility="private"
     ).then(
-        told(server.answers),
+        server.answers,
         inputs,
         outputs,
         api_visibility="private",
-        show_progress_on=[words],
+        show_progress="hidden",
     )
     tab.select(
-        told(server.relations),
+        server.relations,
         inputs,
         related,
         api_visibility="private",
@@ -318,35 +348,28 @@ def _one_picture(server: Server, models: gr.Radio, folder: Path) -> None:
 def _shown_by_browsers(photo: Photo) -> None:
     """Put a picture in place of a file that browsers do not show (HEIC, TIFF, …)."""
 
-    def shown(picture: pictures.Picture | None):
-        if picture is None or picture.format in pictures.SHOWN:
+    def shown(picture: Upload):
+        if not isinstance(picture, pictures.Picture) or picture.format in pictures.SHOWN:
             return gr.skip()
         return picture.shown()
 
-    photo.upload(told(shown), photo, photo, api_visibility="private", show_progress="hidden")
+    photo.upload(shown, photo, photo, api_visibility="private", show_progress="hidden")
 
 
-def _usual_size(bench) -> int:
-    """The resolution to begin with: that of the middle student."""
-    known = [s for s in bench.students if s < bench.full] or [bench.full]
-    wanted = 16 if 16 in known else known[len(known) // 2]
-    return min(bench.sizes, key=lambda s: abs(s - wanted))
-
-
-def _sizes_known(bench) -> str:
-    known = ", ".join(str(s) for s in bench.students)
-    return f"Students were trained at {known} pixels." if known else "There is no student."
+def _range(bench: Bench) -> dict:
+    """A slider over a bench's resolutions: it begins where the teacher fails first."""
+    reduced = ", ".join(str(s) for s in bench.reduced_sizes)
+    return {
+        "minimum": bench.sizes[0],
+        "maximum": bench.full,
+        "step": bench.sizes[1] - bench.sizes[0],
+        "value": bench.reduced_sizes[0],
+        "info": f"Students were trained at {reduced} pixels.",
+    }
 
 
 def _resized(server: Server, title: str) -> gr.Slider:
-    bench = server.exhibit(title).bench
-    return gr.Slider(
-        minimum=bench.sizes[0],
-        maximum=bench.full,
-        step=bench.sizes[1] - bench.sizes[0],
-        value=_usual_size(bench),
-        info=_sizes_known(bench),
-    )
+    return gr.Slider(**_range(server.exhibit(title).bench))
 
 
 def _drawn(server: Server, folder: Path) -> dict[str, list[tuple[Path, str]]]:
@@ -373,8 +396,9 @@ def _drawn(server: Server, folder: Path) -> dict[str, list[tuple[Path, str]]]:
 
 def _examples(models: gr.Radio, photo: Photo, paths: dict) -> None:
     """Pictures to click on, those of the chosen networks."""
-    boxes = []
+    boxes, ours = [], set()
     for i, rows in enumerate(paths.values()):
+        ours |= {_pixels(pictures.read(path)) for path, _ in rows}
         with gr.Column(visible=i == 0) as box:
             gr.Examples(
                 [[str(path)] for path, _ in rows],
@@ -386,20 +410,20 @@ def _examples(models: gr.Radio, photo: Photo, paths: dict) -> None:
             )
             if any(caption == EXAMPLES[0].name for _, caption in rows):
                 gr.Markdown(
-                    "The bicycle and the keyboard were drawn such that the student fails; the "
-                    "rainbow and the square code are nothing that the networks know."
+                    "Bicycle and keyboard were chosen because the student of 16 pixels fails on "
+                    "them. Rainbow and square code are nothing that the networks know; the hint "
+                    "notices only the code."
                 )
         boxes.append(box)
-    if len(paths) > 1:
-        titles = list(paths)
-        ours = {_pixels(pictures.read(path)) for rows in paths.values() for path, _ in rows}
+    titles = list(paths)
 
-        def chosen(title: str, picture: pictures.Picture | None) -> list:
-            shown = [gr.Column(visible=t == title) for t in titles]
-            theirs = picture is not None and _pixels(picture) not in ours
-            return [*shown, gr.skip() if theirs else str(paths[title][0][0])]
+    def chosen(title: str, picture: Upload) -> list:
+        """The examples of these networks; a picture that is not ours stays."""
+        shown = [gr.Column(visible=t == title) for t in titles]
+        theirs = isinstance(picture, pictures.Picture) and _pixels(picture) not in ours
+        return [*shown, gr.skip() if theirs else str(paths[title][0][0])]
 
-        models.change(told(chosen), [models, photo], [*boxes, photo], api_visibility="private")
+    models.change(chosen, [models, photo], [*boxes, photo], api_visibility="private")
 
 
 def _pixels(picture: pictures.Picture) -> bytes:
@@ -414,8 +438,8 @@ def _disagree(server: Server, models: gr.Radio, tab: gr.Tab) -> None:
     )
     with gr.Row():
         size = gr.Radio(
-            [s for s in bench.students if s < bench.full] or [bench.full],
-            value=_usual_size(bench),
+            bench.reduced_sizes,
+            value=bench.reduced_sizes[-1],
             label="Resolution (pixels)",
             min_width=240,
         )
@@ -440,23 +464,22 @@ def _disagree(server: Server, models: gr.Radio, tab: gr.Tab) -> None:
 
     def choices(title: str) -> list:
         new = server.exhibit(title).bench
-        sizes = [s for s in new.students if s < new.full] or [new.full]
         return [
-            gr.Radio(sizes, value=_usual_size(new)),
+            gr.Radio(new.reduced_sizes, value=new.reduced_sizes[-1]),
             gr.Dropdown([ANY_CLASS, *new.classes], value=ANY_CLASS),
-            "",
-            "Open this tab again for the images of these networks.",
         ]
 
-    models.change(choices, models, [size, label, tiles, words], api_visibility="private")
+    models.change(choices, models, [size, label], api_visibility="private").then(
+        told(server.disagreements), inputs, outputs, **slow
+    )
 
 
 def _faces(server: Server) -> None:
     """Two photos, one person or two."""
     if server.faces is None:
         gr.Markdown(
-            "No networks for faces are loaded. Name their folder with `--models`, as in "
-            "`python -m app --models reports/faces-lfw/models`."
+            "No networks for faces are loaded. Name their folder as well: "
+            "`python -m app --models FOLDER --models reports/faces-lfw/models`."
         )
         return
     gr.Markdown(f"**One person or two?** {WARNING}")
@@ -488,7 +511,7 @@ def _faces(server: Server) -> None:
     inputs = [*photos, size, framing]
     gr.on(
         [p.change for p in photos] + [size.change, framing.change],
-        told(server.verified),
+        server.verified,
         inputs,
         answer,
         api_visibility="private",

@@ -33,7 +33,7 @@ class Reference:
     """What is known of a bench.
 
     Attributes:
-        centers: key of a network -> its class centres, float32 (C, D), of training images.
+        centers: id of a network -> its class centres, float32 (C, D), of training images.
         accuracy: role -> size -> top-1 on test images, in percent.
         divergence: role -> size -> deciles (9) of KL(teacher ‖ learner) on test images, in nats.
         same: role -> size -> test images with the teacher's answer, in percent.
@@ -58,7 +58,7 @@ def familiarity(features: Tensor, centers: Tensor) -> Tensor:
 
     Minus the distance to the nearest class centre, divided by the length of the feature. Chosen
     among eleven such scores by `benchmarks/unknown.py` on the photos; on the characters it is
-    0.3 points behind the best.
+    0.8 points behind the best.
 
     Args:
         features: (N, D).
@@ -83,7 +83,7 @@ def measure(bench: Bench, images: int | None = None) -> Reference:
     centers = {}
     for model in tqdm(bench.models, desc="class centres"):
         features, _ = _batched(lambda x, m=model: m(m.degradation(x)), train.images)
-        centers[model.key] = class_centers(features, train.labels, len(bench.classes))
+        centers[model.id] = class_centers(features, train.labels, len(bench.classes))
     enlarge = _better_enlarged(bench.models, validation)
     measured = _by_role(Bench(bench.models, enlarge), test)
     limit, flagged = _limit(bench.teacher, centers, validation.images, test.images)
@@ -129,7 +129,7 @@ def _limit(
     teacher: Model, centers: Mapping[str, Tensor], validation: Tensor, test: Tensor
 ) -> tuple[float, float]:
     """Familiarity below which 5 % of the validation images are, and test images below it in %."""
-    own = centers[teacher.key].half().float()  # as they are kept
+    own = centers[teacher.id].half().float()  # as they are kept
     known = familiarity(_batched(teacher, validation)[0], own).double()
     limit = float(known.quantile(FLAGGED))
     new = familiarity(_batched(teacher, test)[0], own).double()
@@ -166,7 +166,7 @@ def save(path: Path, bench: Bench, reference: Reference) -> None:
     """Write a reference atomically; class centres as float16."""
     content = {f.name: getattr(reference, f.name) for f in fields(reference)}
     centers = content.pop("centers")
-    tensors = {key: c.half() for key, c in centers.items()}
+    tensors = {name: c.half() for name, c in centers.items()}
     storage.save_tensors(path, tensors, {"reference": content, "data": bench.data})
 
 
@@ -179,16 +179,21 @@ def load(path: Path, bench: Bench) -> Reference | None:
     if not path.is_file():
         return None
     tensors, header = storage.load_tensors(path)
-    if header.get("data") != bench.data or set(tensors) != {m.key for m in bench.models}:
+    if header.get("data") != bench.data or set(tensors) != {m.id for m in bench.models}:
         return None
-    content = dict(header["reference"])
-    for name in ("accuracy", "divergence", "same"):  # JSON knows no keys but text
-        content[name] = {
-            role: {int(size): value for size, value in by_size.items()}
-            for role, by_size in content[name].items()
-        }
-    content["enlarge"] = tuple(content["enlarge"])
-    return Reference({key: t.float() for key, t in tensors.items()}, **content)
+    try:
+        content = dict(header["reference"])
+        for name in ("accuracy", "divergence", "same"):  # JSON knows no keys but text
+            content[name] = {
+                role: {int(size): value for size, value in by_size.items()}
+                for role, by_size in content[name].items()
+            }
+        content["enlarge"] = tuple(content["enlarge"])
+        return Reference({name: t.float() for name, t in tensors.items()}, **content)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise HorkdError(
+            f"{path} is of another version ({error}): run python -m app.reference {path.parent}"
+        ) from None
 
 
 def main() -> None:

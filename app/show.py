@@ -10,14 +10,12 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from app import drawing
-from app.bench import ROLES, Answer, Bench, divergence
+from app.bench import Answer, Bench, divergence
 from app.faces import WARNING, FaceBench, Verdict
 from app.gallery import Gallery
 from app.pictures import Picture
 from app.reference import FLAGGED, Reference, familiarity
 
-#: Roles in the order of the page.
-LABELS = ROLES
 Answers = Mapping[str, Mapping[int, Answer]]
 
 
@@ -32,7 +30,7 @@ nothing.
 ### What becomes of a picture
 
 It stays on the machine that runs this page: nothing is sent elsewhere, nothing is counted, and \
-files are deleted within an hour. Whoever runs the page can read them until then."""
+within an hour it is deleted and forgotten. Whoever runs the page can read it until then."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,8 +52,9 @@ class Exhibit:
     def nearest_size(self, size: object) -> int:
         """The resolution looked at that is nearest to a number of pixels."""
         number = float(size)  # type: ignore[arg-type]
-        if not math.isfinite(number):
+        if isinstance(size, bool) or not math.isfinite(number):
             raise ValueError(size)
+        number = min(max(number, self.bench.sizes[0]), self.bench.full)
         return min(self.bench.sizes, key=lambda s: abs(s - number))
 
 
@@ -66,10 +65,11 @@ def role_title(role: str, answer: Answer, size: int) -> str:
         fed += f", enlarged to {answer.fed}"
     elif answer.fed < size:
         fed += f", reduced to {answer.fed}"
+    student = "Assistant" if answer.model.size == answer.model.full else "Student"
     return {
         "teacher": f"Teacher, {answer.fed} px (full resolution)",
         "teacher small": f"Teacher fed {fed}",
-        "student": f"Student fed {fed}",
+        "student": f"{student} fed {fed}",
         "alone": f"Undistilled, fed {fed}",
     }[role]
 
@@ -79,7 +79,7 @@ def unfamiliar(exhibit: Exhibit, answers: Answers) -> bool | None:
     if exhibit.reference is None:
         return None
     whole = answers["teacher"][exhibit.bench.full]
-    centers = exhibit.reference.centers[whole.model.key]
+    centers = exhibit.reference.centers[whole.model.id]
     return bool(familiarity(whole.features[None], centers) < exhibit.reference.limit)
 
 
@@ -92,50 +92,45 @@ def doubts(exhibit: Exhibit, answers: Answers, size: int) -> list[str]:
             f"{100 - 100 * FLAGGED:.0f} of 100 of the kind it was trained on. It may show nothing "
             "that the networks know, and then their answers mean nothing."
         )
-    seen = set()
-    for role in exhibit.bench.roles():
-        model = answers[role][size].model
-        if model.doubt and model.name not in seen:
-            seen.add(model.name)
-            found.append(f"{model.name}: {model.doubt}")
-    return found
+    asked = dict.fromkeys(answers[role][size].model for role in exhibit.bench.roles())
+    return found + [f"{model.name}: {model.doubt}" for model in asked if model.doubt]
 
 
 def verdict(exhibit: Exhibit, answers: Answers, size: int) -> str:
     """Agreement and divergence in words, as Markdown."""
     whole = answers["teacher"][size]
     name, sure = whole.top(1)[0]
-    lines = [f"At full resolution the teacher says **{_md(name)}** ({sure:.0%})."]
+    lines = [f"At full resolution the teacher says **{_md(name)}** ({sure:.0%}).", ""]
+    student = "The assistant" if size == exhibit.bench.full else "The student"
+    who = {"teacher small": "It", "student": student, "alone": "The same network undistilled"}
+    apart = []
     for role in exhibit.bench.roles()[1:]:
         answer = answers[role][size]
         own, p = answer.top(1)[0]
-        who = {
-            "teacher small": f"Fed {size} px, it",
-            "student": "The student",
-            "alone": "The same network undistilled",
-        }[role]
-        says = f"says **{_md(own)}** as well" if own == name else f"says **{_md(own)}**"
-        far = _closeness(exhibit, answers, role, size)
-        lines.append(f"- {who} {says} ({p:.0%}); {far}.")
-    return "\n".join([lines[0], "", *lines[1:]])
+        says = "the same" if own == name else f"**{_md(own)}**"
+        lines.append(f"- {who[role]}, fed {size} px, says {says} ({p:.0%})")
+        if exhibit.reference:
+            same = exhibit.reference.same[role][size]
+            lines[-1] += f"; on {same:.0f} % of test images it agrees with the teacher"
+        apart.append(_apart(exhibit, answers, role, size))
+        lines[-1] += "."
+    return "\n".join([*lines, "", f"KL from the teacher's answer, in nats: {', '.join(apart)}."])
 
 
-def _closeness(exhibit: Exhibit, answers: Answers, role: str, size: int) -> str:
-    """KL from the teacher, compared with what is usual."""
+def _apart(exhibit: Exhibit, answers: Answers, role: str, size: int) -> str:
+    """KL from the teacher and what is usual."""
     kl = divergence(answers["teacher"][size], answers[role][size])
-    text = f"KL from the first answer {kl:.2f} nats"
-    known = exhibit.reference and exhibit.reference.divergence.get(role, {}).get(size)
-    if not known:
-        return text
-    nearer = sum(kl > decile for decile in known)
-    if nearer < 5:
-        return text + f", closer than on {9 - nearer} in 10 test images"
-    return text + f", further than on {nearer} in 10 test images"
+    name = {"teacher small": "itself", "student": "student", "alone": "undistilled"}[role]
+    if exhibit.reference is None:
+        return f"{name} {kl:.2f}"
+    return (
+        f"{name} {kl:.2f} (median of test images {exhibit.reference.divergence[role][size][4]:.2f})"
+    )
 
 
 def _md(text: str) -> str:
-    """A class name as Markdown shows it, whatever is in it."""
-    return "".join(f"\\{c}" if c in "\\`*_{}[]()#+-.!|<>~&" else c for c in text)
+    """A name as Markdown shows it in one line, whatever is in it."""
+    return "".join(f"\\{c}" if c in "\\`*_{}[]()#+-.!|<>~&" else c for c in " ".join(text.split()))
 
 
 def curves(exhibit: Exhibit, answers: Answers, size: int) -> str:
@@ -236,7 +231,7 @@ def _centre_distances(exhibit: Exhibit, answers: Answers, size: int) -> list[str
     rows = {}
     for role in ("teacher", "student"):
         answer = answers[role][size]
-        d = torch.cdist(answer.features[None], exhibit.reference.centers[answer.model.key])[0]
+        d = torch.cdist(answer.features[None], exhibit.reference.centers[answer.model.id])[0]
         rows[role] = d / d.mean()
     chosen = _nearest_of_both(rows["teacher"], rows["student"])
     names = [exhibit.bench.classes[i] for i in chosen]
@@ -326,7 +321,8 @@ def verdict_on_faces(found: Verdict, seen: Sequence[Tensor], size: int) -> str:
         rates = (
             f"At this threshold {found.false_accepts:.1f} % of {found.n} pairs of two people were "
             f"taken for one, and {found.false_rejects:.1f} % of {found.n} pairs of one person for "
-            "two: photos of LFW at this resolution, of people the network had never seen."
+            "two: photos of LFW at this resolution, framed as there, of people the network had "
+            "never seen. It compares whatever it is given, face or not."
         )
     alts = ("What the network sees of the first photo", "and of the second photo")
     images = "".join(
@@ -347,20 +343,20 @@ def about(exhibits: Sequence[Exhibit], faces: FaceBench | None) -> str:
     for exhibit in exhibits:
         bench = exhibit.bench
         parts.append(
-            f"### {_md(exhibit.title)}\n\nRead from `{exhibit.source}`; {len(bench.classes)} "
+            f"### {_md(exhibit.title)}\n\nRead from {_md(exhibit.source)}; {len(bench.classes)} "
             f"classes, images of {bench.full} px. Top-1 is on the test set, from each "
             "network's record.\n\n"
-            "| network | learned from | top-1 | record |\n|---|---|---:|---|"
+            "| network | distilled from | top-1 | record |\n|---|---|---:|---|"
         )
         names = {m.key: m.name for m in bench.models if m.key}
         for model in bench.models:
-            source = "labels"
+            source = "– (labels alone)"
             if model.learned_from is not None:
-                source = f"relations of {names.get(model.learned_from, model.learned_from)}"
+                source = names.get(model.learned_from, model.learned_from)
             top = f"{model.test['top1']:.2f} %" if "top1" in model.test else "not known"
             parts.append(
                 f"| {_md(model.name)}, {model.size} px | {_md(source)} | {top} "
-                f"| `{model.key or '–'}` |"
+                f"| {_md(model.key) or '–'} |"
             )
         parts += [f"\n{_md(m.name)}: {m.doubt}" for m in bench.models if m.doubt]
         if bench.left_out:
@@ -386,6 +382,6 @@ def _about_faces(faces: FaceBench) -> str:
         known = f"{model.test['accuracy']:.2f} %" if "accuracy" in model.test else "not known"
         rows.append(
             f"| {_md(model.name)}, {model.size} px | {known} | {model.test.get('n', '–')} "
-            f"| `{model.key or '–'}` |"
+            f"| {_md(model.key) or '–'} |"
         )
     return "\n".join([*rows, "", WARNING])

@@ -1,11 +1,9 @@
-"""How a visitor's picture comes in, and how an error goes out."""
+"""What a visitor's values become: pictures that are read by us, and errors of one line."""
 
 import functools
 import os
 from collections.abc import Callable
 from unittest.mock import patch
-
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 
 import gradio as gr
 from gradio.data_classes import ImageData
@@ -14,7 +12,8 @@ from gradio.utils import get_upload_folder, is_in_or_equal
 from app import pictures
 from horkd.errors import HorkdError
 
-__all__ = ["Photo", "gr", "told"]
+#: A picture, or why there is none.
+Upload = pictures.Picture | HorkdError | None
 
 
 @functools.lru_cache(maxsize=32)
@@ -22,21 +21,30 @@ def _read(path: str, size: int, changed: int) -> pictures.Picture:
     return pictures.read(path)
 
 
-def _error(message: str) -> gr.Error:
-    return gr.Error(message[:1].upper() + message[1:], print_exception=False, duration=None)
+def forget() -> None:
+    """Forget all decoded pictures."""
+    _read.cache_clear()
 
 
 def told(answer: Callable) -> Callable:
-    """A function whose `HorkdError` reaches the visitor as one line."""
+    """A function whose `HorkdError`s, those among its arguments too, reach the caller as a line."""
 
     @functools.wraps(answer)
     def wrapped(*arguments, **named):
         try:
+            for value in arguments:
+                if isinstance(value, HorkdError):
+                    raise value
             return answer(*arguments, **named)
         except HorkdError as error:
-            raise _error(str(error)) from None
+            raise gr.Error(sentence(error), print_exception=False) from None
 
     return wrapped
+
+
+def sentence(error: HorkdError) -> str:
+    """An error's line with a capital."""
+    return str(error)[:1].upper() + str(error)[1:]
 
 
 # Gradio writes a stub beside the file of every new component, and this is no place for one.
@@ -51,21 +59,20 @@ with patch("gradio.component_meta.create_or_modify_pyi"):
 
         is_template = True
 
-        def preprocess(self, payload: ImageData | None) -> pictures.Picture | None:
-            """The picture, or None if there is none."""
+        def preprocess(self, payload: ImageData | None) -> Upload:
+            """The picture; why it cannot be read; or None if there is none."""
             if payload is None:
                 return None
             path = payload.path
             if not path or not is_in_or_equal(path, get_upload_folder()):
-                raise _error("send the picture as a file")
+                return HorkdError("send the picture as a file")
             try:
                 state = os.stat(path)
-            except (OSError, ValueError):
-                raise _error("this picture is no longer here: send it again") from None
-            try:
                 return _read(path, state.st_size, state.st_mtime_ns)
+            except (OSError, ValueError):
+                return HorkdError("this picture is no longer here: send it again")
             except HorkdError as error:
-                raise _error(str(error)) from None
+                return error
 
         def example_payload(self) -> dict:
             """What the page on the interface shows; gradio's own is an address elsewhere."""
@@ -74,5 +81,16 @@ with patch("gradio.component_meta.create_or_modify_pyi"):
         async def async_move_resource_to_block_cache(self, url_or_file_path):
             """Refuse addresses: this server fetches nothing."""
             if str(url_or_file_path).lower().startswith(("http:", "https:")):
-                raise _error("addresses are not fetched: send the picture as a file")
+                raise gr.Error(
+                    "Addresses are not fetched: send the picture as a file", print_exception=False
+                )
             return await super().async_move_resource_to_block_cache(url_or_file_path)
+
+    class Pixels(gr.Slider):
+        """A slider that leaves it to the function to refuse a value, in one line."""
+
+        is_template = True
+
+        def preprocess(self, payload: object) -> object:
+            """The value as it came."""
+            return payload
