@@ -332,7 +332,7 @@ def _one_picture(demo: gr.Blocks, server: Server, models: gr.Radio, folder: Path
         show_progress="hidden",
     )
     tab.select(
-        server.relations,
+        told(server.relations),
         inputs,
         related,
         api_visibility="private",

@@ -102,7 +102,11 @@ def verdict(exhibit: Exhibit, answers: Answers, size: int) -> str:
     name, sure = whole.top(1)[0]
     lines = [f"At full resolution the teacher says **{_md(name)}** ({sure:.0%}).", ""]
     student = "The assistant" if size == exhibit.bench.full else "The student"
-    who = {"teacher small": "It", "student": student, "alone": "The same network undistilled"}
+    who = {
+        "teacher small": "The teacher",
+        "student": student,
+        "alone": "The same network undistilled",
+    }
     apart = []
     for role in exhibit.bench.roles()[1:]:
         answer = answers[role][size]
@@ -164,8 +168,11 @@ def curves(exhibit: Exhibit, answers: Answers, size: int) -> str:
         title = f"All {exhibit.reference.n:,} test images: right answers"
         figures.append(drawing.curves(title, "top-1 (%)", lines, size))
     more = (
-        "Dots: resolutions that a network was trained at; between them the next smaller is asked."
+        "Dots: resolutions that a network was trained at. Between them the next smaller one is "
+        "asked, and fed the image reduced once more."
     )
+    if bench.full in bench.students:
+        more += f" At {bench.full} pixels the student is the assistant."
     return drawing.page(f'<div class="pair">{"".join(figures)}</div>', drawing.legend(roles, more))
 
 
