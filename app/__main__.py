@@ -86,8 +86,8 @@ def main() -> None:
         serve(options)
     except HorkdError as error:
         sys.exit(f"horkd: {error}")
-    except OSError as error:  # the port is taken
-        sys.exit(f"horkd: {error}")
+    except (OSError, OverflowError) as error:  # no such port, or it is taken
+        sys.exit(f"horkd: cannot listen on {options.host}, port {options.port}: {error}")
 
 
 def serve(options: argparse.Namespace) -> None:
@@ -109,7 +109,9 @@ def serve(options: argparse.Namespace) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that the folder below is removed
     with tempfile.TemporaryDirectory(prefix="horkd-demo-") as uploads:
         os.environ["GRADIO_TEMP_DIR"] = uploads  # read by gradio whenever it keeps a file
-        from app import page, pictures
+        from starlette.middleware import Middleware
+
+        from app import page, pictures, upload
 
         demo = page.build(exhibits, faces).queue(max_size=256, default_concurrency_limit=2)
         _, address, _ = demo.launch(
@@ -120,10 +122,13 @@ def serve(options: argparse.Namespace) -> None:
             quiet=True,
             share=False,
             ssr_mode=False,
+            enable_monitoring=False,
+            run_history=False,
             show_error=False,
             max_file_size=pictures.MAX_BYTES,
             state_session_capacity=256,  # nothing of a visitor's has to be remembered
             footer_links=["api"],
+            app_kwargs={"middleware": [Middleware(upload.Closed)]},
             theme=page.theme(),
             css=page.CSS,
         )

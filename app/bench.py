@@ -77,7 +77,8 @@ class Model:
         if not self.classes:
             return ""
         top1, n = self.test.get("top1"), self.test.get("n")
-        if not isinstance(top1, float | int) or not isinstance(n, int) or n < 1:
+        known = isinstance(top1, float | int) and math.isfinite(top1)
+        if not known or not isinstance(n, int) or n < 1:
             return "No test result is known of it: it may be untrained."
         chance = 100 / len(self.classes)
         if top1 <= chance + 3 * (chance * (100 - chance) / n) ** 0.5:
@@ -111,9 +112,8 @@ def load_models(path: Path) -> list[Model]:
     Raises:
         HorkdError: if there are none, or one is damaged.
     """
-    path = path.resolve()
     if (path / "record.json").is_file():
-        return _of_run(path)
+        return _of_run(path.resolve())
     files = [path]
     if path.is_dir():
         files = sorted(p for p in path.glob("*.safetensors") if p.stem != "reference")
@@ -144,16 +144,29 @@ def _exported(path: Path) -> Model:
             id=storage.tensor_digest(tensors)[:16],
             bytes=path.stat().st_size,
         )
-        fits = len(model.classes) == network.spec.num_classes and 0 < model.size <= model.full
-        named = all(isinstance(name, str) for name in model.classes)
-        numbers = all(isinstance(v, float | int) for v in (*model.mean, *model.std))
-        if not (fits and named and numbers and min(model.std) > 0):
+        if not _sound(model):
             raise ValueError("classes, sizes or statistics do not fit the network")
         return model
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise HorkdError(
             f"{path} has no header of `horkd export` ({error}): export the run again"
         ) from None
+
+
+def _sound(model: Model) -> bool:
+    """Whether what a header says can be true of its network."""
+    statistics = (*model.mean, *model.std)
+    return (
+        len(model.classes) == model.network.spec.num_classes
+        and all(isinstance(name, str) for name in model.classes)
+        and isinstance(model.size, int)
+        and 0 < model.size <= model.full
+        and model.full >= 8
+        and len(model.mean) == len(model.std) == 3
+        and all(isinstance(v, float | int) and math.isfinite(v) for v in statistics)
+        and min(model.std) > 0
+        and isinstance(model.learned_from, str | None)
+    )
 
 
 def _of_run(folder: Path) -> list[Model]:

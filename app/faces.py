@@ -155,11 +155,18 @@ class FaceBench:
         Raises:
             HorkdError: if it is damaged.
         """
-        if path.is_file():
-            known = storage.load_tensors(path)[1].get("thresholds", {})
-            self.thresholds |= {
-                key: {int(size): row for size, row in rows.items()} for key, rows in known.items()
-            }
+        if not path.is_file():
+            return
+        known = storage.load_tensors(path)[1].get("thresholds")
+        try:
+            for key, rows in known.items():
+                for row in rows.values():
+                    Verdict("", 0.0, **row)
+                self.thresholds[key] = {int(size): row for size, row in rows.items()}
+        except (AttributeError, TypeError, ValueError) as error:
+            raise HorkdError(
+                f"{path} is of another version ({error}): run python -m app.reference {path.parent}"
+            ) from None
 
 
 def cut(picture: Picture, framing: str, size: int) -> Tensor:

@@ -14,7 +14,7 @@ from app.examples import EXAMPLES
 from app.faces import FRAMINGS, WARNING, FaceBench, Verdict
 from app.gallery import FILTERS, Gallery, at_hand
 from app.show import Exhibit
-from app.upload import Photo, Pixels, Upload, forget, sentence, told
+from app.upload import Choice, Photo, Pixels, Upload, forget, sentence, told
 from horkd.data.glyphs import render
 from horkd.errors import HorkdError
 
@@ -34,6 +34,8 @@ CSS = """
 .gradio-container .label { color: var(--body-text-color) !important; }
 .gradio-container .image-frame img { width: 100%; height: 100%; object-fit: contain; }
 footer .divider { display: none; }
+.gradio-container :focus-visible { outline: 3px solid var(--color-accent) !important;
+  outline-offset: 2px; }
 .dark { --color-accent: #60a5fa; }
 .gradio-container .prose td, .gradio-container .prose th { padding: 5px 7px !important;
   font-size: 13px !important; word-break: normal !important; overflow-wrap: normal !important; }
@@ -67,9 +69,21 @@ class Server:
         self.galleries: dict[str, Gallery] = {}
         self._making = threading.Lock()
 
-    def exhibit(self, title: str | None) -> Exhibit:
-        """By title; the first if there is none."""
-        return self.exhibits[title] if title else next(iter(self.exhibits.values()))
+    def exhibit(self, title: object) -> Exhibit:
+        """By title.
+
+        Raises:
+            HorkdError: if there is none of that title.
+        """
+        if title not in list(self.exhibits):
+            known = ", ".join(self.exhibits)
+            raise HorkdError(f"there are no networks of that title here: choose from {known}")
+        return self.exhibits[title]
+
+    @property
+    def first(self) -> Bench:
+        """The networks that the page begins with."""
+        return next(iter(self.exhibits.values())).bench
 
     def gallery(self, exhibit: Exhibit, progress: Callable | None) -> Gallery | None:
         """The gallery of an exhibit, made if there is a progress to report to.
@@ -99,7 +113,7 @@ class Server:
         Args:
             picture: the picture.
             resolution: pixels that it is reduced to; the nearest one of those looked at is taken.
-            models: which networks, by their title; those of the first if empty.
+            models: which networks, by their title.
         """
         if picture is None:
             raise HorkdError("there is no picture: send one")
@@ -210,6 +224,9 @@ class Server:
     def _verdict(self, left, right, resolution, framing) -> Verdict:
         if left is None or right is None:
             raise HorkdError("two photos are needed: send both")
+        if str(resolution) not in map(str, self.faces.sizes):
+            known = ", ".join(map(str, self.faces.sizes))
+            raise HorkdError(f"faces are looked at with {known} pixels: choose one of these")
         return self.faces.verify(left, right, int(resolution), framing)
 
     def verified(self, left: Upload, right: Upload, resolution: str, framing: str) -> str:
@@ -247,7 +264,7 @@ def build(
     with gr.Blocks(title=f"horkd: {TITLE}", analytics_enabled=False, delete_cache=cleaning) as demo:
         gr.Markdown(f"# {TITLE}\n{INTRODUCTION}")
         titles = list(server.exhibits)
-        models = gr.Radio(titles, value=titles[0], label="Networks", visible=len(titles) > 1)
+        models = Choice(titles, value=titles[0], label="Networks", visible=len(titles) > 1)
         with gr.Tabs():
             with gr.Tab("Picture"):
                 _one_picture(demo, server, models, folder)
@@ -273,7 +290,7 @@ def _forget(server: Server, seconds: float) -> None:
 
 def _one_picture(demo: gr.Blocks, server: Server, models: gr.Radio, folder: Path) -> None:
     """Picture, resolution, answers, curves, costs; and the picture's relations."""
-    first = server.exhibit(None).bench
+    first = server.first
     paths = _drawn(server, folder)
     with gr.Row():
         with gr.Column(scale=4, min_width=300):
@@ -432,7 +449,7 @@ def _pixels(picture: pictures.Picture) -> bytes:
 
 def _disagree(server: Server, models: gr.Radio, tab: gr.Tab) -> None:
     """Test images that divide the models."""
-    bench = server.exhibit(None).bench
+    bench = server.first
     gr.Markdown(
         "**Where they disagree.** Images of the test set, sharp and as the student sees them."
     )
@@ -496,15 +513,13 @@ def _faces(server: Server) -> None:
             for which in ("First", "Second")
         ]
     with gr.Row():
-        size = gr.Radio(
+        size = Choice(
             [str(s) for s in server.faces.sizes],
             value="16",
             label="Resolution of the faces (pixels)",
             min_width=300,
         )
-        framing = gr.Radio(
-            list(FRAMINGS), value=FRAMINGS[0], label="The photos show", min_width=300
-        )
+        framing = Choice(list(FRAMINGS), value=FRAMINGS[0], label="The photos show", min_width=300)
     for photo in photos:
         _shown_by_browsers(photo)
     answer = gr.HTML(drawing.page("<p>Choose two photos.</p>"), elem_id="same")

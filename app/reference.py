@@ -189,6 +189,10 @@ def load(path: Path, bench: Bench) -> Reference | None:
                 for role, by_size in content[name].items()
             }
         content["enlarge"] = tuple(content["enlarge"])
+        for role in bench.roles()[1:]:
+            for table in ("accuracy", "divergence", "same"):
+                if set(content[table][role]) != set(bench.sizes):
+                    raise ValueError("other resolutions")
         return Reference({name: t.float() for name, t in tensors.items()}, **content)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise HorkdError(

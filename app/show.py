@@ -101,7 +101,8 @@ def verdict(exhibit: Exhibit, answers: Answers, size: int) -> str:
     whole = answers["teacher"][size]
     name, sure = whole.top(1)[0]
     lines = [f"At full resolution the teacher says **{_md(name)}** ({sure:.0%}).", ""]
-    student = "The assistant" if size == exhibit.bench.full else "The student"
+    assisted = answers["student"][size].model.size == exhibit.bench.full
+    student = "The assistant" if assisted else "The student"
     who = {
         "teacher small": "The teacher",
         "student": student,
@@ -134,7 +135,9 @@ def _apart(exhibit: Exhibit, answers: Answers, role: str, size: int) -> str:
 
 def _md(text: str) -> str:
     """A name as Markdown shows it in one line, whatever is in it."""
-    return "".join(f"\\{c}" if c in "\\`*_{}[]()#+-.!|<>~&" else c for c in " ".join(text.split()))
+    return "".join(
+        f"\\{c}" if c in "\\`*_{}[]()#+-.!|<>~&:$" else c for c in " ".join(text.split())
+    )
 
 
 def curves(exhibit: Exhibit, answers: Answers, size: int) -> str:
@@ -360,7 +363,7 @@ def about(exhibits: Sequence[Exhibit], faces: FaceBench | None) -> str:
             source = "– (labels alone)"
             if model.learned_from is not None:
                 source = names.get(model.learned_from, model.learned_from)
-            top = f"{model.test['top1']:.2f} %" if "top1" in model.test else "not known"
+            top = _percent(model.test.get("top1"))
             parts.append(
                 f"| {_md(model.name)}, {model.size} px | {_md(source)} | {top} "
                 f"| {_md(model.key) or '–'} |"
@@ -378,6 +381,10 @@ def about(exhibits: Sequence[Exhibit], faces: FaceBench | None) -> str:
     return "\n".join([*parts, "", LIMITS])
 
 
+def _percent(value: object) -> str:
+    return f"{value:.2f} %" if isinstance(value, int | float) else "not known"
+
+
 def _about_faces(faces: FaceBench) -> str:
     rows = [
         "### Faces",
@@ -386,9 +393,9 @@ def _about_faces(faces: FaceBench) -> str:
         "|---|---:|---:|---|",
     ]
     for model in faces.models.values():
-        known = f"{model.test['accuracy']:.2f} %" if "accuracy" in model.test else "not known"
+        known = _percent(model.test.get("accuracy"))
+        pairs = _md(str(model.test.get("n", "–")))
         rows.append(
-            f"| {_md(model.name)}, {model.size} px | {known} | {model.test.get('n', '–')} "
-            f"| {_md(model.key) or '–'} |"
+            f"| {_md(model.name)}, {model.size} px | {known} | {pairs} | {_md(model.key) or '–'} |"
         )
     return "\n".join([*rows, "", WARNING])

@@ -4,10 +4,12 @@ import functools
 import os
 from collections.abc import Callable
 from unittest.mock import patch
+from urllib.parse import unquote
 
 import gradio as gr
 from gradio.data_classes import ImageData
 from gradio.utils import get_upload_folder, is_in_or_equal
+from starlette.responses import PlainTextResponse
 
 from app import pictures
 from horkd.errors import HorkdError
@@ -79,10 +81,14 @@ with patch("gradio.component_meta.create_or_modify_pyi"):
             return {"path": "photo.jpg", "meta": {"_type": "gradio.FileData"}}
 
         async def async_move_resource_to_block_cache(self, url_or_file_path):
-            """Refuse addresses: this server fetches nothing."""
-            if str(url_or_file_path).lower().startswith(("http:", "https:")):
+            """Refuse addresses, which this server does not fetch, and folders.
+
+            Gradio stops deleting files once it meets a folder among them.
+            """
+            if not os.path.isfile(str(url_or_file_path)):
                 raise gr.Error(
-                    "Addresses are not fetched: send the picture as a file", print_exception=False
+                    "This is no file that was sent: addresses are not fetched",
+                    print_exception=False,
                 )
             return await super().async_move_resource_to_block_cache(url_or_file_path)
 
@@ -94,3 +100,31 @@ with patch("gradio.component_meta.create_or_modify_pyi"):
         def preprocess(self, payload: object) -> object:
             """The value as it came."""
             return payload
+
+    class Choice(gr.Radio):
+        """Radio buttons that leave it to the function to refuse a value, in one line."""
+
+        is_template = True
+
+        def preprocess(self, payload: object) -> object:
+            """The value as it came."""
+            return payload
+
+
+class Closed:
+    """Middleware: gradio's routes that fetch addresses or tell of other visitors are not there.
+
+    Args:
+        app: the application behind it.
+    """
+
+    def __init__(self, app: Callable) -> None:
+        self.app = app
+
+    async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
+        """Answer 404, or pass on."""
+        path = unquote(scope.get("path", "")).lower()
+        if any(part in path for part in ("http:", "https:", "proxy=", "/monitoring")):
+            await PlainTextResponse("not found", 404)(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
