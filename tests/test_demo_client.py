@@ -740,7 +740,7 @@ def test_a_port_that_is_taken(start):
 
 
 def test_a_port_that_cannot_be(start):
-    assert_complaint(start("--models", str(PLACES[1]), "--port", "99999"), "99999")
+    assert_complaint(start("--models", str(PLACES[1]), "--port", "99999"), "port")
 
 
 def test_models_that_are_not_there(start, tmp_path):
