@@ -14,7 +14,7 @@ from app.examples import EXAMPLES
 from app.faces import FRAMINGS, WARNING, FaceBench, Verdict
 from app.gallery import FILTERS, Gallery, at_hand
 from app.show import Exhibit
-from app.upload import Choice, Photo, Pixels, Upload, forget, sentence, told
+from app.upload import Choice, Page, Photo, Pixels, Upload, forget, sentence, told
 from horkd.data.glyphs import render
 from horkd.errors import HorkdError
 
@@ -261,7 +261,7 @@ def build(
     """
     server = Server(exhibits, faces)
     folder = Path(get_upload_folder())
-    with gr.Blocks(title=f"horkd: {TITLE}", analytics_enabled=False, delete_cache=cleaning) as demo:
+    with Page(title=f"horkd: {TITLE}", analytics_enabled=False, delete_cache=cleaning) as demo:
         gr.Markdown(f"# {TITLE}\n{INTRODUCTION}")
         titles = list(server.exhibits)
         models = Choice(titles, value=titles[0], label="Networks", visible=len(titles) > 1)

@@ -111,6 +111,22 @@ with patch("gradio.component_meta.create_or_modify_pyi"):
             return payload
 
 
+class Page(gr.Blocks):
+    """A page that refuses values it cannot take in one line, and without a trace in its log."""
+
+    async def preprocess_data(self, *arguments, **named):
+        """What gradio makes of the values that were sent."""
+        try:
+            return await super().preprocess_data(*arguments, **named)
+        except gr.Error as error:
+            error.print_exception = False
+            raise
+        except Exception:  # gradio's own errors name paths
+            raise gr.Error(
+                "These values cannot be taken: send pictures as files", print_exception=False
+            ) from None
+
+
 class Closed:
     """Middleware: gradio's routes that fetch addresses or tell of other visitors are not there.
 

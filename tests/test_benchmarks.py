@@ -63,3 +63,23 @@ def test_the_benchmark_of_the_losses_runs(tmp_path):
         assert row["ours ms"] > 0
         assert row["published ms"] > 0
     assert (tmp_path / "benchmarks" / "losses-cpu.png").stat().st_size > 10_000
+
+
+def test_the_readme_quotes_the_demos_record():
+    record = json.loads((ROOT / "reports" / "benchmarks" / "demo-cpu.json").read_text())
+    text = (ROOT / "README.md").read_text()
+    slider, together, memory = (record[name] for name in ("slider", "together", "memory"))
+    assert together["answered"] == together["requests"]
+    rows = {int(number): mib for number, mib in memory["mib"].items()}
+    last = max(rows)
+    for quoted in (
+        f"first answer of a new server after {record['first_answer_s']:.1f} s",
+        f"{slider['median_ms']:.0f} ms (median of {slider['moves']}, 95 % within "
+        f"{slider['p95_ms']:.0f} ms)",
+        f"{together['clients']} clients at once with {together['requests']} requests all had their "
+        f"answers, after {together['median_s']:.1f} s (median) and at most "
+        f"{together['worst_s']:.1f} s",
+        f"{rows[0]} MiB at first, {rows[last // 2]} after {last // 2} and {rows[last]} after "
+        f"{last:,} requests",
+    ):
+        assert quoted in text, quoted

@@ -460,6 +460,13 @@ def test_an_address_beside_an_upload_is_not_asked(visitor, loaded, drawn, elsewh
     assert asked == []
 
 
+@pytest.mark.parametrize("payload", [sent("/etc/passwd"), "/etc/passwd", 7])
+def test_a_file_that_was_not_uploaded_is_refused_with_a_word(demo, visitor, payload):
+    before = len(demo.log)
+    assert_one_line(refused(visitor.call("compare", payload, 16, CIFAR)))
+    assert "Traceback" not in demo.log[before:]
+
+
 FILES = [
     "/etc/passwd",
     str(ROOT / "pyproject.toml"),
