@@ -382,7 +382,7 @@ def test_an_untrained_network_is_named_in_the_api():
     fresh = [ALL[0], replace(ALL[1], test={}), replace(ALL[2], test={"top1": 17.0, "n": 300})]
     shown = exhibit(fresh)
     server = Server([shown], None)
-    notes = server.compare(PICTURE, 8, "")["notes"]
+    notes = server.compare(PICTURE, 8, shown.title)["notes"]
     assert notes == ["m1: No test result is known of it: it may be untrained.", "A note."]
     notes = server.compare(PICTURE, 16, "Six characters")["notes"]
     assert notes[0].startswith("m2: It is untrained: 17.0 % on the test set")
