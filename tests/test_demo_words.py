@@ -386,7 +386,7 @@ def test_an_untrained_network_is_named_in_the_api():
     assert notes == ["m1: No test result is known of it: it may be untrained.", "A note."]
     notes = server.compare(PICTURE, 16, "Six characters")["notes"]
     assert notes[0].startswith("m2: It is untrained: 17.0 % on the test set")
-    assert server.compare(PICTURE, 15.2, "")["resolution_px"] == 16
+    assert server.compare(PICTURE, 15.2, shown.title)["resolution_px"] == 16
 
 
 def test_two_classes():
