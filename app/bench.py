@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from horkd import runs, storage
-from horkd.data import full_size, load_dataset, normalise
+from horkd import paths, runs, storage
+from horkd.data import DRAWN, full_size, load_dataset, normalise
 from horkd.errors import HorkdError
+from horkd.evaluate import agreement
 from horkd.models import Network, load_network, macs, parameters
 from horkd.resolution import Degradation, resize
 
@@ -102,6 +103,14 @@ class Model:
         }
 
 
+def at_hand(name: str) -> bool:
+    """Whether a data set of `Bench` can be read without downloading anything."""
+    if name in DRAWN:
+        return True
+    root = paths.data_dir() or paths.cache_dir() / "data"
+    return (root / "cifar-100-python" / "train").is_file() if name == "cifar100" else False
+
+
 def load_models(path: Path) -> list[Model]:
     """The networks that a path means.
 
@@ -174,6 +183,11 @@ def _of_run(folder: Path) -> list[Model]:
     config = runs.config_from_dict(storage.load_json(folder / "record.json")["config"])
     if folder.name != config.name:
         raise HorkdError(f"{folder} holds the run {config.name}: give the folder that name again")
+    if config.data.startswith("cifar100") and not at_hand("cifar100"):
+        raise HorkdError(
+            f"the class names of {folder.name} are in CIFAR-100, which is not in HORKD_DATA, and "
+            "the demo downloads nothing: put it there, or export the run where it is"
+        )
     found = []
     while config is not None and (run := runs.read(config, folder.parent)) is not None:
         network, data = run.network(), load_dataset(config.data, config.per_class)
@@ -391,5 +405,4 @@ def _sizes(full: int, known: Sequence[int]) -> tuple[int, ...]:
 
 def divergence(teacher: Answer, learner: Answer) -> float:
     """KL(teacher ‖ learner) of two answers, in nats."""
-    p, q = teacher.logits.double().log_softmax(0), learner.logits.double().log_softmax(0)
-    return float((p.exp() * (p - q)).sum())
+    return agreement(learner.logits[None], teacher.logits[None])["kl"]

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from app.bench import Answer, Bench
+from app.reference import batched, sample
 from horkd import paths, retrieval, storage
-from horkd.data import DRAWN, ImageSet, load_dataset
+from horkd.data import load_dataset
 from horkd.errors import HorkdError
 
 #: Training images that neighbours are looked for among, and test images that are shown.
@@ -27,14 +28,6 @@ FILTERS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "all three right": lambda t, s, r: t & s & r,
     "all three wrong": lambda t, s, r: ~(t | s | r),
 }
-
-
-def at_hand(name: str) -> bool:
-    """Whether a data set can be read without downloading anything."""
-    if name in DRAWN:
-        return True
-    root = paths.data_dir() or paths.cache_dir() / "data"
-    return (root / "cifar-100-python" / "train").is_file() if name == "cifar100" else False
 
 
 @dataclass(frozen=True)
@@ -66,8 +59,8 @@ class Gallery:
     def __init__(self, bench: Bench, progress: Callable[[float, str], object] = print) -> None:
         data = load_dataset(bench.data)
         self.bench = bench
-        self.train = _sample(data.train, INDEXED)
-        self.test = _sample(data.test, TESTED)
+        self.train = sample(data.train, INDEXED)
+        self.test = sample(data.test, TESTED)
         self._features = self._cached(progress)
         self._answers: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}
 
@@ -84,7 +77,7 @@ class Gallery:
         found = {}
         for i, model in enumerate(models):
             progress(i / len(models), f"training images as {model.name} sees them")
-            found[model.id] = _in_parts(lambda x, m=model: m(m.degradation(x))[0], self.train)
+            found[model.id] = batched(lambda x, m=model: m(m.degradation(x)), self.train.images)[0]
         storage.save_tensors(
             path, {k: t.half() for k, t in found.items()}, {"data": self.bench.data}
         )
@@ -105,7 +98,7 @@ class Gallery:
         """Classes (N,) and their probabilities (N,) that a role gives for the test images."""
         key = role, self.bench.full if role == "teacher" else size
         if key not in self._answers:
-            logits = _in_parts(lambda x: self.bench.outputs(role, x, size)[3], self.test)
+            _, logits = batched(lambda x: self.bench.outputs(role, x, size)[2:], self.test.images)
             p, c = logits.softmax(1).max(1)
             self._answers[key] = c, p
         return self._answers[key]
@@ -127,15 +120,3 @@ class Gallery:
             chosen &= self.test.labels == self.test.classes.index(label)
         index = chosen.nonzero()[:, 0]
         return index[self.answers("student", size)[1][index].argsort(descending=True, stable=True)]
-
-
-def _sample(images: ImageSet, count: int) -> ImageSet:
-    """At most that many images, always the same ones."""
-    if count >= len(images):
-        return images
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-    return images.select(order[:count].sort().values)
-
-
-def _in_parts(answer: Callable[[Tensor], Tensor], images: ImageSet) -> Tensor:
-    return torch.cat([answer(part) for part in images.images.split(250)])

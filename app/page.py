@@ -9,10 +9,10 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 from app import drawing, pictures, show
-from app.bench import ROLES, Bench
+from app.bench import ROLES, Bench, at_hand
 from app.examples import EXAMPLES
 from app.faces import FRAMINGS, WARNING, FaceBench, Verdict
-from app.gallery import FILTERS, Gallery, at_hand
+from app.gallery import FILTERS, Gallery
 from app.show import Exhibit
 from app.upload import Choice, Page, Photo, Pixels, Upload, forget, sentence, told
 from horkd.data.glyphs import render
@@ -52,6 +52,8 @@ DESCRIBE = """() => {
   new MutationObserver(describe).observe(both, {childList: true, subtree: true});
   describe();
 }"""
+#: Where relations will stand once their tab is opened for these networks and a picture.
+NOT_YET = drawing.page("<p>Open this tab again to look at the training images.</p>")
 _GLYPHS = "RaΩж7&éд8Q"
 
 
@@ -129,7 +131,7 @@ class Server:
         roles = exhibit.bench.roles()
         if not isinstance(picture, pictures.Picture):
             labels = [gr.Label(None, visible=role in roles) for role in ROLES]
-            return [None, *_no_picture(picture), *labels, "", "", gr.skip()]
+            return [None, *_no_picture(picture), *labels, "", "", NOT_YET]
         size = self.size(exhibit, resolution)
         image = picture.at(exhibit.bench.full)
         found = exhibit.bench.answers(image)
@@ -154,7 +156,7 @@ class Server:
             *labels,
             show.curves(exhibit, found, size),
             show.costs(exhibit, found, size),
-            show.relations(exhibit, gallery, found, size) if opened else gr.skip(),
+            show.relations(exhibit, gallery, found, size) if opened else NOT_YET,
         ]
 
     def relations(
@@ -324,9 +326,7 @@ def _one_picture(demo: gr.Blocks, server: Server, models: gr.Radio, folder: Path
             figures = gr.HTML(elem_id="curves")
             table = gr.Markdown(elem_id="costs")
         with gr.Tab("Relations") as tab:
-            related = gr.HTML(
-                drawing.page("<p>Training images are being looked at …</p>"), elem_id="relations"
-            )
+            related = gr.HTML(NOT_YET, elem_id="relations")
     outputs = [both, words, notes, *labels, figures, table, related]
     inputs = [photo, size, models]
     _shown_by_browsers(photo)
@@ -374,7 +374,7 @@ def _shown_by_browsers(photo: Photo) -> None:
 
 
 def _range(bench: Bench) -> dict:
-    """A slider over a bench's resolutions: it begins where the teacher fails first."""
+    """A slider over a bench's resolutions, at that of the smallest student."""
     reduced = ", ".join(str(s) for s in bench.reduced_sizes)
     return {
         "minimum": bench.sizes[0],
@@ -486,8 +486,12 @@ def _disagree(server: Server, models: gr.Radio, tab: gr.Tab) -> None:
             gr.Dropdown([ANY_CLASS, *new.classes], value=ANY_CLASS),
         ]
 
+    def again(*values):
+        """For other networks, unless nobody has opened this tab: it is long work at first."""
+        return server.disagreements(*values) if server.galleries else (gr.skip(), gr.skip())
+
     models.change(choices, models, [size, label], api_visibility="private").then(
-        told(server.disagreements), inputs, outputs, **slow
+        told(again), inputs, outputs, **slow
     )
 
 

@@ -8,6 +8,7 @@ of test images.
 """
 
 import argparse
+import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -21,6 +22,7 @@ from app.bench import Bench, Model, load_models
 from horkd import storage
 from horkd.data import ImageSet, load_dataset
 from horkd.errors import HorkdError
+from horkd.evaluate import accuracy, agreement
 from horkd.losses import class_centers
 
 #: Share of the validation images below the limit.
@@ -79,10 +81,10 @@ def measure(bench: Bench, images: int | None = None) -> Reference:
         HorkdError: if the data set is not there.
     """
     data = load_dataset(bench.data)
-    train, validation, test = (_some(s, images) for s in (data.train, data.validation, data.test))
+    train, validation, test = (sample(s, images) for s in (data.train, data.validation, data.test))
     centers = {}
     for model in tqdm(bench.models, desc="class centres"):
-        features, _ = _batched(lambda x, m=model: m(m.degradation(x)), train.images)
+        features, _ = batched(lambda x, m=model: m(m.degradation(x)), train.images)
         centers[model.id] = class_centers(features, train.labels, len(bench.classes))
     enlarge = _better_enlarged(bench.models, validation)
     measured = _by_role(Bench(bench.models, enlarge), test)
@@ -90,16 +92,16 @@ def measure(bench: Bench, images: int | None = None) -> Reference:
     return Reference(centers, *measured, enlarge, limit, flagged, len(test))
 
 
-def _some(images: ImageSet, count: int | None) -> ImageSet:
-    """At most that many images, drawn once: some sets are sorted by class."""
+def sample(images: ImageSet, count: int | None) -> ImageSet:
+    """At most that many images, always the same ones, drawn since some sets are sorted by class."""
     if count is None or count >= len(images):
         return images
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-    return images.select(order[:count])
+    return images.select(order[:count].sort().values)
 
 
 @torch.no_grad()
-def _batched(answer: Callable[[Tensor], tuple], images: Tensor) -> tuple[Tensor, Tensor]:
+def batched(answer: Callable[[Tensor], tuple], images: Tensor) -> tuple[Tensor, Tensor]:
     """Features and logits of many images, a few at a time."""
     parts = [answer(part) for part in images.split(BATCH)]
     return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
@@ -111,18 +113,17 @@ def _better_enlarged(models: Sequence[Model], images: ImageSet) -> tuple[int, ..
     enlarged = Bench(models, enlarge=as_is.sizes)
     better = []
     for size in tqdm(as_is.sizes[:-1], desc="ways to feed the teacher"):
-        right = [
-            _right(
-                _batched(
-                    lambda x, b=b, s=size: b.outputs("teacher small", x, s)[2:], images.images
-                )[1],
-                images.labels,
-            )
-            for b in (as_is, enlarged)
-        ]
+        right = []
+        for bench in (as_is, enlarged):
+            answer = functools.partial(_outputs, bench, "teacher small", size)
+            right.append(accuracy(batched(answer, images.images)[1], images.labels)["top1"])
         if right[1] > right[0]:
             better.append(size)
     return tuple(better)
+
+
+def _outputs(bench: Bench, role: str, size: int, images: Tensor) -> tuple[Tensor, Tensor]:
+    return bench.outputs(role, images, size)[2:]
 
 
 def _limit(
@@ -130,36 +131,29 @@ def _limit(
 ) -> tuple[float, float]:
     """Familiarity below which 5 % of the validation images are, and test images below it in %."""
     own = centers[teacher.id].half().float()  # as they are kept
-    known = familiarity(_batched(teacher, validation)[0], own).double()
+    known = familiarity(batched(teacher, validation)[0], own).double()
     limit = float(known.quantile(FLAGGED))
-    new = familiarity(_batched(teacher, test)[0], own).double()
+    new = familiarity(batched(teacher, test)[0], own).double()
     return limit, 100 * (new < limit).double().mean().item()
-
-
-def _right(logits: Tensor, labels: Tensor) -> float:
-    """Top-1 in percent."""
-    return 100 * (logits.argmax(1) == labels).double().mean().item()
 
 
 def _by_role(bench: Bench, images: ImageSet) -> tuple[dict, dict, dict]:
     """Accuracy, deciles of the divergence and share of equal answers, each role -> size."""
-    _, whole = _batched(bench.teacher, images.images)
+    _, whole = batched(bench.teacher, images.images)
     log_p = whole.double().log_softmax(1)
-    accuracy = {"teacher": {bench.full: _right(whole, images.labels)}}
+    right = {"teacher": {bench.full: accuracy(whole, images.labels)["top1"]}}
     divergence: dict[str, dict] = {}
     same: dict[str, dict] = {}
     tenths = torch.linspace(0.1, 0.9, 9, dtype=torch.float64)
     for role in bench.roles()[1:]:
-        accuracy[role], divergence[role], same[role] = {}, {}, {}
+        right[role], divergence[role], same[role] = {}, {}, {}
         for size in tqdm(bench.sizes, desc=role):
-            _, logits = _batched(
-                lambda x, r=role, s=size: bench.outputs(r, x, s)[2:], images.images
-            )
+            _, logits = batched(functools.partial(_outputs, bench, role, size), images.images)
             kl = (log_p.exp() * (log_p - logits.double().log_softmax(1))).sum(1)
-            accuracy[role][size] = _right(logits, images.labels)
+            right[role][size] = accuracy(logits, images.labels)["top1"]
             divergence[role][size] = kl.quantile(tenths).tolist()
-            same[role][size] = _right(logits, whole.argmax(1))
-    return accuracy, divergence, same
+            same[role][size] = agreement(logits, whole)["same_answer"]
+    return right, divergence, same
 
 
 def save(path: Path, bench: Bench, reference: Reference) -> None:

@@ -212,26 +212,22 @@ def relations(exhibit: Exhibit, gallery: Gallery | None, answers: Answers, size:
         answers: of the picture.
         size: resolution in pixels.
     """
+    centres = _centre_distances(exhibit, answers, size)
+    if gallery is None:
+        return drawing.page(f"<p>{missing_data(exhibit)}</p>", *centres)
     parts = []
-    for role in ("teacher", "student", "alone"):
-        if role not in answers:
-            continue
+    for role in [role for role in ("teacher", "student", "alone") if role in answers]:
         answer = answers[role][size]
-        if gallery is None:
-            continue
         items = [
             (n.image, f"training image: {n.label}", f"{n.label}, {n.distance:.2f}")
             for n in gallery.neighbours(answer)
         ]
         parts.append(drawing.tiles(f"{role_title(role, answer, size)}: nearest", items))
-    if gallery is None:
-        parts.append(f"<p>{missing_data(exhibit)}</p>")
-    else:
-        parts.append(
-            f"<p>Among {len(gallery.train):,} training images. Numbers are distances of features, "
-            "the mean over all these images being 1.</p>"
-        )
-    return drawing.page(*parts, *_centre_distances(exhibit, answers, size))
+    parts.append(
+        f"<p>Among {len(gallery.train):,} training images. Numbers are distances of features, the "
+        "mean over all these images being 1.</p>"
+    )
+    return drawing.page(*parts, *centres)
 
 
 def _centre_distances(exhibit: Exhibit, answers: Answers, size: int) -> list[str]:

@@ -83,3 +83,20 @@ def test_the_readme_quotes_the_demos_record():
         f"{last:,} requests",
     ):
         assert quoted in text, quoted
+
+
+def test_the_readme_quotes_the_record_of_the_hint():
+    record = json.loads((ROOT / "reports" / "benchmarks" / "unknown.json").read_text())
+    chosen = record["scores"][record["chosen"]]
+    flagged, text = chosen["flagged"], (ROOT / "README.md").read_text()
+    stripes, pages, plots, shuffled, faces = (
+        f"{flagged[name]:.0f}" for name in ("stripes", "text pages", "plots", "shuffled", "faces")
+    )
+    for quoted in (
+        f"of the test images {chosen['test']:.1f} % get it",
+        f"{chosen['dev_mean']:.0f} % flagged) and flags {chosen['test_mean']:.1f} % of four others",
+        f"(stripes {stripes}, text pages {pages}, plots {plots}, CIFAR-100 in shuffled blocks "
+        f"{shuffled})",
+        f"it flags {faces} %",
+    ):
+        assert quoted in text, quoted

@@ -21,10 +21,10 @@ from torch import Tensor
 
 from app import __main__ as start
 from app import bench, faces, gallery, reference, show
-from app.bench import ROLES, Answer, Bench, Model, divergence, load_models
+from app.bench import ROLES, Answer, Bench, Model, at_hand, divergence, load_models
 from app.examples import EXAMPLES
 from app.faces import FRAMINGS, FaceBench, Verdict
-from app.gallery import FILTERS, Gallery, at_hand
+from app.gallery import FILTERS, Gallery
 from app.pictures import SIDE, Picture, as_image
 from app.reference import familiarity, measure
 from app.show import Exhibit
@@ -1215,6 +1215,21 @@ def test_what_is_at_hand(offline, monkeypatch, tmp_path):
     monkeypatch.setattr(gallery, "load_dataset", lambda name: load_cifar100())
     with pytest.raises(HorkdError, match="incomplete or damaged") as error:
         Gallery(committed("cifar100")[0], lambda *_: None)
+    one_line(error)
+
+
+def test_a_run_whose_class_names_are_not_at_hand(offline, monkeypatch, tmp_path):
+    """They are in the data set, which is not downloaded for that."""
+    monkeypatch.setenv("HORKD_DATA", str(tmp_path))
+    records = Path(__file__).parents[1] / "reports" / "cpu-cifar100" / "records"
+    record = storage.load_json(next(records.glob("*-resnet14x2-32px-ce-seed0-713eeacdca9f.json")))
+    config = runs.config_from_dict(record["config"])
+    folder = tmp_path / config.name
+    folder.mkdir()
+    record.pop("digest", None)
+    storage.save_json(folder / "record.json", record)
+    with pytest.raises(HorkdError, match="downloads nothing") as error:
+        load_models(folder)
     one_line(error)
 
 
