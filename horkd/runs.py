@@ -107,6 +107,8 @@ class RunConfig:
             training and validation images together, and has no best epoch.
         recipe: optimisation.
         seed: of initial weights, order of images and augmentation.
+        trial: a run that settings are chosen by. It is read on the validation split, and never
+            looks at the test images.
     """
 
     model: str
@@ -135,6 +137,7 @@ class RunConfig:
     normalized: bool = False
     backbone: str | None = None
     select: str = "last"
+    trial: bool = False
 
     def __post_init__(self) -> None:
         ModelSpec(self.model, 1).parse()
@@ -160,6 +163,8 @@ class RunConfig:
             raise HorkdError(f"unknown selection {self.select!r}: choose from {SELECTIONS}")
         if self.select == "validation" and not self.validation:
             raise HorkdError("select='validation' needs the validation split: set validation=True")
+        if self.trial and (not self.validation or self.select == "test"):
+            raise HorkdError("a trial is read on the validation split: set validation=True")
         if self.backbone and (self.start != "scratch" or self.weights):
             raise HorkdError("backbone= is for networks that are trained, from start='scratch'")
         if self.head == "triplet" and self.cross_entropy and self.recipe.per_class < 2:
@@ -390,6 +395,14 @@ def read(config: RunConfig, runs: Path | None = None) -> Run | None:
     return _finished(config, (runs or paths.runs_dir()) / config.name)
 
 
+def _refuse_trial(finished: Run) -> None:
+    if finished.config.trial:
+        raise HorkdError(
+            f"{finished.config.name} is a trial, by which settings are chosen: it never looks at "
+            "the test images"
+        )
+
+
 def features(finished: Run, settings: Settings | None = None) -> Tensor:
     """What a finished network says of every test image it was made for, (N, D), on the CPU.
 
@@ -397,6 +410,7 @@ def features(finished: Run, settings: Settings | None = None) -> Tensor:
         finished: the run.
         settings: where to run it.
     """
+    _refuse_trial(finished)
     config, network = finished.config, finished.network()
     data = load_dataset(config.data, config.per_class)
     settings = (settings or Settings()).resolve(network, _input_size(config, data))
@@ -425,6 +439,7 @@ def views(
     Raises:
         HorkdError: if the data set is missing, or the disk refuses.
     """
+    _refuse_trial(finished)
     path = finished.folder / "views.json"
     with storage.locked(finished.folder.parent / ".locks" / f"{finished.config.key}.views.lock"):
         known = _known_views(finished, path)
@@ -494,6 +509,7 @@ def open_set(finished: Run, looks: Sequence[Look], settings: Settings | None = N
     Raises:
         HorkdError: if a data set is missing or has no such task, or the disk refuses.
     """
+    _refuse_trial(finished)
     ask = {
         "verification": evaluate.verify,
         "identification": evaluate.identify,
@@ -590,6 +606,7 @@ def export(finished: Run, path: Path) -> None:
     Raises:
         HorkdError: if the data set, for its class names, or the disk is not there.
     """
+    _refuse_trial(finished)
     config, record = finished.config, finished.record
     data = load_dataset(config.data, config.per_class)
     save_network(
@@ -668,8 +685,10 @@ def _train(
         )
     if config.validation and data.validation is None:
         raise HorkdError(f"{data.name} has no validation split: set validation=False")
-    if config.select != "last" and not (data.disjoint or config.classifies):
-        raise HorkdError("select needs a score after every epoch: a classifier or a disjoint set")
+    if (config.select != "last" or config.trial) and not (data.disjoint or config.classifies):
+        raise HorkdError(
+            "select and trial need a score on the validation split: a classifier or a disjoint set"
+        )
     if config.select == "validation" and data.disjoint and len(data.validation.classes) < 2:
         raise HorkdError(
             f"{data.name} has too few classes to hold two out (a fifth of those to train on), and "
@@ -1004,7 +1023,10 @@ def _finish(
     settings: Settings,
     started: float,
 ) -> Run:
-    """Write the checkpoint, look at the test set with what was written, write the record."""
+    """Write the checkpoint, look at the test set with what was written, write the record.
+
+    A trial looks at the validation split instead.
+    """
     files = {}
     size = _input_size(config, data)
     last = None
@@ -1015,7 +1037,11 @@ def _finish(
     save_network(folder / "model.safetensors", state.network, key=config.key)
     files["model.safetensors"] = storage.tensor_digest(state.network.state_dict())
     network = settings.place(load_network(folder / "model.safetensors"))
-    results = _results(config, network, frozen_run, data, settings)
+    if config.trial:
+        own = config.degradation
+        results = {"validation": evaluate.score(network, data.validation, data, own)}
+    else:
+        results = _results(config, network, frozen_run, data, settings)
     extras = state.objective.state_dict()
     if extras:
         path = folder / "objective.safetensors"
@@ -1027,13 +1053,14 @@ def _finish(
             "epoch": state.best_epoch,
             "score": state.history[state.best_epoch - 1]["validation"],
         }
-        test = (
-            evaluate.retrieve(network, data, config.degradation, clusters=False)
-            if data.disjoint
-            else evaluate.test(network, data, config.degradation)
-        )
-        results["last"] = {"epoch": state.epoch, "test": test}
-    elif state.best is not None:
+        if not config.trial:
+            test = (
+                evaluate.retrieve(network, data, config.degradation, clusters=False)
+                if data.disjoint
+                else evaluate.test(network, data, config.degradation)
+            )
+            results["last"] = {"epoch": state.epoch, "test": test}
+    elif state.best is not None and not config.trial:
         network.load_state_dict(state.best)
         results["best"] = {
             "epoch": state.best_epoch,

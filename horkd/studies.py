@@ -6,6 +6,7 @@
 | table1 | Table 1: is it better than other distillation, and than none? | 03 |
 | orders | Fig. 4: which orders? All subsets of {1, 2, 3, C} at two resolutions | 04 |
 | weights | which weights? On the validation split | 04 |
+| recipe | which learning rate, weight decay, batch, warm-up? On the validation split | |
 | plus | what could be added to the paper's form? | 03 |
 | resolutions | from which resolution on does a high-resolution teacher help? | 05 |
 | faces | Tables 2 and 3: how small can a face be? | 06 |
@@ -254,6 +255,37 @@ def _weight_arms() -> list[Arm]:
     ]
 
 
+#: Each changes one value of the preset's trial recipe.
+_RECIPE_TRIALS = (
+    {},
+    {"learning_rate": 0.1},
+    {"learning_rate": 0.05},
+    {"learning_rate": 0.4},
+    {"weight_decay": 1e-3},
+    {"weight_decay": 2e-4},
+    {"batch_size": 64, "learning_rate": 0.1},
+    {"batch_size": 256, "learning_rate": 0.4},
+    {"climb": 0.1},
+    {"climb": 0.5},
+)
+_SHORT_NAMES = {"learning_rate": "rate", "weight_decay": "decay", "batch_size": "batch"}
+
+
+def _recipe_arms(preset: Preset) -> list[Arm]:
+    """Trials of the recipe on labels alone, at the low resolution."""
+    if preset.trial is None:
+        return []
+    arms = []
+    for changes in _RECIPE_TRIALS:
+        shown = ", ".join(f"{_SHORT_NAMES.get(n, n)} {v:g}" for n, v in changes.items()) or "base"
+        arms.append(
+            Arm(f"trial {shown}", f"trial of the recipe, labels only: {shown}", fields={
+                **{name: getattr(preset.trial, name) for name in _OF_RECIPE}, **changes,
+                "trial": True})
+        )  # fmt: skip
+    return arms
+
+
 def _resolution_arms(preset: Preset) -> list[Arm]:
     """Students at every resolution, and two that are trained on other kernels."""
     arms = []
@@ -449,7 +481,10 @@ def _metric_arms(preset: Preset) -> list[Arm]:
 
 
 #: Studies in order of worth.
-STUDIES = ("two_stage", "table1", "orders", "resolutions", "faces", "metric", "plus", "weights")
+STUDIES = (
+    *("two_stage", "table1", "orders", "resolutions", "faces", "metric", "plus", "weights"),
+    "recipe",
+)
 
 
 def study(preset: Preset, name: str) -> dict[str, Arm]:
@@ -475,12 +510,19 @@ def study(preset: Preset, name: str) -> dict[str, Arm]:
         "plus": lambda: _PLUS,
         # without a validation split there is nothing to choose weights on
         "weights": lambda: _weight_arms() if preset.validation else (),
+        "recipe": lambda: _recipe_arms(preset),
     }[name]()
     return {arm.name: arm for arm in arms if not _omitted(preset, arm)}
 
 
 def _omitted(preset: Preset, arm: Arm) -> bool:
     return any(fnmatchcase(arm.name, pattern) for pattern in preset.omit)
+
+
+#: Fields of an arm that belong to its recipe.
+_OF_RECIPE = (
+    *("epochs", "batch_size", "learning_rate", "weight_decay", "schedule", "climb", "clip"),
+)
 
 
 def configure(preset: Preset, arm: Arm, seed: int = 0) -> RunConfig:
@@ -500,8 +542,8 @@ def configure(preset: Preset, arm: Arm, seed: int = 0) -> RunConfig:
     recipe = preset.teacher_recipe if teacher else preset.recipe
     fields = dict(arm.fields)
     factor = preset.patience if arm.epochs == "patience" else arm.epochs
-    changes = {name: fields.pop(name) for name in ("clip", "schedule") if name in fields}
-    recipe = replace(recipe, epochs=round(recipe.epochs * factor), **changes)
+    changes = {name: fields.pop(name) for name in _OF_RECIPE if name in fields}
+    recipe = replace(recipe, **{"epochs": round(recipe.epochs * factor), **changes})
     weights = {"1": 1.0, **dict(preset.orders)}  # Eq. 8 gives order 1 no weight of its own
     if arm.name == "assistant" and preset.assistant_orders:
         weights |= dict(preset.assistant_orders)
@@ -513,7 +555,7 @@ def configure(preset: Preset, arm: Arm, seed: int = 0) -> RunConfig:
         **{"orders": orders, **fields},
         data=preset.data,
         per_class=preset.per_class,
-        validation=preset.validation,
+        validation=preset.validation or fields.get("trial", False),
         recipe=recipe,
         seed=seed,
     )

@@ -55,7 +55,7 @@ class Recipe:
         batch_size: images per step, also the batch over which relations are taken.
         learning_rate: the peak.
         schedule: "step" multiplies by `decay` at the `milestones`; "cosine" falls to zero;
-            "one-cycle" climbs linearly for a quarter of the steps and falls linearly to zero.
+            "one-cycle" climbs linearly (warm-up) and falls linearly to zero.
         milestones: epochs, for "step".
         decay: factor, for "step".
         momentum: Nesterov momentum, of SGD.
@@ -68,6 +68,7 @@ class Recipe:
         per_class: images of each class in a batch (`horkd.data.batches.balanced_order`); 0 for
             batches regardless of classes.
         batches: batches in an epoch; None for as many as one pass has.
+        climb: share of all steps in which "one-cycle" climbs.
     """
 
     epochs: int = 10
@@ -84,6 +85,7 @@ class Recipe:
     optimizer: str = "sgd"
     per_class: int = 0
     batches: int | None = None
+    climb: float = 0.25
 
     def __post_init__(self) -> None:
         if self.optimizer not in ("sgd", "adam"):
@@ -98,6 +100,8 @@ class Recipe:
             raise HorkdError("epochs, batch_size and learning_rate must be positive")
         if self.crop < 0 or self.weight_decay < 0 or not 0 <= self.momentum < 1:
             raise HorkdError("crop and weight_decay must be 0 or more, momentum in 0 to below 1")
+        if not 0 < self.climb < 1:
+            raise HorkdError(f"climb must lie between 0 and 1, got {self.climb}")
         if not 0 <= self.views < 65_536:
             raise HorkdError(f"views must lie in 0 to 65535, got {self.views}")
         if self.clip is not None and not self.clip > 0:
@@ -112,7 +116,7 @@ class Recipe:
         done = (step + 0.5) / total
         if self.schedule == "cosine":
             return self.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
-        return self.learning_rate * min(done / 0.25, (1 - done) / 0.75)
+        return self.learning_rate * min(done / self.climb, (1 - done) / (1 - self.climb))
 
 
 @dataclass(frozen=True)

@@ -189,6 +189,8 @@ def duration(seconds: float) -> str:
 
 def _headline(test: dict) -> str:
     """The first number of a test, with its name."""
+    if "recall1" in test:
+        return f"Recall@1 {test['recall1']:.2f}"
     if "recall" in test:
         return f"Recall@1 {test['recall']['1']:.2f}"
     return f"top-1 {test['top1']:.2f}" if "top1" in test else f"verification {test['accuracy']:.2f}"
@@ -262,7 +264,11 @@ def work(
         busy.clear()
         waiting.remove(job)
         done.append(finished)
-        test = finished.record["results"]["test"]
+        split, result = next(
+            (split, found)
+            for split, found in finished.record["results"].items()
+            if split in ("test", "validation")
+        )
         seconds = finished.record["seconds"]["total"]
-        say(f"{label}: test {_headline(test)} %, {seconds:.0f} s  {job.config.name}")
+        say(f"{label}: {split} {_headline(result)} %, {seconds:.0f} s  {job.config.name}")
     return Shift(done, diverged, len(missing(jobs)))
