@@ -52,7 +52,7 @@ def prepare(preset_name: str, data_name: str) -> tuple[Task, object]:
     torch.manual_seed(0)
     student = Network(ModelSpec(config.model, data.num_classes))
     assistant = Network(ModelSpec(config.frozen.model, data.num_classes))
-    settings = Settings().resolve(student, config.degradation.size)
+    settings = Settings().resolve(student)
     frozen = Frozen(settings.place(assistant))
     centers = torch.randn(data.num_classes, assistant.width)
     objective = Objective(1.0, HybridOrderLoss(dict(config.orders), centers))

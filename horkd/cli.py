@@ -118,6 +118,13 @@ def _parameter(text: str) -> tuple[str, object]:
 
 StudyOption = Annotated[list[str] | None, typer.Option(help="only this study; repeatable")]
 ArmOption = Annotated[list[str] | None, typer.Option(help="only this arm; repeatable")]
+PrecisionOption = Annotated[
+    str, typer.Option(help="fp32 or bf16; auto: the preset's on a CPU, bf16 on a GPU")
+]
+WorkersOption = Annotated[
+    int, typer.Option(help="processes; several have --threads each, 1 by default", min=1)
+]
+ThreadsOption = Annotated[int, typer.Option(help="threads of a process; 0: by itself", min=0)]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda")]
 
 
@@ -129,6 +136,9 @@ def queue(
     study: StudyOption = None,
     arm: ArmOption = None,
     device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
+    workers: WorkersOption = 1,
+    threads: ThreadsOption = 0,
     every: Annotated[bool, typer.Option("--all", help="also finished runs")] = False,
     teacher_weights: WeightsOption = "",
     teacher_model: ModelOption = "",
@@ -137,17 +147,19 @@ def queue(
 ) -> None:
     """List the missing runs, most worth first, with an estimate of their time."""
     from horkd import runs, work
+    from horkd.presets import get_preset
     from horkd.train import Settings
 
     teacher = (teacher_weights, teacher_model, teacher_statistics)
     jobs = _jobs(preset, data, seeds, study, arm, teacher, select)
     todo = work.missing(jobs)
-    settings = Settings(device)
+    settings = get_preset(preset, data).settings(Settings(device, precision))
+    _set_threads(workers, threads)
     pace = work.pace([job.config for job in todo], settings)
     times = work.estimates(todo, pace, cached=not settings.on_cuda)
     for job in jobs:
         if job.config.key in times:
-            state = work.duration(times[job.config.key])
+            state = runs.duration(times[job.config.key])
         elif not every:
             continue
         else:
@@ -155,12 +167,28 @@ def queue(
         typer.echo(
             f"{state:>9s}  {job.study:11s} {job.arm:36s} seed {job.config.seed}  {job.config.name}"
         )
-    whole = work.duration(sum(times.values()))
+    whole = runs.duration(sum(times.values()) / workers)
     others = len(times) - len(todo)
     also = f" and {others} that they learn from" if others else ""
+    by = f" by {workers} workers" if workers > 1 else ""
     typer.echo(
-        f"{len(todo)} of {len(jobs)} runs missing{also}, about {whole}, judged by {pace.source}"
+        f"{len(todo)} of {len(jobs)} runs missing{also}, about {whole}{by}, judged by {pace.source}"
     )
+    if answers := work.answers_bytes(todo):
+        typer.echo(f"the frozen models' answers to fixed views take {answers / 1e9:.2f} GB on disk")
+    if pace.busy:
+        typer.echo(
+            f"this machine is busy ({pace.load:.1f} processes a core): the times are those of an "
+            "idle one"
+        )
+
+
+def _set_threads(workers: int, threads: int) -> None:
+    """Threads of this process: as asked for, or one where several processes share the machine."""
+    import torch
+
+    if threads or workers > 1:
+        torch.set_num_threads(threads or 1)
 
 
 @app.command("work")
@@ -174,7 +202,12 @@ def work_(
         float, typer.Option(help="stop in time, between two epochs; 0: when all is done")
     ] = 0,
     device: DeviceOption = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16")] = "auto",
+    precision: PrecisionOption = "auto",
+    workers: WorkersOption = 1,
+    threads: ThreadsOption = 0,
+    background: Annotated[
+        bool, typer.Option("--background", help="at the lowest priority: all else goes first")
+    ] = False,
     compile: Annotated[str, typer.Option(help="auto (on CUDA), on or off")] = "auto",
     cache: Annotated[
         str, typer.Option(help="keep the frozen models' answers: auto (small, CPU), on or off")
@@ -184,15 +217,34 @@ def work_(
     teacher_statistics: StatisticsOption = "imagenet",
     select: SelectOption = "",
 ) -> None:
-    """Train the missing runs, most worth first. Several workers can share a queue."""
-    from horkd.train import Settings
-    from horkd.work import work
+    """Train the missing runs, most worth first. Several workers can share a queue.
+
+    Ctrl-C and SIGTERM stop it after a training step, and the same command goes on from there.
+    """
+    from horkd import work
+    from horkd.presets import get_preset
+    from horkd.runs import Control
+    from horkd.train import Interruption, Settings
 
     teacher = (teacher_weights, teacher_model, teacher_statistics)
     jobs = _jobs(preset, data, seeds, study, arm, teacher, select)
-    settings = Settings(device, precision, compile=compile, cache=cache)
-    shift = work(jobs, minutes or None, settings, typer.echo)
+    settings = get_preset(preset, data).settings(
+        Settings(device, precision, compile=compile, cache=cache)
+    )
+    if background:
+        work.lowest_priority()
+    if workers > 1:
+        shift = work.work_together(jobs, workers, threads or 1, minutes or None, settings)
+    else:
+        _set_threads(workers, threads)
+        with Interruption() as interruption:
+            control = Control(interruption=interruption)
+            shift = work.work(jobs, minutes or None, settings, _echo, control)
     typer.echo(f"{len(shift.done)} runs done, {len(shift.diverged)} diverged, {shift.left} missing")
+
+
+def _echo(line: str) -> None:
+    print(line, flush=True)  # a log is to be read while it is written
 
 
 def _jobs(
@@ -263,7 +315,7 @@ def main() -> None:
             raise
         sys.exit(_say(error.format_message(), 2))
     if code == INTERRUPTED:  # typer also turns Ctrl-C into this code
-        sys.exit(_say("interrupted; the same command goes on from the last saved epoch", code))
+        sys.exit(_say("interrupted; the same command goes on from where it stopped", code))
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -25,7 +25,7 @@ from horkd.data.disjoint import of_photos
 from horkd.data.open_set import FOLDS, LARGE, MARGIN, SIZE, parse
 from horkd.errors import HorkdError
 from horkd.models import Statistics
-from horkd.train import Recipe
+from horkd.train import Recipe, Settings, has_bf16
 
 #: Weights of orders 2, 3 and C for reduction "mean": the paper's best subset (Fig. 4). 25 and 50
 #: are the numbers usual for RKD in classification; order 2 here is on squares, twice RKD's. They
@@ -136,7 +136,10 @@ class Preset:
         omit: patterns of the names of arms that are too much for this size.
         faces: sizes of the study of faces, for a preset that has no other study.
         metric: sizes of the study of metric learning; its only study if that has the same data.
-        trial: the recipe that trials start from, for a preset whose recipe is searched.
+        trial: the recipe that trials start from; with progressive resolution it is what they are
+            about.
+        precision: of all its runs on a CPU: "fp32", or "bf16" where the CPU computes in it; a GPU
+            uses bf16 if it has it. It changes results, so that it is no matter of speed alone.
     """
 
     name: str
@@ -159,6 +162,13 @@ class Preset:
     faces: FaceSizes | None = None
     metric: MetricSizes | None = None
     trial: Recipe | None = None
+    precision: str = "fp32"
+
+    def settings(self, settings: Settings) -> Settings:
+        """Settings with the precision that this preset is run in, unless the user asks for one."""
+        if settings.precision != "auto" or settings.on_cuda or self.precision == "fp32":
+            return settings
+        return replace(settings, precision=self.precision if has_bf16("cpu") else "fp32")
 
     @property
     def only_metric(self) -> bool:
@@ -177,6 +187,8 @@ _RKD = Recipe(
 _SHORT = Recipe(epochs=30, batch_size=256, learning_rate=0.2)
 #: What the trials for `paper-short` change one value of. It stays as it was when they were run.
 _TRIAL = Recipe(epochs=5, batch_size=128, learning_rate=0.2)
+#: What is progressive resolution worth? Asked once, of a small network at full resolution.
+_PROGRESSIVE = replace(_TRIAL, epochs=6, progressive=((2, 16), (2, 24)))
 _CPU_TEACHER = Recipe(epochs=8, batch_size=128, learning_rate=0.2)
 _CPU = Recipe(epochs=5, batch_size=128, learning_rate=0.2)
 _QUICK_TEACHER = Recipe(epochs=8, batch_size=100, learning_rate=0.2, crop=2)
@@ -286,7 +298,7 @@ PRESETS = {
         ),
         Preset(
             "cpu", "cifar100", "resnet14x2", "resnet8x2", 16, _CPU_TEACHER, _CPU, 3,
-            orders=SHORT_ORDERS, assistant_orders=HORKD_ORDERS,
+            orders=SHORT_ORDERS, assistant_orders=HORKD_ORDERS, trial=_PROGRESSIVE,
         ),
         Preset(
             "faces", "lfw", "mobilefacenet", "resnet8x2", 16, _FACES, _FACES, 3,
@@ -312,7 +324,7 @@ PRESETS = {
         ),
         Preset(
             "paper-short", "cifar100", "resnet50", "resnet18", 16, _SHORT, _SHORT, 1,
-            validation=False, second="vgg11", trial=_TRIAL,
+            validation=False, second="vgg11", trial=_TRIAL, precision="bf16",
         ),
         Preset(
             "paper", "cifar100", "resnet50", "resnet18", 16, _RKD, _RKD, 3, validation=False,

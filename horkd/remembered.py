@@ -8,11 +8,14 @@ frozen model sees nothing of the learner, so the numbers are those it would comp
                        view-<n>.safetensors     the same of a fixed view of a whole set, by image
 
 With fixed views (`Recipe.views`) the crops don't depend on seed, order or the part of the set that
-is trained on, so that three seeds and ten folds need one pass per view.
+is trained on, so that three seeds and ten folds need one pass per view. Those answers are float16
+and mapped into memory rather than read: four views of 50,000 images by a network of 2,048 features
+are 0.9 GB. They are computed in parts, so that who is interrupted goes on from the last part.
 
 The folder is a cache: it may be deleted at any time.
 """
 
+import shutil
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -25,8 +28,11 @@ from horkd import storage
 from horkd.errors import HorkdError
 from horkd.models import Output
 
-#: `cache="auto"` keeps no run's answers that would take more than this.
+#: `cache="auto"` keeps no run's answers that would take more than this; fixed views are always
+#: kept.
 LARGEST = 2**30
+#: Images whose answers are written to one file while a view is computed.
+PART = 5_000
 
 
 class Remembered:
@@ -41,7 +47,9 @@ class Remembered:
         path: the epoch's file; None neither reads nor writes.
         look: the frozen model with its view of crops.
         device: where answers are needed.
-        stored: answers in the order of the crops, if they are known already.
+        stored: answers that are known already.
+        index: int64 (N,), the place in `stored` of the answer to each crop of the epoch; None if
+            they come in this order.
 
     Attributes:
         read: whether the answers come from the file.
@@ -53,8 +61,10 @@ class Remembered:
         look: Callable[[Tensor], Output],
         device: str = "cpu",
         stored: Output | None = None,
+        index: Tensor | None = None,
     ) -> None:
         self.path, self.look, self.device = path, look, device
+        self.index = index
         self.stored = self._load() if stored is None else stored
         self.read = self.stored is not None
         self.new: list[Output] = []
@@ -68,7 +78,11 @@ class Remembered:
         start, self.position = self.position, self.position + len(crops)
         if self.stored is not None:
             part = slice(start, self.position)
+            if self.index is not None:
+                part = self.index[part]
             features, logits = self.stored.features[part], self.stored.logits[part]
+            if features.dtype == torch.float16:  # of a view; autocast never makes float16
+                features, logits = features.float(), logits.float()
             return Output(
                 features.to(self.device, non_blocking=True),
                 logits.to(self.device, non_blocking=True),
@@ -77,6 +91,12 @@ class Remembered:
         if self.path is not None:
             self.new.append(Output(answer.features.cpu(), answer.logits.cpu()))
         return answer
+
+    def skip(self, count: int) -> None:
+        """Leave out the answers to the first `count` crops; what is left is no whole epoch."""
+        self.position += count
+        if self.stored is None:
+            self.path = None
 
     def keep(self) -> None:
         """Write what was computed; an epoch that was not finished is not kept."""
@@ -97,35 +117,100 @@ def _read(path: Path) -> Output | None:
         return None
 
 
-def _write(path: Path, answers: Iterable[Output]) -> Output:
+def _write(path: Path, answers: Iterable[Output]) -> None:
     answers = list(answers)
-    whole = Output(
-        torch.cat([answer.features for answer in answers]),
-        torch.cat([answer.logits for answer in answers]),
-    )
+    whole = {
+        "features": torch.cat([answer.features for answer in answers]),
+        "logits": torch.cat([answer.logits for answer in answers]),
+    }
     try:
-        storage.save_tensors(path, {"features": whole.features, "logits": whole.logits}, {})
+        storage.save_tensors(path, whole, {})
     except HorkdError as error:  # a cache is no reason to lose a run
         warnings.warn(f"going on without the frozen model's answers: {error}", stacklevel=3)
-    return whole
+
+
+def view_size(images: int, width: int) -> int:
+    """Bytes on disk of the answers to one fixed view.
+
+    Args:
+        images: of the whole set.
+        width: numbers per image, features and logits.
+    """
+    return 2 * images * width
+
+
+def require_space(folder: Path, needed: int) -> None:
+    """Refuse, in one line, what the disk has no room for.
+
+    Args:
+        folder: where it is to lie; need not be there yet.
+        needed: bytes. What is there already counts.
+
+    Raises:
+        HorkdError: if there is too little room.
+    """
+    there = sum(f.stat().st_size for f in folder.iterdir()) if folder.is_dir() else 0
+    parent = next(p for p in (folder, *folder.parents) if p.is_dir())
+    free = shutil.disk_usage(parent).free
+    if needed - there > free:
+        raise HorkdError(
+            f"the frozen model's answers to fixed views take {needed / 1e9:.2f} GB in {folder}, "
+            f"and the disk has {free / 1e9:.2f} GB left: make room, set HORKD_RUNS to another "
+            "disk, or compute them anew in every epoch with cache off"
+        )
+
+
+def _half(x: Tensor) -> Tensor:
+    """float16, or float32 where the numbers are too large for that."""
+    return x.half() if x.abs().max() < torch.finfo(torch.float16).max else x.float()
 
 
 _VIEWS: dict[Path, Output] = {}
 
 
-def of_view(path: Path, look: Callable[[], Iterable[Output]]) -> Output:
+def of_view(path: Path, look: Callable[[int, int], Output], count: int) -> Output:
     """The answers to one view of a whole set: read, or computed once for all runs and folds.
 
     Args:
         path: their file. Who comes while another process computes them waits for it.
-        look: computes them, in the order of the images' ids.
+        look: computes those to the images `first` to `last` - 1, in the order of their ids.
+        count: of the images.
+
+    Returns:
+        float16 features (N, D) and logits (N, C), mapped into memory from the file.
+
+    Raises:
+        HorkdError: if the disk refuses.
     """
     if path not in _VIEWS:
         with storage.locked(path.with_suffix(".lock")):
             found = _read(path)
             if found is None:
-                found = _write(path, (Output(a.features.cpu(), a.logits.cpu()) for a in look()))
+                found = _in_parts(path, look, count)
         while len(_VIEWS) >= 16:
             _VIEWS.pop(next(iter(_VIEWS)))
         _VIEWS[path] = found
     return _VIEWS[path]
+
+
+def _in_parts(path: Path, look: Callable[[int, int], Output], count: int) -> Output:
+    """Compute what is missing of a view, join the parts, and read the file."""
+    parts = []
+    for first in range(0, count, PART):
+        last = min(first + PART, count)
+        part = path.with_name(f"{path.stem}.{first}-{last}.safetensors")
+        if _read(part) is None:
+            answer = look(first, last)
+            tensors = {"features": _half(answer.features), "logits": _half(answer.logits)}
+            storage.save_tensors(part, {n: t.cpu() for n, t in tensors.items()}, {})
+        parts.append(part)
+    answers = [_read(part) for part in parts]
+    whole = {
+        "features": torch.cat([answer.features for answer in answers]),
+        "logits": torch.cat([answer.logits for answer in answers]),
+    }
+    storage.save_tensors(path, whole, {})
+    del answers, whole
+    for part in parts:
+        part.unlink(missing_ok=True)
+    return _read(path)

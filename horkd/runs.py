@@ -23,7 +23,7 @@ import sys
 import time
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -52,12 +52,14 @@ from horkd.resolution import Degradation
 from horkd.storage import Busy as Busy
 from horkd.train import (
     Diverged,
+    Interruption,
     Recipe,
     Settings,
     State,
     Task,
     describe_machine,
     fit,
+    main_metric,
     new_state,
 )
 
@@ -68,6 +70,10 @@ SELECTIONS = ("last", "validation", "test")
 FORMAT = 1
 #: An epoch shorter than this is not worth a checkpoint of its own.
 SAVE_EVERY_SECONDS = 10.0
+#: Nor is one shorter than this worth a line in a log.
+REPORT_SECONDS = 10.0
+#: Within an epoch the state is kept this often.
+SAVE_WITHIN_SECONDS = 180.0
 
 
 @dataclass(frozen=True)
@@ -163,6 +169,13 @@ class RunConfig:
             raise HorkdError(f"unknown selection {self.select!r}: choose from {SELECTIONS}")
         if self.select == "validation" and not self.validation:
             raise HorkdError("select='validation' needs the validation split: set validation=True")
+        if self.recipe.progressive and self.degradation.upsample:
+            raise HorkdError("progressive is for networks that run at the size of their images")
+        if any(p > self.degradation.size for _, p in self.recipe.progressive):
+            raise HorkdError(
+                f"the stages of progressive end at the run's own {self.degradation.size} pixels; "
+                f"got {', '.join(str(p) for _, p in self.recipe.progressive)}"
+            )
         if self.trial and (not self.validation or self.select == "test"):
             raise HorkdError("a trial is read on the validation split: set validation=True")
         if self.backbone and (self.start != "scratch" or self.weights):
@@ -304,12 +317,31 @@ class TimeUp(HorkdError):
     """The time given to a run is over; it goes on from the last epoch when asked again."""
 
 
+@dataclass(frozen=True)
+class Control:
+    """How a run is watched and stopped; nothing of it changes what comes out.
+
+    Attributes:
+        deadline: `time.monotonic()` at which to stop: after an epoch, if another one of its length
+            would not end by then. The first epoch of a call is not cut short.
+        wait: for another process that trains the same; False raises Busy instead.
+        interruption: Ctrl-C and SIGTERM, if they are to be put off to the end of a step.
+        say: gets a line after each epoch that is not over in moments.
+        going: asked after each step; a run stops when it says False.
+    """
+
+    deadline: float | None = None
+    wait: bool = True
+    interruption: Interruption | None = None
+    say: Callable[[str], None] = lambda line: None
+    going: Callable[[], bool] = lambda: True
+
+
 def run(
     config: RunConfig,
     settings: Settings | None = None,
     runs: Path | None = None,
-    deadline: float | None = None,
-    wait: bool = True,
+    control: Control | None = None,
 ) -> Run:
     """The finished run of a configuration: read if it is there, else trained, teachers first.
 
@@ -317,22 +349,21 @@ def run(
         config: what to run.
         settings: how the machine should do it.
         runs: folder of all runs; `horkd.paths.runs_dir()` if None.
-        deadline: `time.monotonic()` at which to stop: after an epoch, if another one of its length
-            would not end by then. The first epoch of a call is not cut short.
-        wait: for another process that trains the same; False raises Busy instead.
+        control: how it is watched and stopped.
 
     Raises:
         Diverged: if the loss is, or was at an earlier try, no longer finite.
         TimeUp: if the deadline came first; nothing of the finished epochs is lost.
-        Busy: see `wait`.
+        Busy: if another process trains the same, and `control` says not to wait.
+        KeyboardInterrupt: if `control` says to stop; the steps done so far are kept.
         HorkdError: if data are missing, the disk refuses, and so on.
     """
-    runs = runs or paths.runs_dir()
+    runs, control = runs or paths.runs_dir(), control or Control()
     folder = runs / config.name
     found = _finished(config, folder)  # what is there needs no lock
     if found is not None:
         return found
-    with storage.locked(runs / ".locks" / f"{config.key}.lock", wait):
+    with storage.locked(runs / ".locks" / f"{config.key}.lock", control.wait):
         found = _finished(config, folder)
         if found is None:
             if config.weights:
@@ -341,7 +372,7 @@ def run(
                     "their file with --teacher-weights"
                 )
             _refuse_diverged(config, folder)
-            found = _train(config, settings or Settings(), runs, folder, deadline, wait)
+            found = _train(config, settings or Settings(), runs, folder, control)
         return found
 
 
@@ -372,7 +403,7 @@ def import_network(
         started = time.monotonic()
         spec = _spec(config, data)
         network = pretrained.load_pretrained(path, spec)
-        settings = (settings or Settings()).resolve(network, _input_size(config, data))
+        settings = (settings or Settings()).resolve(network)
         save_network(folder / "model.safetensors", network, key=config.key)
         files = {"model.safetensors": storage.tensor_digest(network.state_dict())}
         network = settings.place(load_network(folder / "model.safetensors"))
@@ -413,7 +444,7 @@ def features(finished: Run, settings: Settings | None = None) -> Tensor:
     _refuse_trial(finished)
     config, network = finished.config, finished.network()
     data = load_dataset(config.data, config.per_class)
-    settings = (settings or Settings()).resolve(network, _input_size(config, data))
+    settings = (settings or Settings()).resolve(network)
     images = evaluate.central(data.test)
     return evaluate.predict(
         settings.place(network), images, data, config.degradation
@@ -447,7 +478,7 @@ def views(
         missing = {k: d for k, d in zip(wanted, degradations, strict=True) if k not in known}
         if missing:
             network = finished.network()
-            settings = (settings or Settings()).resolve(network, finished.config.degradation.size)
+            settings = (settings or Settings()).resolve(network)
             network = settings.place(network)
             data = load_dataset(finished.config.data, finished.config.per_class)
             for key, degradation in missing.items():
@@ -539,8 +570,7 @@ def open_set(finished: Run, looks: Sequence[Look], settings: Settings | None = N
                 data = dataclasses.replace(data, mean=part.mean, std=part.std)
             if network is None:
                 network = finished.network()
-                size = data.size if look.degradation.upsample else look.degradation.size
-                settings = (settings or Settings()).resolve(network, size)
+                settings = (settings or Settings()).resolve(network)
                 network = settings.place(network)
             view, other = look.degradation, look.other
             if look.task == "across":
@@ -674,8 +704,7 @@ def _train(
     settings: Settings,
     runs: Path,
     folder: Path,
-    deadline: float | None,
-    wait: bool,
+    control: Control,
 ) -> Run:
     commit()  # of the code that runs, not of whatever is checked out when it ends
     data = load_dataset(config.data, config.per_class)
@@ -696,9 +725,9 @@ def _train(
             "last)"
         )
     called = time.monotonic()
-    frozen_run = run(config.frozen, settings, runs, deadline, wait) if config.frozen else None
+    frozen_run = run(config.frozen, settings, runs, control) if config.frozen else None
     started = time.monotonic()
-    if deadline is not None and called < deadline <= started:
+    if control.deadline is not None and called < control.deadline <= started:
         raise TimeUp(f"time is up before the first epoch of {config.name}")
     if frozen_run and load_dataset(config.frozen.data, config.frozen.per_class).size != data.size:
         raise HorkdError(
@@ -709,7 +738,7 @@ def _train(
         torch.manual_seed(config.seed)
         network = Network(spec)
         settings = _as_before(settings, folder / "state.safetensors")
-        settings = settings.resolve(network, _input_size(config, data))
+        settings = settings.resolve(network)
         frozen = Frozen(settings.place(frozen_run.network())) if frozen_run else None
         if config.start == "frozen":
             network.load_state_dict(frozen.network.state_dict())
@@ -742,14 +771,15 @@ def _train(
         network.backbone.compile()
         if frozen is not None:
             frozen.network.backbone.compile()
-    saver = _Saver(folder / "state.safetensors", config, settings, deadline)
-    earlier = sum(state.seconds)
+    saver = _Saver(folder / "state.safetensors", config, settings, control)
+    earlier = sum(state.seconds) + state.elapsed
+    label = config.name.rsplit("-", 1)[0]
     try:
-        fit(state, task, label=config.name.rsplit("-", 1)[0], after_epoch=saver)
+        fit(state, task, label, saver.after_epoch, saver.after_step, control.interruption)
     except Diverged as error:
         _note_divergence(config, folder, error, settings)
         raise
-    return _finish(config, folder, state, frozen_run, data, settings, started + earlier)
+    return _finish(config, folder, state, frozen_run, data, settings, started - earlier)
 
 
 def _answers(
@@ -761,8 +791,9 @@ def _answers(
     if views:
         images = len(data.whole or data.training(config.validation))
     width = network.width + network.spec.num_classes
-    size = 4 * (views or recipe.epochs) * images * width
-    automatic = not settings.on_cuda and size <= remembered.LARGEST
+    automatic = bool(views) or (
+        not settings.on_cuda and 4 * recipe.epochs * images * width <= remembered.LARGEST
+    )
     if settings.cache == "off" or (settings.cache == "auto" and not automatic):
         return None
     seen = {
@@ -782,7 +813,11 @@ def _answers(
             seen["data"] = [whole_of(config.data)]
         seen["crops"] = [recipe.crop, data.flip]
     key = hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()[:12]
-    return runs / ".frozen" / key
+    folder = runs / ".frozen" / key
+    if views:
+        needed = min(views, recipe.epochs) * remembered.view_size(images, width)
+        remembered.require_space(folder, needed)
+    return folder
 
 
 def _images_per_epoch(config: RunConfig, data: Dataset) -> int:
@@ -894,7 +929,7 @@ def _frozen_features(config: RunConfig, frozen_run: Run, task: Task) -> Tensor:
     if task.recipe.views and task.answers is not None:
         own = task.data.whole is None or train.ids is None
         ids = torch.arange(len(train)) if own else train.ids.cpu()
-        return task.view_answers(0).features[ids].to(task.settings.device)
+        return task.view_answers(0).features[ids].to(task.settings.device, torch.float32)
     images = train.central if isinstance(train, ImageSet) else train
     return _predicted(frozen_run, task.frozen.network, "train", images, task.data).features
 
@@ -921,20 +956,29 @@ def _regressor(network: Network, frozen: Network) -> nn.Module:
 
 
 class _Saver:
-    """Writes the state after an epoch, unless the last write was moments ago."""
+    """Keeps the state, reports on it, and stops the run where that is asked for."""
 
-    def __init__(
-        self, path: Path, config: RunConfig, settings: Settings, deadline: float | None
-    ) -> None:
+    def __init__(self, path: Path, config: RunConfig, settings: Settings, control: Control) -> None:
         self.path, self.config, self.settings = path, config, settings
-        self.deadline = deadline
+        self.control = control
         self.last = time.monotonic()
 
-    def __call__(self, state: State) -> None:
+    def after_step(self, state: State) -> None:
+        """Within an epoch the state is kept every few minutes, and when the run is to stop."""
+        asked = self.control.interruption is not None and self.control.interruption.asked
+        stop = asked or not self.control.going()
+        if stop or time.monotonic() - self.last >= SAVE_WITHIN_SECONDS:
+            self._save(state)
+        if stop:
+            raise KeyboardInterrupt
+
+    def after_epoch(self, state: State) -> None:
+        """Between two epochs, unless the last write was moments ago."""
+        self._report(state)
         if state.epoch == self.config.recipe.epochs:
             return
-        now = time.monotonic()
-        late = self.deadline is not None and now + state.seconds[-1] > self.deadline
+        now, deadline = time.monotonic(), self.control.deadline
+        late = deadline is not None and now + state.seconds[-1] > deadline
         if late or now - self.last >= SAVE_EVERY_SECONDS:
             self._save(state)
         if late:
@@ -943,16 +987,44 @@ class _Saver:
                 f"{self.config.name}"
             )
 
+    def _report(self, state: State) -> None:
+        """One line: epoch, loss, score, seconds, time left."""
+        if state.seconds[-1] < REPORT_SECONDS:
+            return
+        recipe, entry = self.config.recipe, state.history[-1]
+        size = self.config.degradation.size
+        parts = [f"epoch {state.epoch} of {recipe.epochs}"]
+        if recipe.progressive:
+            parts[0] += f" at {entry['pixels']} px"
+        parts.append(f"loss {entry['terms']['loss']:.4g}")
+        if "validation" in entry:
+            metric = main_metric(entry["validation"])
+            parts.append(f"validation {metric} {entry['validation'][metric]:.2f} %")
+        parts.append(f"{state.seconds[-1]:.0f} s")
+        # an epoch takes as long as its images have pixels
+        pixels = [recipe.pixels(epoch, size) ** 2 for epoch in range(recipe.epochs)]
+        left = state.seconds[-1] * sum(pixels[state.epoch :]) / pixels[state.epoch - 1]
+        if left:
+            parts.append(f"{duration(left)} left")
+        self.control.say(f"{self.config.name}: {', '.join(parts)}")
+
     def _save(self, state: State) -> None:
         tensors = {f"network.{n}": t for n, t in state.network.state_dict().items()}
         tensors |= {f"objective.{n}": t for n, t in state.objective.state_dict().items()}
         tensors |= {f"best.{n}": t for n, t in (state.best or {}).items()}
+        if state.step:
+            tensors |= {f"sums.{n}": t for n, t in state.sums.items()}
+            tensors |= {f"norms.{n}": t for n, t in state.norms.items()}
+            tensors |= {f"random.{n}": t for n, t in state.generators.state().items()}
         for index, slot in state.optimizer.state_dict()["state"].items():
             for name, value in slot.items():
                 if value is not None:
                     tensors[f"optimizer.{index}.{name}"] = value
         metadata = {
             "epoch": state.epoch,
+            "step": state.step,
+            "reading": state.reading,
+            "elapsed": time.perf_counter() - state.begun if state.step else 0.0,
             "history": state.history,
             "seconds": state.seconds,
             "remembered": state.remembered,
@@ -1011,6 +1083,12 @@ def _resume(state: State, path: Path, config: RunConfig) -> bool:
     state.epoch, state.best_epoch = metadata["epoch"], metadata["best_epoch"]
     state.history, state.seconds = metadata["history"], metadata["seconds"]
     state.remembered = metadata["remembered"]
+    state.step, state.elapsed = metadata.get("step", 0), metadata.get("elapsed", 0.0)
+    state.reading = metadata.get("reading", False)
+    state.sums, state.norms = (
+        {n: t.to(device) for n, t in part(prefix).items()} for prefix in ("sums.", "norms.")
+    )
+    state.random = part("random.")
     return True
 
 
@@ -1133,6 +1211,13 @@ def _record(
     storage.save_json(folder / "record.json", record)
     (folder / "state.safetensors").unlink(missing_ok=True)
     return Run(config, folder, record)
+
+
+def duration(seconds: float) -> str:
+    """`40 s`, `12 min` or `3.4 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def versions() -> dict[str, str]:

@@ -35,7 +35,7 @@ from horkd.presets import FACE_ORDERS, PRESETS, MetricSizes, Preset
 from horkd.pretrained import digest
 from horkd.resolution import Degradation
 from horkd.runs import Run, RunConfig, import_network, read, run
-from horkd.train import Diverged, Settings
+from horkd.train import Diverged, Recipe, Settings
 
 FULL = 32  # pixels of both data sets
 ORDERS = "123C"
@@ -271,18 +271,34 @@ _RECIPE_TRIALS = (
 _SHORT_NAMES = {"learning_rate": "rate", "weight_decay": "decay", "batch_size": "batch"}
 
 
+def _trial(name: str, what: str, pixels: int | None, recipe: Recipe, **others: Any) -> Arm:
+    """A run that is read on the validation split only, with a recipe of its own."""
+    own = {field: getattr(recipe, field) for field in _OF_RECIPE}
+    of_arm = ("frozen", "network", "orders", "scale", "repeated")
+    known = {name: others.pop(name) for name in of_arm if name in others}
+    return Arm(f"trial {name}", f"trial: {what}", pixels, **known, fields={
+        **own, **others, "trial": True})  # fmt: skip
+
+
 def _recipe_arms(preset: Preset) -> list[Arm]:
-    """Trials of the recipe on labels alone, at the low resolution."""
-    if preset.trial is None:
+    """Trials of the recipe on labels alone."""
+    base = preset.trial
+    if base is None:
         return []
+    if base.progressive:
+        full = replace(base, progressive=())
+        stages = ", ".join(f"{epochs} epochs at {pixels} px" for epochs, pixels in base.progressive)
+        return [
+            _trial("progressive", f"{base.epochs} epochs: {stages}, the rest at {FULL}", FULL, base,
+                   repeated=True),
+            _trial("full", f"all {base.epochs} epochs at {FULL} px", FULL, full, repeated=True),
+            _trial("full, equal time", f"{FULL} px only, as long as progressive takes", FULL,
+                   replace(full, epochs=base.epochs - 2), repeated=True),
+        ]  # fmt: skip
     arms = []
     for changes in _RECIPE_TRIALS:
         shown = ", ".join(f"{_SHORT_NAMES.get(n, n)} {v:g}" for n, v in changes.items()) or "base"
-        arms.append(
-            Arm(f"trial {shown}", f"trial of the recipe, labels only: {shown}", fields={
-                **{name: getattr(preset.trial, name) for name in _OF_RECIPE}, **changes,
-                "trial": True})
-        )  # fmt: skip
+        arms.append(_trial(shown, f"labels only, {shown}", None, replace(base, **changes)))
     return arms
 
 
@@ -522,6 +538,7 @@ def _omitted(preset: Preset, arm: Arm) -> bool:
 #: Fields of an arm that belong to its recipe.
 _OF_RECIPE = (
     *("epochs", "batch_size", "learning_rate", "weight_decay", "schedule", "climb", "clip"),
+    *("progressive", "views"),
 )
 
 
@@ -771,14 +788,20 @@ def seeds(preset: Preset, arm: Arm) -> range:
 Find = Callable[[RunConfig], Run | None]
 
 
-def trainer(settings: Settings | None = None, train_missing: bool = True) -> Find:
-    """How `collect` gets a run: read or, if wanted, trained; None if it diverged."""
+def trainer(preset: Preset, settings: Settings | None = None, train_missing: bool = True) -> Find:
+    """How `collect` gets a run: read or, if wanted, trained; None if it diverged.
+
+    Args:
+        preset: whose precision is that of runs which are trained.
+        settings: how the machine should do it.
+        train_missing: False only reads.
+    """
 
     def find(config: RunConfig) -> Run | None:
         if not train_missing:
             return read(config)
         try:
-            return run(config, settings)
+            return run(config, preset.settings(settings or Settings()))
         except Diverged:
             return None
 
@@ -795,13 +818,13 @@ def collect(
     Args:
         preset: sizes.
         name: one of `STUDIES`.
-        find: how to get a run, None where it is not to be had; `trainer()` by default.
+        find: how to get a run, None where it is not to be had; `trainer(preset)` by default.
         only: names of arms; all by default.
 
     Raises:
         HorkdError: if nothing is there and nothing may be trained.
     """
-    arms = finished(preset, name, find or trainer(), only)
+    arms = finished(preset, name, find or trainer(preset), only)
     if not arms:
         _require_arms(preset, name)
         raise HorkdError(

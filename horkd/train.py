@@ -3,6 +3,8 @@
 import functools
 import math
 import platform
+import signal
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +27,7 @@ from horkd.data import (
 )
 from horkd.errors import HorkdError
 from horkd.evaluate import chunk, score, statistics
-from horkd.models import ModelSpec, Network, Output
+from horkd.models import Network, Output
 from horkd.objectives import Frozen, Objective
 from horkd.remembered import Remembered, of_view
 from horkd.resolution import Degradation
@@ -69,6 +71,10 @@ class Recipe:
             batches regardless of classes.
         batches: batches in an epoch; None for as many as one pass has.
         climb: share of all steps in which "one-cycle" climbs.
+        progressive: (epochs, pixels) of the first stages: the learner sees so many epochs at so
+            many pixels, reduced by the project's own degradation from the same crops, and the rest
+            at its own resolution. `((8, 16), (6, 24))` trains 8 epochs at 16 px and 6 at 24 px.
+            Progressive resizing, as in Howard's DAWNBench entry of 2018; not in the paper.
     """
 
     epochs: int = 10
@@ -86,6 +92,7 @@ class Recipe:
     per_class: int = 0
     batches: int | None = None
     climb: float = 0.25
+    progressive: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         if self.optimizer not in ("sgd", "adam"):
@@ -102,10 +109,25 @@ class Recipe:
             raise HorkdError("crop and weight_decay must be 0 or more, momentum in 0 to below 1")
         if not 0 < self.climb < 1:
             raise HorkdError(f"climb must lie between 0 and 1, got {self.climb}")
+        if any(epochs < 1 or pixels < 1 for epochs, pixels in self.progressive):
+            raise HorkdError("progressive is pairs (epochs, pixels), all of them positive")
+        if sum(epochs for epochs, _ in self.progressive) >= self.epochs and self.progressive:
+            raise HorkdError(
+                f"the stages of progressive take all of the {self.epochs} epochs: leave some for "
+                "the network's own resolution"
+            )
         if not 0 <= self.views < 65_536:
             raise HorkdError(f"views must lie in 0 to 65535, got {self.views}")
         if self.clip is not None and not self.clip > 0:
             raise HorkdError(f"clip must be positive, or None for no clipping; got {self.clip}")
+
+    def pixels(self, epoch: int, size: int) -> int:
+        """What a learner of resolution `size` sees in an epoch, counted from 0, in pixels."""
+        for epochs, pixels in self.progressive:
+            if epoch < epochs:
+                return pixels
+            epoch -= epochs
+        return size
 
     def rate(self, step: int, steps_per_epoch: int) -> float:
         """Learning rate of a step, counted from 0 over the whole run."""
@@ -121,13 +143,15 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Settings:
-    """How the machine does it; meant not to change what comes out, beyond rounding.
+    """How the machine does it; all but the precision is meant not to change what comes out.
 
     "auto" asks the machine: see `resolve`.
 
     Attributes:
         device: "auto", "cpu", "cuda" or any torch device.
-        precision: "auto", "fp32" or "bf16" (autocast).
+        precision: "fp32", "bf16" (autocast), or "auto": bf16 on a GPU that has it, else fp32. It
+            changes results by more than rounding (one configuration gave 76.9 % and 67.8 %), so
+            that it is equal in all that is compared; `Preset.precision` decides it for a study.
         channels_last: memory format of images and weights: "auto", "on" or "off".
         compile: "auto" (on CUDA, if it works there), "on" or "off".
         cache: keep the frozen model's answers on disk for other runs (`horkd.remembered`): "auto"
@@ -142,8 +166,8 @@ class Settings:
     cache: str = "auto"
     progress: bool = True
 
-    def resolve(self, network: Network, resolution: int) -> "Settings":
-        """Replace each "auto" by what this machine can do, tried on a few steps of this network.
+    def resolve(self, network: Network) -> "Settings":
+        """Replace each "auto" by what suits this machine and network. Nothing is timed.
 
         Raises:
             HorkdError: if the device or a setting does not exist.
@@ -172,8 +196,8 @@ class Settings:
         if self.compile == "auto":
             settings = replace(settings, compile="on" if on_cuda and _compiles(device) else "off")
         if self.precision == "auto":
-            precision = _faster_precision(network.spec, resolution, settings)
-            settings = replace(settings, precision=precision)
+            bf16 = on_cuda and has_bf16(device)
+            settings = replace(settings, precision="bf16" if bf16 else "fp32")
         return settings
 
     @property
@@ -211,35 +235,12 @@ def _compiles(device: str) -> bool:
     return True
 
 
-@functools.lru_cache(maxsize=64)
-def _faster_precision(spec: ModelSpec, resolution: int, settings: Settings) -> str:
-    """bf16 if its training step is at least a tenth faster here, else fp32."""
-    if settings.device.startswith("cuda"):
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    # Timing alone is not safe: on a busy machine it would now and then prefer emulated bf16.
+def has_bf16(device: str) -> bool:
+    """Whether a device computes in bf16 itself; a CPU that only emulates it is slower for it."""
+    if device.startswith("cuda"):
+        return torch.cuda.is_bf16_supported()
     native = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    if not any(getattr(torch.cpu, name, bool)() for name in native):
-        return "fp32"
-    with torch.random.fork_rng(devices=[]):
-        seconds = {
-            precision: _time_step(spec, resolution, replace(settings, precision=precision))
-            for precision in ("fp32", "bf16")
-        }
-    return "bf16" if seconds["bf16"] < 0.9 * seconds["fp32"] else "fp32"
-
-
-def _time_step(spec: ModelSpec, resolution: int, settings: Settings) -> float:
-    network = settings.place(Network(spec).train())
-    x = torch.randn(16, 3, resolution, resolution)
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        with settings.autocast():
-            out = network(x)
-            loss = (out.logits if spec.num_classes else out.features).float().square().mean()
-        loss.backward()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
+    return any(getattr(torch.cpu, name, bool)() for name in native)
 
 
 @contextmanager
@@ -253,9 +254,65 @@ def exact_matmul() -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
+class Interruption:
+    """Ctrl-C and SIGTERM, put off to the end of a training step so that nothing is lost.
+
+    Inside a `with` block the signals of this process come here. One that arrives during the steps
+    of an epoch is only noted, as `asked`; whoever trains saves its state after the step and stops.
+    At any other time, and the second time, it raises KeyboardInterrupt at once.
+
+    Args:
+        numbers: of the signals.
+    """
+
+    def __init__(self, numbers: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM)) -> None:
+        self.numbers = numbers
+        self.asked = self._deferring = False
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> "Interruption":
+        if threading.current_thread() is threading.main_thread():
+            for number in self.numbers:
+                self._before[number] = signal.signal(number, self._arrived)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _arrived(self, number: int, frame: object) -> None:
+        again, self.asked = self.asked, True
+        if again or not self._deferring:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Inside, a signal is only noted."""
+        self._deferring = True
+        try:
+            yield
+        finally:
+            self._deferring = False
+
+
 @dataclass
 class State:
-    """Where a training run stands between two epochs: all that is needed to go on."""
+    """Where a training run stands: all that is needed to go on.
+
+    Attributes:
+        network, objective, optimizer: modules and their momentum.
+        epoch: finished epochs.
+        history, seconds: an entry for each.
+        remembered: epochs whose frozen answers were read.
+        best, best_epoch: weights of the best epoch on the validation split.
+        step: finished steps of the epoch that is under way; 0 between two epochs.
+        reading: whether the frozen model's answers in this epoch were there at its beginning.
+        sums, norms: of the terms and of their gradients over these steps.
+        elapsed: seconds that they took before the run was taken up again.
+        begun: `time.perf_counter()` at the beginning of the epoch, less `elapsed`.
+        generators: what the epoch draws from.
+        random: where the generators stood, of a state that was saved within an epoch.
+    """
 
     network: Network
     objective: Objective
@@ -263,9 +320,17 @@ class State:
     epoch: int = 0
     history: list[dict] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
-    remembered: list[int] = field(default_factory=list)  # epochs whose frozen answers were read
-    best: dict[str, Tensor] | None = None  # weights of the best epoch on the validation split
+    remembered: list[int] = field(default_factory=list)
+    best: dict[str, Tensor] | None = None
     best_epoch: int = 0
+    step: int = 0
+    reading: bool = False
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    norms: dict[str, Tensor] = field(default_factory=dict)
+    elapsed: float = 0.0
+    begun: float = 0.0
+    generators: "Generators | None" = None
+    random: dict[str, Tensor] = field(default_factory=dict)
 
 
 def new_state(network: Network, objective: Objective, recipe: Recipe) -> State:
@@ -316,13 +381,22 @@ class Task:
     answers: Path | None = None
 
     def view(
-        self, degradation: Degradation, seed: int, network: Network | None = None
+        self,
+        degradation: Degradation,
+        seed: int,
+        network: Network | None = None,
+        generator: torch.Generator | None = None,
     ) -> Callable[[Tensor], Tensor]:
         """What a network sees of a batch of crops: degraded, normalised, in its memory format.
 
-        Without a network the images are normalised by the data's statistics.
+        Args:
+            degradation: of the crops.
+            seed: of its noise.
+            network: whose channel statistics normalise; the data's without one.
+            generator: what the noise is drawn from instead of a new one.
         """
-        generator = torch.Generator(self.settings.device).manual_seed(seed)
+        if generator is None:
+            generator = torch.Generator(self.settings.device).manual_seed(seed)
         known = getattr(network, "spec", None) is not None
         mean, std = statistics(network, self.data) if known else (self.data.mean, self.data.std)
 
@@ -350,13 +424,18 @@ class Task:
             recipe.per_class,
             recipe.batches,
         )
-        plain = not (own.upsample or own.blur or own.noise or own.jpeg)
+        plain = not (own.upsample or own.blur or own.noise or own.jpeg or recipe.progressive)
         if reduced and recipe.views and plain and own.size < self.train.size:
             return ReducedBatches(found, own)
         return found
 
     def frozen_answers(
-        self, seed: int, epoch: int, maps: bool, batches: Batches | None = None
+        self,
+        seed: int,
+        epoch: int,
+        maps: bool,
+        batches: Batches | None = None,
+        generator: torch.Generator | None = None,
     ) -> Remembered | None:
         """What the frozen model says of the crops of an epoch, batch by batch; None without one.
 
@@ -365,19 +444,19 @@ class Task:
             epoch: its number, from 0.
             maps: whether maps are needed, which are never kept.
             batches: what hands out the crops; only needed for fixed views.
+            generator: of the noise that the frozen model sees, None for a new one.
         """
         if self.frozen is None:
             return None
-        see = self.view(self.frozen_degradation, seed, self.frozen.network)
+        see = self.view(self.frozen_degradation, seed, self.frozen.network, generator)
         if self.recipe.views and self.answers is not None and not maps:
             number = epoch % self.recipe.views
             known = epoch >= self.recipe.views or self._view_file(number).is_file()
-            everything = self.view_answers(number)
             order = batches.order(seed)
             # by image id in the whole set; without one, by place among the training images
             index = (order if self.data.whole is None else batches.ids[order]).cpu()
-            stored = Output(everything.features[index], everything.logits[index])
-            answers = Remembered(None, self.frozen, self.settings.device, stored)
+            stored = self.view_answers(number)
+            answers = Remembered(None, self.frozen, self.settings.device, stored, index)
             answers.read = known  # else this very epoch has waited for them
             return answers
         path = None if maps or self.answers is None else self.answers / f"{epoch}.safetensors"
@@ -394,15 +473,19 @@ class Task:
         batches = Batches(whole.to("cpu"), 1, recipe.crop, self.data.flip, recipe.views)
         at_a_time = chunk(frozen, self.frozen_degradation, whole.size)
 
-        def look() -> Iterator[Output]:
-            views = batches.view(number, at_a_time)
-            count = -(-len(whole) // at_a_time)
+        def look(first: int, last: int) -> Output:
+            crops = batches.view(number, at_a_time, first, last)
+            steps = -(-(last - first) // at_a_time)
             hidden = None if settings.progress else True
-            for crops in tqdm(views, f"view {number}", count, leave=False, disable=hidden):
+            features, logits = [], []
+            for part in tqdm(crops, f"view {number}", steps, leave=False, disable=hidden):
                 with settings.autocast():
-                    yield self.frozen(see(crops.to(settings.device)))
+                    answer = self.frozen(see(part.to(settings.device)))
+                features.append(answer.features.cpu())
+                logits.append(answer.logits.cpu())
+            return Output(torch.cat(features), torch.cat(logits))
 
-        return of_view(self._view_file(number), look)
+        return of_view(self._view_file(number), look, len(whole))
 
     def _view_file(self, number: int) -> Path:
         return self.answers / f"view-{number}.safetensors"
@@ -413,17 +496,22 @@ def fit(
     task: Task,
     label: str = "",
     after_epoch: Callable[[State], None] = lambda state: None,
+    after_step: Callable[[State], None] = lambda state: None,
+    interruption: Interruption | None = None,
 ) -> State:
     """Train until the recipe's epochs are done, from wherever `state` stands.
 
-    Everything random in an epoch is seeded by (seed, epoch), so a run that goes on from a saved
-    state ends as one that was never interrupted.
+    Everything random in an epoch is seeded by (seed, epoch), and the state of every generator is a
+    part of `state`: a run that goes on from a saved state, also from within an epoch, ends as one
+    that was never interrupted.
 
     Args:
         state: changed in place; its modules are on the device already.
         task: what to learn.
         label: for the progress bar.
         after_epoch: called with the state after every epoch.
+        after_step: called with the state after every step but the last one of an epoch.
+        interruption: held back during steps, for `after_step` to act on.
 
     Raises:
         Diverged: if the loss is no longer a finite number.
@@ -435,7 +523,7 @@ def fit(
         exact_matmul(),
         tqdm(
             total=recipe.epochs * len(batches),
-            initial=state.epoch * len(batches),
+            initial=state.epoch * len(batches) + state.step,
             desc=label,
             unit="step",
             disable=None if task.settings.progress else True,  # None: only on a terminal
@@ -444,8 +532,8 @@ def fit(
         ) as bar,
     ):
         while state.epoch < recipe.epochs:
-            start = time.perf_counter()
-            entry = _epoch(state, task, batches, bar)
+            start = state.begun = time.perf_counter() - state.elapsed
+            entry = _epoch(state, task, batches, bar, after_step, interruption or Interruption())
             if not all(t.isfinite().all() for t in state.network.state_dict().values()):
                 raise Diverged(state.epoch + 1, entry["terms"])  # in the very last step
             # a network without a classifier has nothing to be scored by on classes it knows
@@ -460,6 +548,8 @@ def fit(
             state.history.append(entry)
             state.epoch += 1
             state.seconds.append(time.perf_counter() - start)
+            state.step, state.elapsed = 0, 0.0
+            state.sums, state.norms, state.generators = {}, {}, None
             after_epoch(state)
     return state
 
@@ -477,22 +567,43 @@ def _keep_best(state: State, result: Mapping[str, float]) -> None:
         state.best_epoch = state.epoch + 1
 
 
-def _epoch(state: State, task: Task, batches: Batches, bar: tqdm) -> dict:
-    """One pass over the images. Sums stay on the device; nothing is read back before the end."""
+def _epoch(
+    state: State,
+    task: Task,
+    batches: Batches,
+    bar: tqdm,
+    after_step: Callable[[State], None],
+    interruption: Interruption,
+) -> dict:
+    """The rest of a pass over the images, from `state.step` on.
+
+    Sums stay on the device; nothing is read back before the end.
+    """
     seed = task.seed * 100_003 + state.epoch
-    learner_sees = task.view(task.degradation, seed, state.network)
+    random = state.generators = Generators(task.settings.device, seed)
+    pixels = task.recipe.pixels(state.epoch, task.degradation.size)
+    seen = replace(task.degradation, size=pixels)
+    learner_sees = task.view(seen, seed, state.network, random.learner)
     maps = state.objective.needs_maps
     asked = bool(state.objective.distilled)  # a run may only start from the frozen weights
-    frozen = task.frozen_answers(seed, state.epoch, maps, batches) if asked else None
-    sums: dict[str, Tensor] = {}
-    norms: dict[str, Tensor] = {}
+    frozen = None
+    if asked:
+        frozen = task.frozen_answers(seed, state.epoch, maps, batches, random.frozen)
+    if frozen and state.step:
+        frozen.skip(state.step * task.recipe.batch_size)
+    elif frozen:
+        state.reading = frozen.read
     trained = [p for group in state.optimizer.param_groups for p in group["params"]]
     state.network.train()
-    with seeded(task.settings.device, seed):  # losses that draw, do so from torch's generators
-        for step, (crops, labels) in enumerate(batches.epoch(seed, state.epoch)):
+    # losses that draw, do so from torch's generators
+    with seeded(task.settings.device, seed), interruption.deferred():
+        if state.random:
+            random.restore(state.random)
+            state.random = {}
+        for crops, labels in batches.epoch(seed, state.epoch, state.step):
             if not crops.device == labels.device == trained[0].device:  # read from disk
                 crops, labels = crops.to(trained[0].device), labels.to(trained[0].device)
-            done = state.epoch * len(batches) + step
+            done = state.epoch * len(batches) + state.step
             rate = task.recipe.rate(done, len(batches))
             ramp = min(1.0, (done + 1) / (task.warmup * len(batches))) if task.warmup else 1.0
             for group in state.optimizer.param_groups:
@@ -501,30 +612,59 @@ def _epoch(state: State, task: Task, batches: Batches, bar: tqdm) -> dict:
                 target = frozen(crops) if frozen else None
                 output = state.network(learner_sees(crops), maps)
                 terms = state.objective(output, labels, target, ramp)
-            if step % GRADIENT_EVERY == 0:
-                _accumulate(norms, state.objective.rebalance(terms, output.features))
+            if state.step % GRADIENT_EVERY == 0:
+                _accumulate(state.norms, state.objective.rebalance(terms, output.features))
             state.optimizer.zero_grad(set_to_none=True)
             terms["loss"].backward()
             if task.recipe.clip is not None:
                 torch.nn.utils.clip_grad_norm_(trained, task.recipe.clip)
             state.optimizer.step()
-            _accumulate(sums, terms)
+            _accumulate(state.sums, terms)
+            state.step += 1
             bar.update()
-    means = {name: value.item() / len(batches) for name, value in sums.items()}
+            if state.step < len(batches):
+                after_step(state)
+    means = {name: value.item() / len(batches) for name, value in state.sums.items()}
     if not all(math.isfinite(v) for v in means.values()):
         raise Diverged(state.epoch + 1, means)
     if frozen:
         frozen.keep()
-        if frozen.read:
+        if state.reading:
             state.remembered.append(state.epoch + 1)
-    measured = {name: value.item() for name, value in norms.items()}
+    measured = {name: value.item() for name, value in state.norms.items()}
     whole = sum(measured.values()) or 1.0
-    return {
+    entry = {
         "epoch": state.epoch + 1,
         "learning_rate": rate,
         "terms": means,
         "gradient_shares": {name: value / whole for name, value in measured.items()},
     }
+    return entry | ({"pixels": pixels} if task.recipe.progressive else {})
+
+
+class Generators:
+    """What an epoch draws from: torch's global generators, and one for each model's noise."""
+
+    def __init__(self, device: str, seed: int) -> None:
+        self.device = device if device.startswith("cuda") else None
+        self.learner = torch.Generator(device).manual_seed(seed)
+        self.frozen = torch.Generator(device).manual_seed(seed)
+
+    def state(self) -> dict[str, Tensor]:
+        """Where they stand, as tensors on the CPU."""
+        found = {"cpu": torch.get_rng_state()}
+        if self.device:
+            found["cuda"] = torch.cuda.get_rng_state(self.device)
+        return found | {"learner": self.learner.get_state(), "frozen": self.frozen.get_state()}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Put them where they stood; those of another kind of device stay as they are."""
+        torch.set_rng_state(state["cpu"])
+        if self.device and "cuda" in state:
+            torch.cuda.set_rng_state(state["cuda"], self.device)
+        if bool(self.device) == ("cuda" in state):
+            self.learner.set_state(state["learner"])
+            self.frozen.set_state(state["frozen"])
 
 
 @contextmanager

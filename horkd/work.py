@@ -1,25 +1,31 @@
 """Time: what the missing runs of a preset will take, and doing as many as fit.
 
-Work is counted in multiply-accumulates of training: three per learner's (forward, and twice that
-for both gradients), one per frozen model's. How many a second this machine does is learnt from the
-records of its finished runs, or else from a few steps of each network.
+Work is counted in multiply-accumulates: three per weight and place for training (forward, and twice
+that for both gradients), one for looking. How many a second this machine does of a network is
+learnt from the records of its finished runs of equal precision and threads, or else from a few
+steps of each network, as it will be trained.
 """
 
+import multiprocessing
+import os
+import signal
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 import torch
 
-from horkd import paths, runs, storage
+from horkd import paths, remembered, runs, storage
 from horkd.baselines import ON_MAPS
 from horkd.data import CLASSES, full_size, training_images
 from horkd.errors import HorkdError
 from horkd.models import ModelSpec, Network, macs_of
-from horkd.runs import Run, RunConfig
+from horkd.runs import Control, Run, RunConfig
 from horkd.studies import Job
-from horkd.train import Diverged, Settings, describe_machine
+from horkd.train import Diverged, Interruption, Settings, describe_machine
 
 
 def _image_macs(model: str, classes: int, size: int) -> int:
@@ -27,53 +33,113 @@ def _image_macs(model: str, classes: int, size: int) -> int:
 
 
 def _side(config: RunConfig) -> int:
-    """Pixels that a network computes on."""
+    """Pixels that a network computes on, in the end."""
     return full_size(config.data) if config.degradation.upsample else config.degradation.size
 
 
 def _images(config: RunConfig) -> int:
-    """How many images a run is shown in all."""
+    """How many images a run is shown in an epoch."""
     recipe = config.recipe
     if recipe.batches:
-        return recipe.batches * recipe.batch_size * recipe.epochs
-    return training_images(config.data, config.per_class, config.validation) * recipe.epochs
+        return recipe.batches * recipe.batch_size
+    return training_images(config.data, config.per_class, config.validation)
+
+
+def _stages(config: RunConfig) -> dict[int, int]:
+    """Epochs of training by the pixels that the network computes on."""
+    found: dict[int, int] = {}
+    for epoch in range(config.recipe.epochs):
+        side = config.recipe.pixels(epoch, _side(config))
+        found[side] = found.get(side, 0) + 1
+    return found
+
+
+def _stage_macs(config: RunConfig) -> dict[int, float]:
+    """Multiply-accumulates of training the learner, by the pixels that it computes on."""
+    classes = CLASSES.get(config.data, 0)
+    return {
+        side: 3.0 * _image_macs(config.model, classes, side) * _images(config) * epochs
+        for side, epochs in _stages(config).items()
+    }
 
 
 def learner_macs(config: RunConfig) -> float:
     """Multiply-accumulates of training the learner, without its frozen model."""
-    one = _image_macs(config.model, CLASSES.get(config.data, 0), _side(config))
-    return 3.0 * one * _images(config)
+    return sum(_stage_macs(config).values())
 
 
 def frozen_macs(config: RunConfig) -> float:
-    """Multiply-accumulates of the frozen model over a run; 0 without distillation."""
+    """Multiply-accumulates of the frozen model over a run; 0 without distillation.
+
+    To fixed views it looks once.
+    """
     if config.frozen is None or not (config.orders or config.baselines):
         return 0.0
     one = _image_macs(config.frozen.model, CLASSES.get(config.data, 0), _side(config.frozen))
-    return one * _images(config)
+    views = config.recipe.views if _cacheable(config) else 0
+    return one * _images(config) * min(views or config.recipe.epochs, config.recipe.epochs)
+
+
+def _cacheable(config: RunConfig) -> bool:
+    """Whether the frozen model's answers can be kept: maps never are."""
+    return not any(name in ON_MAPS for name, _ in config.baselines)
 
 
 #: How often a worker looks again at what others are doing.
 POLL_SECONDS = 5.0
+#: A probe takes at least so many steps, and goes on for so many seconds.
+PROBE_STEPS, PROBE_SECONDS = 3, 1.5
+#: A probing step takes no more than about that.
+LONGEST_STEP = 8.0
+#: From this load per core on, a machine is called busy.
+BUSY = 0.5
 
 
 @dataclass(frozen=True)
 class Pace:
-    """How fast this machine trains.
+    """How fast this machine trains, when it has nothing else to do.
 
     Attributes:
-        rates: (network, pixels) -> training multiply-accumulates a second.
+        rates: (network, pixels) -> multiply-accumulates a second in training.
         source: where that is known from, for a sentence.
+        looks: the same of a frozen model's passes; where it is not known, the learner's rate.
+        load: processes that wanted a core at the time of asking, per core.
     """
 
     rates: dict[tuple[str, int], float]
     source: str
+    looks: dict[tuple[str, int], float] | None = None
+    load: float = 0.0
+
+    @property
+    def busy(self) -> bool:
+        """Whether others are at work on this machine, so that all will take longer."""
+        return self.load > BUSY
+
+    def _rate(self, model: str, side: int) -> float:
+        return self.rates.get((model, side)) or statistics.median(self.rates.values())
+
+    def learner_seconds(self, config: RunConfig) -> float:
+        """Estimate of training alone."""
+        stages = _stage_macs(config).items()
+        return sum(macs / self._rate(config.model, side) for side, macs in stages)
 
     def seconds(self, config: RunConfig) -> float:
         """Estimate for one run from its first epoch, its frozen model already trained."""
-        side = _side(config)
-        rate = self.rates.get((config.model, side)) or statistics.median(self.rates.values())
-        return _all_macs(config) / rate
+        whole = self.learner_seconds(config)
+        looked = frozen_macs(config)
+        if looked:
+            known = (self.looks or {}).get((config.frozen.model, _side(config.frozen)))
+            whole += looked / (known or self._rate(config.model, _side(config)))
+        return whole
+
+
+def load() -> float:
+    """Processes that want a core of this machine, per core; 0 where that is not known."""
+    try:
+        return os.getloadavg()[0] / (os.cpu_count() or 1)
+    except OSError:
+        return 0.0
 
 
 def pace(configs: Sequence[RunConfig], settings: Settings) -> Pace:
@@ -81,36 +147,56 @@ def pace(configs: Sequence[RunConfig], settings: Settings) -> Pace:
 
     Args:
         configs: what is to be estimated; only their networks are timed.
-        settings: the device.
+        settings: device and precision. Threads are those of this process.
     """
-    settings = settings.resolve(Network(ModelSpec("resnet8x0.25", 2)), 8)
-    name = describe_machine(settings.device)["name"]
+    busy = load()
+    settings = settings.resolve(Network(ModelSpec("resnet8x0.25", 2)))
     found: dict[tuple[str, int], list[float]] = {}
-    for config, seconds in _finished(name):
+    for config, seconds in _finished(settings):
         kind = (config.model, _side(config))
         found.setdefault(kind, []).append(_all_macs(config) / seconds)
-    if found:
-        return Pace({k: statistics.median(v) for k, v in found.items()}, "finished runs")
-    kinds = {(c.model, _side(c), c.recipe.batch_size, c.data) for c in configs}
-    rates = {
-        (model, side): _time_training(model, side, batch, CLASSES.get(data, 0), settings)
-        for model, side, batch, data in kinds
+    known = {kind: statistics.median(rates) for kind, rates in found.items()}
+    kinds: dict[tuple[str, int], tuple[int, int]] = {}
+    looked: dict[tuple[str, int], int] = {}
+    for config in configs:
+        classes = CLASSES.get(config.data, 0)
+        for side in _stages(config):
+            kinds.setdefault((config.model, side), (config.recipe.batch_size, classes))
+        if frozen_macs(config) and (config.model, _side(config)) not in known:
+            looked.setdefault((config.frozen.model, _side(config.frozen)), classes)
+    probed = {
+        (model, side): _time_training(model, side, batch, classes, settings)
+        for (model, side), (batch, classes) in kinds.items()
+        if (model, side) not in known
     }
-    return Pace(rates or {("", 0): 1e9}, "a few steps of each network")
+    looks = {
+        (model, side): _time_looking(model, side, classes, settings)
+        for (model, side), classes in looked.items()
+    }
+    source = "finished runs" if known else "a few steps of each network"
+    if known and probed:
+        source = "finished runs and a few steps of the other networks"
+    return Pace(known | probed or {("", 0): 1e9}, source, looks, busy)
 
 
-def _finished(machine: str) -> Iterator[tuple[RunConfig, float]]:
+def _finished(settings: Settings) -> Iterator[tuple[RunConfig, float]]:
     """Runs of this kind of machine with their seconds, if those hold all of the work.
 
-    Records that are damaged or of another version are skipped.
+    Only those of equal precision and threads. Records that are damaged or of another version are
+    skipped.
     """
+    here = describe_machine(settings.device)
     for path in sorted(paths.runs_dir().glob("*/record.json")):
         try:
             record = storage.load_json(path)
             seconds = record["seconds"]
             given = record["config"].get("weights")  # trained elsewhere
             read = seconds.get("frozen_answers_read")
-            if record["machine"]["name"] != machine or read or given:
+            alike = record["machine"]["name"] == here["name"] and (
+                (record["settings"]["precision"], record["machine"]["threads"])
+                == (settings.precision, here["threads"])
+            )
+            if not alike or read or given or record["config"]["recipe"].get("progressive"):
                 continue
             whole = seconds["total"] + seconds.get("around_epochs", 0.0)
             if whole > 0:
@@ -120,21 +206,49 @@ def _finished(machine: str) -> Iterator[tuple[RunConfig, float]]:
 
 
 def _time_training(model: str, side: int, batch: int, classes: int, settings: Settings) -> float:
-    if not settings.on_cuda:  # a CPU gains nothing by more
-        batch = min(batch, 16 if side <= 64 else 2)
+    """Multiply-accumulates a second of training steps with batches of that size."""
     network = settings.place(Network(ModelSpec(model, classes)).train())
-    x = torch.randn(batch, 3, side, side, device=settings.device)
-    x = x.contiguous(memory_format=settings.memory_format)
-    seconds = []
-    for _ in range(4):
-        start = time.perf_counter()
+
+    def step(images: torch.Tensor) -> None:
         with settings.autocast():
-            out = network(x)
+            out = network(images)
             loss = (out.logits if classes else out.features).float().square().mean()
         loss.backward()
         loss.item()  # waits for the device
-        seconds.append(time.perf_counter() - start)
-    return 3.0 * _image_macs(model, classes, side) * batch / min(seconds)
+
+    rate = _time(step, side, batch, settings)
+    return 3.0 * _image_macs(model, classes, side) * rate
+
+
+def _time_looking(model: str, side: int, classes: int, settings: Settings) -> float:
+    network = settings.place(Network(ModelSpec(model, classes)).eval())
+
+    @torch.no_grad()
+    def look(images: torch.Tensor) -> None:
+        with settings.autocast():
+            network(images).features.sum().item()
+
+    return _image_macs(model, classes, side) * _time(look, side, 128, settings)
+
+
+def _time(step: Callable[[torch.Tensor], None], side: int, batch: int, settings: Settings) -> float:
+    """Images a second: the fastest of a few steps, since whatever disturbs makes them slower."""
+    x = torch.randn(batch, 3, side, side, device=settings.device)
+    x = x.contiguous(memory_format=settings.memory_format)
+    few = max(2, batch // 8)
+    seconds = []
+    with torch.random.fork_rng(devices=[]):
+        start = time.perf_counter()
+        step(x[:few])
+        if (time.perf_counter() - start) * batch / few > LONGEST_STEP:
+            x = x[:few]
+        step(x)
+        begun = time.perf_counter()
+        while len(seconds) < PROBE_STEPS or time.perf_counter() - begun < PROBE_SECONDS:
+            start = time.perf_counter()
+            step(x)
+            seconds.append(time.perf_counter() - start)
+    return len(x) / min(seconds)
 
 
 def missing(jobs: Iterable[Job]) -> list[Job]:
@@ -153,7 +267,7 @@ def estimates(jobs: Iterable[Job], pace: Pace, cached: bool) -> dict[str, float]
         jobs: the missing ones, in the order in which they will be done.
         pace: of this machine.
         cached: whether the frozen model's answers are kept, so that only the first run of a frozen
-            model, seed and batch size waits for them.
+            model, seed and batch size waits for them, or with fixed views the first of all.
     """
     seconds: dict[str, float] = {}
     answered: set[tuple] = set()
@@ -162,13 +276,31 @@ def estimates(jobs: Iterable[Job], pace: Pace, cached: bool) -> dict[str, float]
             if config.key in seconds or (config is not job.config and runs.read(config)):
                 continue
             seconds[config.key] = pace.seconds(config)
-            if not frozen_macs(config) or any(n in ON_MAPS for n, _ in config.baselines):
+            if not frozen_macs(config) or not _cacheable(config):
                 continue
-            crops = (config.frozen.key, config.seed, config.recipe.batch_size)
-            if cached and crops in answered:
-                seconds[config.key] *= learner_macs(config) / _all_macs(config)
+            recipe = config.recipe
+            own = () if recipe.views else (config.seed, recipe.batch_size)
+            crops = (config.frozen.key, recipe.views, *own)
+            if (cached or recipe.views) and crops in answered:
+                seconds[config.key] = pace.learner_seconds(config)
             answered.add(crops)
     return seconds
+
+
+def answers_bytes(jobs: Iterable[Job]) -> int:
+    """Bytes that the frozen models' answers to fixed views will take on disk."""
+    sizes: dict[tuple, int] = {}
+    for config in (job.config for job in jobs):
+        views = config.recipe.views
+        if not (views and frozen_macs(config) and _cacheable(config)):
+            continue
+        with torch.device("meta"):
+            classes = CLASSES.get(config.data, 0) if config.frozen.classifies else 0
+            network = Network(ModelSpec(config.frozen.model, classes, config.frozen.embedding))
+        one = remembered.view_size(_images(config), network.width + classes)
+        kind = (config.frozen.key, config.validation, config.recipe.crop)
+        sizes[kind] = max(sizes.get(kind, 0), one * min(views, config.recipe.epochs))
+    return sum(sizes.values())
 
 
 def _chain(config: RunConfig) -> list[RunConfig]:
@@ -178,13 +310,6 @@ def _chain(config: RunConfig) -> list[RunConfig]:
 
 def _all_macs(config: RunConfig) -> float:
     return learner_macs(config) + frozen_macs(config)
-
-
-def duration(seconds: float) -> str:
-    """`40 s`, `12 min` or `3.4 h`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _headline(test: dict) -> str:
@@ -216,6 +341,7 @@ def work(
     minutes: float | None = None,
     settings: Settings | None = None,
     say: Callable[[str], None] = print,
+    control: Control | None = None,
 ) -> Shift:
     """Do the missing jobs in order until the time is up; a run in progress keeps its epochs.
 
@@ -227,14 +353,16 @@ def work(
         jobs: as from `horkd.studies.queue`.
         minutes: how long; None until all is done.
         settings: how the machine should do it.
-        say: gets a line for each run.
+        say: gets a line for each run, and for each epoch that takes long.
+        control: how runs are stopped; its deadline, waiting and lines are set here.
 
     Raises:
+        KeyboardInterrupt: if `control` says to stop.
         HorkdError: if the minutes are not positive, data are missing, the disk refuses, and so on.
     """
-    if minutes is not None and not minutes > 0:
-        raise HorkdError(f"minutes must be positive, got {minutes:g}")
+    _require_positive(minutes)
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
+    control = replace(control or Control(), deadline=deadline, wait=False, say=say)
     done, diverged, waiting = [], [], missing(jobs)
     busy: set[str] = set()
     while waiting:
@@ -243,13 +371,15 @@ def work(
             break
         job = next((job for job in waiting if job.config.key not in busy), None)
         if job is None:  # others are at work on all that is left, or on what it learns from
-            time.sleep(POLL_SECONDS)
+            if not control.going():
+                raise KeyboardInterrupt
+            wait(POLL_SECONDS)
             busy.clear()
             waiting = missing(waiting)
             continue
         label = f"{job.arm}, seed {job.config.seed}"
         try:
-            finished = runs.run(job.config, settings, deadline=deadline, wait=False)
+            finished = runs.run(job.config, settings, control=control)
         except runs.TimeUp as up:
             say(f"{up}; {len(waiting)} runs to go")
             break
@@ -262,7 +392,7 @@ def work(
             waiting = missing(waiting)
             continue
         busy.clear()
-        waiting.remove(job)
+        waiting = missing(waiting)  # without what others have finished meanwhile
         done.append(finished)
         split, result = next(
             (split, found)
@@ -272,3 +402,117 @@ def work(
         seconds = finished.record["seconds"]["total"]
         say(f"{label}: {split} {_headline(result)} %, {seconds:.0f} s  {job.config.name}")
     return Shift(done, diverged, len(missing(jobs)))
+
+
+def wait(seconds: float) -> None:
+    """Sleep; a name of its own, so that a test can stand in for it."""
+    time.sleep(seconds)
+
+
+def _require_positive(minutes: float | None) -> None:
+    if minutes is not None and not minutes > 0:
+        raise HorkdError(f"minutes must be positive, got {minutes:g}")
+
+
+def lowest_priority() -> None:
+    """Let everything else on this machine go first."""
+    with suppress(OSError, AttributeError):  # no such thing on this system
+        os.nice(19)
+
+
+def work_together(
+    jobs: Sequence[Job],
+    workers: int,
+    threads: int = 1,
+    minutes: float | None = None,
+    settings: Settings | None = None,
+) -> Shift:
+    """`work` by several processes of few threads each, which disturb one another little.
+
+    One process with as many threads as cores is slower (its threads wait for each other), and falls
+    to a fraction as soon as anything else runs. Ctrl-C or SIGTERM stops all of them after their
+    step; the state is kept. A worker whose parent is gone stops, too.
+
+    Args:
+        jobs: as of `work`.
+        workers: how many.
+        threads: of each.
+        minutes: as of `work`.
+        settings: as of `work`.
+
+    Raises:
+        KeyboardInterrupt: if they were stopped.
+        HorkdError: if a worker failed; it has said why.
+    """
+    if workers < 1 or threads < 1:
+        raise HorkdError(f"workers and threads must be 1 or more, got {workers} and {threads}")
+    _require_positive(minutes)
+    before = missing(jobs)
+    context = multiprocessing.get_context("spawn")
+    kept = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # read when a process starts
+    processes = [
+        context.Process(target=_worker, args=(list(jobs), threads, minutes, settings, number))
+        for number in range(workers)
+    ]
+    try:
+        for process in processes:
+            process.start()
+    finally:
+        if kept is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = kept
+    stopped = False
+    with Interruption() as interruption:
+        while any(process.is_alive() for process in processes):
+            try:
+                for process in processes:
+                    process.join(1.0)
+            except KeyboardInterrupt:
+                stopped = interruption.asked = True
+                for process in processes:
+                    if process.is_alive():
+                        process.terminate()
+    codes = [process.exitcode for process in processes]
+    if stopped or any(code == STOPPED for code in codes):
+        raise KeyboardInterrupt
+    if any(codes):
+        raise HorkdError(f"{sum(map(bool, codes))} of {workers} workers failed, see above")
+    left = missing(jobs)
+    keys = {job.config.key for job in left}
+    tried = [job.config for job in before if job.config.key not in keys]
+    done = [found for found in map(runs.read, tried) if found is not None]
+    diverged = [config.name for config in tried if runs.read(config) is None]
+    return Shift(done, diverged, len(left))
+
+
+#: The exit code of a worker that was stopped.
+STOPPED = 130
+
+
+def _worker(
+    jobs: list[Job],
+    threads: int,
+    minutes: float | None,
+    settings: Settings | None,
+    number: int,
+) -> None:
+    """One of the processes of `work_together`."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to pass on
+    torch.set_num_threads(threads)
+    parent = multiprocessing.parent_process()
+    prefix = f"worker {number + 1}: "
+
+    def say(line: str) -> None:
+        print(prefix + line, flush=True)
+
+    try:
+        with Interruption((signal.SIGTERM,)) as interruption:
+            control = Control(interruption=interruption, going=parent.is_alive)
+            work(jobs, minutes, settings, say, control)
+    except KeyboardInterrupt:
+        sys.exit(STOPPED)
+    except HorkdError as error:
+        print(f"horkd: {prefix}{' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        sys.exit(2)

@@ -143,7 +143,7 @@ plt.show()
 
 # %%
 roles = ("teacher", "assistant", "student", "student alone")
-arms = collect(sizes, "two_stage", trainer(train_missing=train_missing), only=roles)
+arms = collect(sizes, "two_stage", trainer(sizes, train_missing=train_missing), only=roles)
 if set(arms) < set(roles):
     raise HorkdError(f"not trained yet: {', '.join(r for r in roles if r not in arms)}")
 report.save_records([run for runs in arms.values() for run in runs], out)

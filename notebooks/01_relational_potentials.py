@@ -251,7 +251,7 @@ live(draw_moved, controls)
 
 # %%
 wanted = ("teacher", "assistant", "student", "student alone")
-arms = collect(sizes, "two_stage", trainer(train_missing=train_missing), only=wanted)
+arms = collect(sizes, "two_stage", trainer(sizes, train_missing=train_missing), only=wanted)
 by_seed = {arm: {run.config.seed: run for run in arms.get(arm, [])} for arm in wanted}
 paired = [seed for seed in by_seed["student"] if seed in by_seed["student alone"]]
 if not (by_seed["teacher"] and by_seed["assistant"] and paired):

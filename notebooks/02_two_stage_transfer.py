@@ -55,7 +55,7 @@ display(report.describe_arms(study(sizes, "two_stage")))
 # Each arm is a configuration. One that has been run before is read, not computed again.
 
 # %%
-arms = collect(sizes, "two_stage", trainer(train_missing=train_missing))
+arms = collect(sizes, "two_stage", trainer(sizes, train_missing=train_missing))
 if {"assistant", "student", "student alone"} - arms.keys():
     raise HorkdError("needs assistant, student and student alone: set train_missing = True")
 report.save_records([run for runs in arms.values() for run in runs], out)

@@ -138,7 +138,7 @@ def test_ctrl_c_ends_with_one_line_and_code_130(tmp_path):
     assert out == ""
     assert "Traceback" not in err
     last = err.replace("\r", "\n").strip().rpartition("\n")[2]
-    assert last == "horkd: interrupted; the same command goes on from the last saved epoch"
+    assert last == "horkd: interrupted; the same command goes on from where it stopped"
     left = {p.name for p in (tmp_path / "runs").rglob("*") if p.is_file()}
     assert all(name.endswith(".lock") for name in left), left
 

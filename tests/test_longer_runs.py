@@ -20,7 +20,7 @@ from horkd.models import ModelSpec, Network
 from horkd.objectives import Objective
 from horkd.presets import get_preset
 from horkd.resolution import Degradation
-from horkd.runs import Busy, RunConfig, TimeUp, config_from_dict, diverged, read, views
+from horkd.runs import Busy, Control, RunConfig, TimeUp, config_from_dict, diverged, read, views
 from horkd.studies import configure, study
 from horkd.train import Diverged
 
@@ -302,13 +302,13 @@ def test_a_run_stops_at_its_deadline_and_goes_on_later(whole, with_teacher, step
     folder = with_teacher / config.name
     for epoch in (1, 2):
         with pytest.raises(TimeUp, match=f"time is up after epoch {epoch} of 3 of") as caught:
-            runs.run(config, tiny.SETTINGS, with_teacher, deadline=past)
+            runs.run(config, tiny.SETTINGS, with_teacher, control=Control(deadline=past))
         assert "\n" not in str(caught.value)
         assert len(steps) == 4 * epoch
         assert [p.name for p in folder.iterdir()] == ["state.safetensors"]
         assert storage.load_tensors(folder / "state.safetensors")[1]["epoch"] == epoch
         assert read(config, with_teacher) is None
-    run = runs.run(config, tiny.SETTINGS, with_teacher, deadline=past)
+    run = runs.run(config, tiny.SETTINGS, with_teacher, control=Control(deadline=past))
     assert len(steps) == 12
     assert_same(run, whole)
     assert len(run.record["seconds"]["epochs"]) == 3
@@ -319,7 +319,9 @@ def test_the_state_is_saved_at_a_deadline_however_recent_the_last_one(
 ):
     monkeypatch.setattr(runs, "SAVE_EVERY_SECONDS", 1e9)
     with pytest.raises(TimeUp):
-        runs.run(tiny.student(), tiny.SETTINGS, with_teacher, deadline=time.monotonic())
+        runs.run(
+            tiny.student(), tiny.SETTINGS, with_teacher, control=Control(deadline=time.monotonic())
+        )
     steps.clear()
     assert_same(tiny.run(tiny.student(), with_teacher), whole)
     assert len(steps) == 8
@@ -327,7 +329,10 @@ def test_the_state_is_saved_at_a_deadline_however_recent_the_last_one(
 
 def test_a_deadline_far_away_changes_nothing(whole, with_teacher):
     later = time.monotonic() + 1e6
-    assert_same(runs.run(tiny.student(), tiny.SETTINGS, with_teacher, deadline=later), whole)
+    assert_same(
+        runs.run(tiny.student(), tiny.SETTINGS, with_teacher, control=Control(deadline=later)),
+        whole,
+    )
 
 
 @pytest.mark.parametrize(("deadline", "done"), [(9.9, 1), (10.0, 3)])
@@ -339,22 +344,22 @@ def test_an_epoch_that_would_not_end_by_the_deadline_is_not_begun(
     monkeypatch.setattr(runs, "time", SimpleNamespace(monotonic=lambda: 0.0))
     monkeypatch.setattr(train, "time", SimpleNamespace(perf_counter=lambda: float(next(epochs))))
     with pytest.raises(TimeUp, match="after epoch 1 of 3") if done == 1 else nullcontext():
-        runs.run(tiny.student(), tiny.SETTINGS, with_teacher, deadline=deadline)
+        runs.run(tiny.student(), tiny.SETTINGS, with_teacher, control=Control(deadline=deadline))
     assert len(steps) == 4 * done
 
 
 def test_a_finished_run_is_read_after_the_deadline(whole):
-    run = runs.run(whole.config, tiny.SETTINGS, whole.folder.parent, deadline=0.0)
+    run = runs.run(whole.config, tiny.SETTINGS, whole.folder.parent, control=Control(deadline=0.0))
     assert run.record == whole.record
 
 
 def test_a_deadline_also_holds_for_the_teacher(whole, tmp_path, steps):
     for done in (4, 8):
         with pytest.raises(TimeUp, match=tiny.teacher().name):
-            runs.run(tiny.student(), tiny.SETTINGS, tmp_path, deadline=0.0)
+            runs.run(tiny.student(), tiny.SETTINGS, tmp_path, control=Control(deadline=0.0))
         assert len(steps) == done
     with pytest.raises(TimeUp, match=tiny.student().name):
-        runs.run(tiny.student(), tiny.SETTINGS, tmp_path, deadline=0.0)
+        runs.run(tiny.student(), tiny.SETTINGS, tmp_path, control=Control(deadline=0.0))
     assert_same(tiny.run(tiny.student(), tmp_path), whole)
 
 
@@ -375,7 +380,7 @@ def test_factors_regressor_and_ramp_go_on_where_they_were(change, with_teacher, 
     steps.clear()
     for _ in (1, 2):
         with pytest.raises(TimeUp):
-            runs.run(config, tiny.SETTINGS, parts, deadline=0.0)
+            runs.run(config, tiny.SETTINGS, parts, control=Control(deadline=0.0))
     assert_same(tiny.run(config, parts), run)
     assert steps == ramps
     extras, _ = storage.load_tensors(run.folder / "objective.safetensors")
@@ -398,11 +403,11 @@ def test_a_run_that_is_at_work_elsewhere_is_busy(whole, with_teacher, steps):
     config = tiny.student()
     with held(with_teacher, config):
         with pytest.raises(Busy, match=f"another process is at work on {config.key}") as caught:
-            runs.run(config, tiny.SETTINGS, with_teacher, wait=False)
+            runs.run(config, tiny.SETTINGS, with_teacher, control=Control(wait=False))
         assert "\n" not in str(caught.value)
         assert not steps
         assert not (with_teacher / config.name).exists()
-    assert_same(runs.run(config, tiny.SETTINGS, with_teacher, wait=False), whole)
+    assert_same(runs.run(config, tiny.SETTINGS, with_teacher, control=Control(wait=False)), whole)
 
 
 def test_a_run_whose_teacher_is_at_work_elsewhere_is_busy(tmp_path, steps):
@@ -410,23 +415,25 @@ def test_a_run_whose_teacher_is_at_work_elsewhere_is_busy(tmp_path, steps):
         held(tmp_path, tiny.teacher()),
         pytest.raises(Busy, match=tiny.teacher().key),
     ):
-        runs.run(tiny.student(), tiny.SETTINGS, tmp_path, wait=False)
+        runs.run(tiny.student(), tiny.SETTINGS, tmp_path, control=Control(wait=False))
     assert not steps
 
 
 def test_another_configuration_is_not_busy(with_teacher):
     with held(with_teacher, tiny.student(seed=99)):
         config = tiny.student(recipe=replace(tiny.RECIPE, epochs=1))
-        runs.run(config, tiny.SETTINGS, with_teacher, wait=False)
+        runs.run(config, tiny.SETTINGS, with_teacher, control=Control(wait=False))
 
 
 def test_a_lock_is_given_back_after_time_is_up_or_divergence(with_teacher):
     with pytest.raises(TimeUp):
-        runs.run(tiny.student(), tiny.SETTINGS, with_teacher, deadline=0.0)
-    runs.run(tiny.student(), tiny.SETTINGS, with_teacher, wait=False)
+        runs.run(tiny.student(), tiny.SETTINGS, with_teacher, control=Control(deadline=0.0))
+    runs.run(tiny.student(), tiny.SETTINGS, with_teacher, control=Control(wait=False))
     for _ in (1, 2):
         with pytest.raises(Diverged):
-            runs.run(tiny.student(recipe=HOT), tiny.SETTINGS, with_teacher, wait=False)
+            runs.run(
+                tiny.student(recipe=HOT), tiny.SETTINGS, with_teacher, control=Control(wait=False)
+            )
 
 
 def test_what_is_raised_is_a_line_for_users():
@@ -640,3 +647,58 @@ def test_a_frozen_model_that_is_only_a_start_is_not_asked(monkeypatch, tmp_path)
     record = tiny.run(config, tmp_path).record
     assert calls == []
     assert set(record["history"][0]["gradient_shares"]) == {"cross_entropy"}
+
+
+# Stopping within an epoch
+
+
+def stop_after(count: int) -> Control:
+    """Stops a run after that many steps (but the last of an epoch) of this call."""
+    steps = itertools.count(1)
+    return Control(going=lambda: next(steps) < count)
+
+
+WITHIN = {
+    "all orders": {},
+    "noise on what the learner sees": {"degradation": Degradation(8, noise=8.0)},
+    "noise on what the frozen model sees": {
+        "frozen": tiny.teacher(degradation=Degradation(16, noise=8.0))
+    },
+    "balanced, Adam": {
+        "balance": True,
+        "recipe": replace(tiny.RECIPE, optimizer="adam", learning_rate=0.003),
+    },
+    "progressive": {"recipe": replace(tiny.RECIPE, progressive=((1, 4), (1, 6)))},
+    "fixed views": {"recipe": replace(tiny.RECIPE, views=2)},
+    "few classes in a batch": {"recipe": replace(tiny.RECIPE, per_class=4, batches=3)},
+    "a head that draws": {
+        "head": "triplet",
+        "recipe": replace(tiny.RECIPE, per_class=4, batches=3, learning_rate=0.01),
+        "orders": (("2", 1.0),),
+        "baselines": (("kd", 0.5),),
+    },
+}
+
+
+@pytest.mark.parametrize("cache", ["off", "on"])
+@pytest.mark.parametrize("what", WITHIN)
+def test_a_run_that_stops_within_an_epoch_ends_as_one_that_never_did(what, cache, tmp_path):
+    settings = replace(tiny.SETTINGS, cache=cache)
+    config = tiny.student(**WITHIN[what])
+    whole = runs.run(config, settings, tmp_path / "whole")
+    copy_run(tmp_path / "whole", tmp_path / "parts", config.frozen)
+    stops = 0
+    while True:
+        try:
+            run = runs.run(config, settings, tmp_path / "parts", stop_after(2))
+            break
+        except KeyboardInterrupt:
+            stops += 1
+            path = tmp_path / "parts" / config.name / "state.safetensors"
+            tensors, state = storage.load_tensors(path)
+            assert state["step"] > 0
+            assert {"random.cpu", "random.learner", "random.frozen"} <= tensors.keys()
+    assert stops >= 3
+    read_ = [r.record["seconds"]["frozen_answers_read"] for r in (run, whole)]
+    assert read_[0] == read_[1]
+    assert comparable(run.record) == comparable(whole.record)

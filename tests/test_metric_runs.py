@@ -738,7 +738,7 @@ def test_the_last_epoch_counts_by_default(scores, tmp_path):
 def as_trained(network: Network, state: dict) -> Network:
     """A network as it is in training: another memory format rounds otherwise, and ranks so."""
     network.load_state_dict(state)
-    return tiny.SETTINGS.resolve(network, 16).place(network)
+    return tiny.SETTINGS.resolve(network).place(network)
 
 
 def retrieved(network: Network, size: int = 16) -> dict:

@@ -527,11 +527,11 @@ def small(monkeypatch, tmp_path):
 
 
 def test_a_reader_trains_nothing_and_a_trainer_what_is_missing(small, monkeypatch, tmp_path):
-    reader = trainer(tiny.SETTINGS, train_missing=False)
+    reader = trainer(small, tiny.SETTINGS, train_missing=False)
     with pytest.raises(HorkdError, match="no run of study two_stage is finished"):
         collect(small, "two_stage", reader)
     assert list(tmp_path.iterdir()) == []
-    trained = collect(small, "two_stage", trainer(tiny.SETTINGS), ["assistant"])
+    trained = collect(small, "two_stage", trainer(small, tiny.SETTINGS), ["assistant"])
     assert [run.config for run in trained["assistant"]] == [named(small, "assistant")]
     monkeypatch.setattr(runs, "_train", None)
     arms = collect(small, "two_stage", reader)
@@ -541,7 +541,7 @@ def test_a_reader_trains_nothing_and_a_trainer_what_is_missing(small, monkeypatc
 
 def test_a_trainer_leaves_out_what_diverges(small):
     wild = replace(small, recipe=replace(small.recipe, learning_rate=1e18))
-    arms = collect(wild, "two_stage", trainer(tiny.SETTINGS), ["teacher", "student alone"])
+    arms = collect(wild, "two_stage", trainer(wild, tiny.SETTINGS), ["teacher", "student alone"])
     assert list(arms) == ["teacher"]
     assert runs.diverged(named(wild, "student alone"))["epoch"] == 1
 

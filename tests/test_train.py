@@ -397,26 +397,26 @@ def test_every_other_order_can_be_learnt_alone(order):
 )
 def test_bad_settings(settings, complaint):
     with pytest.raises(HorkdError, match=complaint) as caught:
-        settings.resolve(tiny.network(), 8)
+        settings.resolve(tiny.network())
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_cuda_where_there_is_none():
     with pytest.raises(HorkdError, match="cannot use device 'cuda'"):
-        Settings("cuda").resolve(tiny.network(), 8)
+        Settings("cuda").resolve(tiny.network())
 
 
 def test_auto_is_resolved_without_touching_random_numbers_or_the_network():
     network = tiny.network()
     before = copy.deepcopy(network.state_dict())
     state = torch.get_rng_state()
-    settings = Settings(progress=False).resolve(network, 8)
+    settings = Settings(progress=False).resolve(network)
     assert torch.equal(torch.get_rng_state(), state)
     assert settings.precision in ("fp32", "bf16")
     assert {settings.compile, settings.channels_last} <= {"on", "off"}
     assert settings.device == ("cuda" if torch.cuda.is_available() else "cpu")
-    assert settings.resolve(network, 8) == settings
+    assert settings.resolve(network) == settings
     assert all(torch.equal(t, before[n]) for n, t in network.state_dict().items())
 
 

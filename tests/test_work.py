@@ -20,9 +20,9 @@ from horkd.errors import HorkdError
 from horkd.models import macs_of
 from horkd.objectives import Objective
 from horkd.resolution import Degradation
-from horkd.runs import RunConfig, read
+from horkd.runs import RunConfig, duration, read
 from horkd.studies import Job
-from horkd.work import Pace, duration, estimates, frozen_macs, learner_macs, missing, pace
+from horkd.work import Pace, estimates, frozen_macs, learner_macs, missing, pace
 
 ONE_EPOCH = replace(tiny.RECIPE, epochs=1)
 WILD = replace(ONE_EPOCH, learning_rate=1e18)
@@ -204,7 +204,7 @@ def test_what_another_worker_has_is_waited_for_when_nothing_else_is_left(monkeyp
             if len(waits) == 3:
                 other.close()  # the other worker gives up
 
-        monkeypatch.setattr(work.time, "sleep", wait)
+        monkeypatch.setattr(work, "wait", wait)
         shift, _ = do(jobs)
     assert [run.config for run in shift.done] == [alone(), teacher, distilled()]
     assert (waits, shift.left) == ([work.POLL_SECONDS] * 3, 0)
@@ -219,7 +219,7 @@ def test_what_another_worker_finished_meanwhile_is_not_done_again(monkeypatch):
             other.close()
             runs.run(teacher, tiny.SETTINGS)
 
-        monkeypatch.setattr(work.time, "sleep", finish)
+        monkeypatch.setattr(work, "wait", finish)
         shift, _ = do(jobs_of(teacher))
     assert shift == work.Shift([], [], 0)
 
@@ -228,7 +228,7 @@ def test_a_worker_that_waits_for_others_stops_in_time(monkeypatch):
     teacher = tiny.teacher(recipe=ONE_EPOCH)
     clock = [100.0]
     monkeypatch.setattr(work.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(work.time, "sleep", lambda s: clock.__setitem__(0, clock[0] + s))
+    monkeypatch.setattr(work, "wait", lambda s: clock.__setitem__(0, clock[0] + s))
     with held(teacher):
         shift, said = do(jobs_of(teacher), minutes=1)
     assert (shift.done, shift.left) == ([], 1)
@@ -506,14 +506,14 @@ def test_without_runs_a_few_steps_of_each_network_are_timed(monkeypatch, folder)
         now = 0.0
 
         def perf_counter(self) -> float:
-            self.now += 2.0
+            self.now += 0.5
             return self.now
 
     monkeypatch.setattr(work, "time", Ticks())
     found = pace([distilled(), distilled().frozen, distilled(seed=4)], tiny.SETTINGS)
     assert found.source == "a few steps of each network"
-    assert found.rates == {  # a step of 12 images takes two seconds
-        (name, size): 3 * counted_macs(name, size, 100) * 12 / 2
+    assert found.rates == {  # a step of 12 images takes half a second
+        (name, size): 3 * counted_macs(name, size, 100) * 12 / 0.5
         for name, size in (("resnet8x0.25", 8), ("resnet8x0.5", 16))
     }
     assert not folder.exists()

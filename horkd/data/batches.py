@@ -109,12 +109,13 @@ class Batches:
         draws = [torch.randperm(images, generator=g, device=device) for _ in passes]
         return torch.cat(draws)[:n], g
 
-    def epoch(self, seed: int, number: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(self, seed: int, number: int = 0, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """One pass: (uint8 (B, 3, S, S), int64 (B,)) per batch, the same for the same seed.
 
         Args:
             seed: of the order and, without `views`, of crops and mirroring.
             number: of the epoch, from 0; it chooses the view.
+            first: leave out the batches before this one.
         """
         device = self.labels.device
         order, g = self._drawn(seed)
@@ -127,14 +128,16 @@ class Batches:
             left = torch.randint(span, (n,), generator=g, device=device)
             mirrored = torch.rand(n, generator=g, device=device) < (0.5 if self.flip else 0.0)
             draws = top, left, mirrored
-        for start in range(0, n, self.batch_size):
+        for start in range(first * self.batch_size, n, self.batch_size):
             part = slice(start, start + self.batch_size)
             index = order[part]
             yield self._crops(index, *(d[part] for d in draws)), self.labels[index]
 
-    def view(self, number: int, batch_size: int) -> Iterator[Tensor]:
-        """A view of all images in their own order, uint8 (B, 3, S, S) at a time."""
-        everything = torch.arange(len(self.labels), device=self.labels.device)
+    def view(
+        self, number: int, batch_size: int, first: int = 0, last: int | None = None
+    ) -> Iterator[Tensor]:
+        """A view of images `first` to `last` - 1 in their order, uint8 (B, 3, S, S) at a time."""
+        everything = torch.arange(len(self.labels), device=self.labels.device)[first:last]
         for index in everything.split(batch_size):
             yield self._crops(index, *self._fixed(index, number))
 
@@ -220,12 +223,12 @@ class ReducedBatches(Batches):
         self.per_class, self.count = batches.per_class, batches.count
         self.views, self.seen = batches.views, {}
 
-    def epoch(self, seed: int, number: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(self, seed: int, number: int = 0, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """As `Batches.epoch`, of reduced crops."""
         view = number % self.views
         if view not in self.seen:
             self.seen[view] = torch.cat([self.reduce(c) for c in self.batches.view(view, 256)])
-        for index in self.order(seed).split(self.batch_size):
+        for index in self.order(seed)[first * self.batch_size :].split(self.batch_size):
             yield self.seen[view][index], self.labels[index]
 
 
@@ -268,19 +271,20 @@ class FileBatches(Batches):
         self.per_class, self.count = per_class, count
         self.workers = min(8, os.cpu_count() or 1) if workers is None else workers
 
-    def epoch(self, seed: int, number: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(self, seed: int, number: int = 0, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """One pass, on the CPU; the same for the same seed, whatever the number of workers."""
         order, g = self._drawn(seed)
         n, span = len(self) * self.batch_size, 2 * self.crop + 1
         top = torch.randint(span, (n,), generator=g)
         left = torch.randint(span, (n,), generator=g)
         mirrored = torch.rand(n, generator=g) < (0.5 if self.flip else 0.0)
-        first, size = self.files.margin - self.crop, self.size
-        for step, (photos, labels) in enumerate(_decoded(self.files, order, self)):
+        inner, size = self.files.margin - self.crop, self.size
+        order = order[first * self.batch_size :]
+        for step, (photos, labels) in enumerate(_decoded(self.files, order, self), first):
             part = slice(step * self.batch_size, (step + 1) * self.batch_size)
             places = zip(photos, top[part].tolist(), left[part].tolist(), strict=True)
             crops = [
-                photo[:, first + y : first + y + size, first + x : first + x + size]
+                photo[:, inner + y : inner + y + size, inner + x : inner + x + size]
                 for photo, y, x in places
             ]
             crops = torch.stack(crops)
