@@ -30,7 +30,7 @@ PresetOption = Annotated[
 ]
 DataOption = Annotated[str, typer.Option(help="name of a data set; empty: the preset's own")]
 WeightsOption = Annotated[
-    str, typer.Option(help="presets of faces and metric learning: the teacher's weights file")
+    str, typer.Option(help="the teacher's weights file; to classify, one of `horkd export`")
 ]
 ModelOption = Annotated[
     str, typer.Option(help="its architecture, as mobilefacenet, timm:resnet50, timm:resnet50@512")
@@ -273,9 +273,12 @@ def export(
     teacher_model: ModelOption = "",
     teacher_statistics: StatisticsOption = "imagenet",
     select: SelectOption = "",
+    bits: Annotated[
+        int, typer.Option(help="of a weight: 16, 8 (half the size, tested anew) or 32")
+    ] = 16,
 ) -> None:
-    """Write finished networks (seed 0) as float16 safetensors with all that a prediction needs."""
-    from horkd import runs
+    """Write finished networks (seed 0) as safetensors with all that a prediction needs."""
+    from horkd import runs, work
     from horkd.presets import get_preset
     from horkd.studies import usual_exports
 
@@ -289,8 +292,12 @@ def export(
                 f'--data {job.config.data} --arm "{job.arm}"` with the same options'
             )
         path = out / f"{re.sub(r'[^a-zA-Z0-9]+', '-', job.arm).strip('-')}.safetensors"
-        runs.export(finished, path)
-        typer.echo(f"{path}  {path.stat().st_size / 1e6:.2f} MB")
+        results = runs.export(finished, path, bits)
+        line = f"{path}  {path.stat().st_size / 1e6:.2f} MB"
+        if "rounded" in results:
+            before, after = (work.headline(results[name]) for name in ("test", "rounded"))
+            line += f"  {before} % before, {after} % with 8 bits"
+        typer.echo(line)
 
 
 #: The exit code of a program that Ctrl-C ended.

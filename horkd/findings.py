@@ -57,10 +57,10 @@ class Source:
     looks: Callable[[Run, Sequence[Look]], list[dict | None]]
 
 
-def live(train_missing: bool = True, settings: Settings | None = None) -> Source:
-    """Runs of this machine: read, and trained if missing and wanted."""
+def live(preset: Preset, train_missing: bool = True, settings: Settings | None = None) -> Source:
+    """Runs of this machine: read, and trained if missing and wanted, in the preset's precision."""
     return Source(
-        trainer(settings, train_missing),
+        trainer(preset, settings, train_missing),
         runs.diverged,
         lambda found, degradations: runs.views(found, degradations, settings),
         lambda found, looks: _look(found, looks, settings),

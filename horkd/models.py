@@ -22,6 +22,7 @@ The 3×3 stem of stride 1 replaces ImageNet's 7×7 of stride 2, which loses abou
 import functools
 import re
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -480,20 +481,57 @@ def macs_of(spec: ModelSpec, resolution: int) -> int:
         return macs(Network(spec), resolution)
 
 
-def save_network(path: Path, network: Network, half: bool = False, **metadata: object) -> None:
+#: Bits of a weight in a file.
+BITS = (32, 16, 8)
+#: What the scales of an 8-bit tensor are called, after its own name.
+_SCALE = ".scale"
+
+
+def save_network(path: Path, network: Network, bits: int = 32, **metadata: object) -> None:
     """Write weights and specification to a safetensors file, atomically.
+
+    With 8 bits the weights of convolutions and linear layers are whole numbers from -127 to 127
+    with one scale per output channel, the largest absolute weight over 127; everything else, 1 %
+    of the numbers, stays float32.
 
     Args:
         path: the file.
         network: any `Network`.
-        half: store floating-point tensors as float16: half the size.
+        bits: 32, 16 (float16) or 8.
         metadata: more to keep in the header, plain JSON values.
+
+    Raises:
+        HorkdError: if there is no such number of bits, or the file cannot be written.
     """
-    tensors = {
-        name: t.half() if half and t.is_floating_point() else t
-        for name, t in network.state_dict().items()
-    }
+    if bits not in BITS:
+        raise HorkdError(f"bits is {bits}: choose from {', '.join(map(str, BITS))}")
+    tensors: dict[str, Tensor] = {}
+    for name, t in network.state_dict().items():
+        if bits == 8 and t.is_floating_point() and t.ndim > 1:
+            tensors[name], tensors[name + _SCALE] = _to_8_bits(t)
+        else:
+            tensors[name] = t.half() if bits == 16 and t.is_floating_point() else t
     save_tensors(path, tensors, {"spec": asdict(network.spec), **metadata})
+
+
+def _to_8_bits(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """int8 of the same shape, and float32 scales (O,) of the output channels."""
+    rows = weight.detach().float().flatten(1)
+    scale = rows.abs().amax(1) / 127
+    whole = (rows / scale.clamp(min=torch.finfo(torch.float32).tiny)[:, None]).round()
+    return whole.clamp(-127, 127).to(torch.int8).view(weight.shape), scale
+
+
+def in_float32(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a file written by `save_network`, by their names in the network."""
+    found = {}
+    for name, t in tensors.items():
+        if t.dtype == torch.int8 and name + _SCALE in tensors:
+            scale = tensors[name + _SCALE]
+            found[name] = t.float() * scale.view(-1, *[1] * (t.ndim - 1))
+        elif not (name.endswith(_SCALE) and name.removesuffix(_SCALE) in tensors):
+            found[name] = t.float() if t.is_floating_point() else t
+    return found
 
 
 def spec_from_dict(content: dict) -> ModelSpec:
@@ -527,9 +565,7 @@ def load_network(path: Path, spec: ModelSpec | None = None) -> Network:
         )
     network = Network(found)
     try:
-        network.load_state_dict(
-            {n: t.float() if t.is_floating_point() else t for n, t in tensors.items()}
-        )
+        network.load_state_dict(in_float32(tensors))
     except RuntimeError as error:
         raise HorkdError(
             f"{path} does not fit {found.name}: {str(error).splitlines()[1].strip()}"

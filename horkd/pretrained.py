@@ -27,7 +27,14 @@ from torch import Tensor
 
 from horkd import paths
 from horkd.errors import HorkdError
-from horkd.models import LIBRARIES, ModelSpec, Network, refuse_unknown, spec_from_dict
+from horkd.models import (
+    LIBRARIES,
+    ModelSpec,
+    Network,
+    in_float32,
+    refuse_unknown,
+    spec_from_dict,
+)
 from horkd.storage import load_tensors
 
 #: Where checkpoints keep the state dict, and what wrappers put before each name.
@@ -254,7 +261,7 @@ def _own(path: Path, spec: ModelSpec) -> dict[str, Tensor] | None:
         raise HorkdError(f"{path} holds a network with features {held}, not {asked}: name that")
     return {
         name.removeprefix("backbone."): t
-        for name, t in tensors.items()
+        for name, t in in_float32(tensors).items()
         if name.startswith("backbone.")
     }
 

@@ -20,6 +20,7 @@ import importlib.metadata
 import json
 import subprocess
 import sys
+import tempfile
 import time
 import types
 import typing
@@ -113,6 +114,8 @@ class RunConfig:
             training and validation images together, and has no best epoch.
         recipe: optimisation.
         seed: of initial weights, order of images and augmentation.
+        classifier: the given weights are a file of this project's own (`horkd export`) and keep
+            their classifier, over the classes of the data.
         trial: a run that settings are chosen by. It is read on the validation split, and never
             looks at the test images.
     """
@@ -144,6 +147,7 @@ class RunConfig:
     backbone: str | None = None
     select: str = "last"
     trial: bool = False
+    classifier: bool = False
 
     def __post_init__(self) -> None:
         ModelSpec(self.model, 1).parse()
@@ -176,6 +180,8 @@ class RunConfig:
                 f"the stages of progressive end at the run's own {self.degradation.size} pixels; "
                 f"got {', '.join(str(p) for _, p in self.recipe.progressive)}"
             )
+        if self.classifier and not self.weights:
+            raise HorkdError("classifier= is about given weights: set weights=, too")
         if self.trial and (not self.validation or self.select == "test"):
             raise HorkdError("a trial is read on the validation split: set validation=True")
         if self.backbone and (self.start != "scratch" or self.weights):
@@ -208,9 +214,11 @@ class RunConfig:
 
     @property
     def classifies(self) -> bool:
-        """Whether the network has a classifier: something has to train it."""
+        """Whether the network has a classifier: it came with it, or something trains it."""
+        if self.weights:
+            return self.classifier
         answers = any(name.startswith("kd") and weight for name, weight in self.baselines)
-        return not self.weights and ((self.head == "linear" and self.cross_entropy > 0) or answers)
+        return (self.head == "linear" and self.cross_entropy > 0) or answers
 
     @property
     def key(self) -> str:
@@ -367,10 +375,7 @@ def run(
         found = _finished(config, folder)
         if found is None:
             if config.weights:
-                raise HorkdError(
-                    f"the weights {config.weights} of {config.model} are not imported yet: give "
-                    "their file with --teacher-weights"
-                )
+                return _import(config, committed_file(config), settings, folder)
             _refuse_diverged(config, folder)
             found = _train(config, settings or Settings(), runs, folder, control)
         return found
@@ -396,29 +401,49 @@ def import_network(
     if found != config.weights:
         raise HorkdError(f"{path} has digest {found}, but the run asks for {config.weights}")
     with storage.locked(runs / ".locks" / f"{config.key}.lock"):
-        known = _finished(config, folder)
-        if known is not None:
-            return known
-        data = load_dataset(config.data, config.per_class)
-        started = time.monotonic()
-        spec = _spec(config, data)
+        return _finished(config, folder) or _import(config, path, settings, folder)
+
+
+def committed_file(config: RunConfig) -> Path:
+    """The weights file of a given network among those that come with the reports.
+
+    Raises:
+        HorkdError: if it is not among them.
+    """
+    folders = dict.fromkeys((paths.root() / "reports", paths.reports_dir()))
+    for path in (p for folder in folders for p in sorted(folder.glob("*/models/*.safetensors"))):
+        if pretrained.digest(path) == config.weights:
+            return path
+    raise HorkdError(
+        f"the weights {config.weights} of {config.model} are not imported yet: give their file "
+        "with --teacher-weights"
+    )
+
+
+def _import(config: RunConfig, path: Path, settings: Settings | None, folder: Path) -> Run:
+    data = load_dataset(config.data, config.per_class)
+    started = time.monotonic()
+    spec = _spec(config, data)
+    if config.classifier:
+        network = load_network(path, spec)
+    else:
         network = pretrained.load_pretrained(path, spec)
-        settings = (settings or Settings()).resolve(network)
-        save_network(folder / "model.safetensors", network, key=config.key)
-        files = {"model.safetensors": storage.tensor_digest(network.state_dict())}
-        network = settings.place(load_network(folder / "model.safetensors"))
-        results = _results(config, network, None, data, settings)
-        around = round(time.monotonic() - started, 3)
-        rest = {
-            "history": [],
-            "training_images": 0,
-            "seconds": {
-                "total": 0.0, "epochs": [], "around_epochs": around, "frozen_answers_read": [],
-            },
-            "frozen_files": None,
-        }  # fmt: skip
-        size = _input_size(config, data)
-        return _record(config, folder, results, network, size, settings, files, rest)
+    settings = (settings or Settings()).resolve(network)
+    save_network(folder / "model.safetensors", network, key=config.key)
+    files = {"model.safetensors": storage.tensor_digest(network.state_dict())}
+    network = settings.place(load_network(folder / "model.safetensors"))
+    results = _results(config, network, None, data, settings)
+    around = round(time.monotonic() - started, 3)
+    rest = {
+        "history": [],
+        "training_images": 0,
+        "seconds": {
+            "total": 0.0, "epochs": [], "around_epochs": around, "frozen_answers_read": [],
+        },
+        "frozen_files": None,
+    }  # fmt: skip
+    size = _input_size(config, data)
+    return _record(config, folder, results, network, size, settings, files, rest)
 
 
 def read(config: RunConfig, runs: Path | None = None) -> Run | None:
@@ -626,12 +651,25 @@ def _of_these_weights(finished: Run, path: Path) -> dict:
     return content if content.get("files") == finished.record["files"] else {}
 
 
-def export(finished: Run, path: Path) -> None:
-    """Write a run's network for others to use: float16, with all that a prediction needs.
+def export(
+    finished: Run, path: Path, bits: int = 16, settings: Settings | None = None
+) -> dict[str, object]:
+    """Write a run's network for others to use, with all that a prediction needs.
 
     The header holds the network's specification, class names (if it has a classifier), degradation,
     channel statistics, test results, the key of the record and that of the frozen model it learned
-    from (None: labels only). `horkd.models.load_network` reads it back in float32.
+    from (None: labels only). `horkd.models.load_network` reads it back in float32. A file of 8 bits
+    is tested before it is written: its header says what the run gave and, as `rounded`, what the
+    file gives.
+
+    Args:
+        finished: the run.
+        path: the file.
+        bits: of a weight: 16, 8 or 32 (`horkd.models.save_network`).
+        settings: where a file of 8 bits is tested.
+
+    Returns:
+        The test results of the run, and with 8 bits those of the file as `rounded`.
 
     Raises:
         HorkdError: if the data set, for its class names, or the disk is not there.
@@ -639,20 +677,28 @@ def export(finished: Run, path: Path) -> None:
     _refuse_trial(finished)
     config, record = finished.config, finished.record
     data = load_dataset(config.data, config.per_class)
-    save_network(
-        path,
-        finished.network(),
-        half=True,
-        key=config.key,
-        learned_from=config.frozen.key if config.frozen else None,
-        data=config.data,
-        classes=list(data.train.classes) if config.classifies else [],
-        size=data.size,
-        degradation=asdict(config.degradation),
-        mean=list(data.mean),
-        std=list(data.std),
-        test=record["results"]["test"],
-    )
+    header = {
+        "key": config.key,
+        "learned_from": config.frozen.key if config.frozen else None,
+        "data": config.data,
+        "classes": list(data.train.classes) if config.classifies else [],
+        "size": data.size,
+        "degradation": asdict(config.degradation),
+        "mean": list(data.mean),
+        "std": list(data.std),
+        "test": record["results"]["test"],
+    }
+    results: dict[str, object] = {"test": header["test"]}
+    if bits == 8:
+        with tempfile.TemporaryDirectory() as folder:
+            rounded = Path(folder) / "rounded.safetensors"
+            save_network(rounded, finished.network(), bits)
+            network = load_network(rounded)
+        settings = (settings or Settings()).resolve(network)
+        results["rounded"] = evaluate.test(settings.place(network), data, config.degradation)
+        header["rounded"] = results["rounded"]
+    save_network(path, finished.network(), bits, **header)
+    return results
 
 
 def diverged(config: RunConfig, runs: Path | None = None) -> dict | None:

@@ -6,7 +6,12 @@
 | table1 | Table 1: is it better than other distillation, and than none? | 03 |
 | orders | Fig. 4: which orders? All subsets of {1, 2, 3, C} at two resolutions | 04 |
 | weights | which weights? On the validation split | 04 |
-| recipe | which learning rate, weight decay, batch, warm-up? On the validation split | |
+| campaign | the central comparison of Table 1, in order of worth, for `paper-short` | |
+| recipe | which learning rate, weight decay, batch, warm-up? Trials | |
+| losses | which weights, of every method alike? Trials | |
+
+Trials (`RunConfig.trial`) are read on the validation split and never look at the test images; they
+are run when they are asked for by name.
 | plus | what could be added to the paper's form? | 03 |
 | resolutions | from which resolution on does a high-resolution teacher help? | 05 |
 | faces | Tables 2 and 3: how small can a face be? | 06 |
@@ -31,7 +36,7 @@ from horkd.data.open_set import SIZE, parse
 from horkd.errors import HorkdError
 from horkd.losses import PAPER_WEIGHTS
 from horkd.models import ModelSpec, Network, Statistics
-from horkd.presets import FACE_ORDERS, PRESETS, MetricSizes, Preset
+from horkd.presets import FACE_ORDERS, MetricSizes, Preset
 from horkd.pretrained import digest
 from horkd.resolution import Degradation
 from horkd.runs import Run, RunConfig, import_network, read, run
@@ -55,11 +60,13 @@ class Arm:
             metric learning also "large".
         orders: subset of "123C", with the preset's weights.
         scale: order -> factor of its weight.
-        epochs: multiple of the preset's epochs; "patience" for the preset's field of that name.
+        epochs: multiple of the preset's epochs; "patience" for the preset's field of that name,
+            "compute" for as much computation as assistant and student together.
         kernel: of the degradation.
         repeated: whether every preset repeats it over seeds, or only those with `repeat_all`.
         row: of the paper's Table 1, 2 or 4 that it stands for.
         fold: the fold of LFW that is held out; 0 for the preset's first, or none.
+        seed: the first one.
         fields: further fields of its RunConfig.
     """
 
@@ -75,6 +82,7 @@ class Arm:
     repeated: bool = False
     row: str | None = None
     fold: int = 0
+    seed: int = 0
     fields: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -274,10 +282,10 @@ _SHORT_NAMES = {"learning_rate": "rate", "weight_decay": "decay", "batch_size": 
 def _trial(name: str, what: str, pixels: int | None, recipe: Recipe, **others: Any) -> Arm:
     """A run that is read on the validation split only, with a recipe of its own."""
     own = {field: getattr(recipe, field) for field in _OF_RECIPE}
-    of_arm = ("frozen", "network", "orders", "scale", "repeated")
+    of_arm = ("frozen", "network", "repeated", "seed")
     known = {name: others.pop(name) for name in of_arm if name in others}
-    return Arm(f"trial {name}", f"trial: {what}", pixels, **known, fields={
-        **own, **others, "trial": True})  # fmt: skip
+    fields = {**own, **others, "trial": True}
+    return Arm(f"trial {name}", f"trial: {what}", pixels, **known, fields=fields)
 
 
 def _recipe_arms(preset: Preset) -> list[Arm]:
@@ -300,6 +308,89 @@ def _recipe_arms(preset: Preset) -> list[Arm]:
         shown = ", ".join(f"{_SHORT_NAMES.get(n, n)} {v:g}" for n, v in changes.items()) or "base"
         arms.append(_trial(shown, f"labels only, {shown}", None, replace(base, **changes)))
     return arms
+
+
+#: What the students of the trials of losses are distilled from.
+_TRIAL_ASSISTANT = "trial assistant"
+#: No seed of the runs that the choice is for.
+_TRIAL_SEED = 100
+#: As many trials for each method: its terms with their weights, and the cross-entropy's.
+_LOSS_TRIALS = {
+    "{2,3,C}": (
+        {"orders": {"2": 2.5, "3": 5.0, "C": 10.0}},
+        {"orders": {"2": 2.5, "3": 5.0, "C": 100.0}},
+        {"orders": {"2": 25.0, "3": 50.0, "C": 100.0}},
+        {"orders": {"2": 0.1, "3": 0.1, "C": 0.1}, "balance": True},
+    ),
+    "{1,2,3,C}": (
+        {"orders": {"1": 1.0, "2": 2.5, "3": 5.0, "C": 10.0}},
+        {"orders": {"1": 10.0, "2": 2.5, "3": 5.0, "C": 10.0}},
+        {"orders": {"1": 10.0, "2": 25.0, "3": 50.0, "C": 100.0}},
+        {"orders": {"1": 0.1, "2": 0.1, "3": 0.1, "C": 0.1}, "balance": True},
+    ),
+    "KD": tuple(
+        {"baselines": {"kd": weight}, "cross_entropy": share}
+        for share in (0.1, 1.0)
+        for weight in (0.9, 3.0)
+    ),
+    "KD standardised": tuple(
+        {"baselines": {"kd_standardised": weight}, "cross_entropy": share}
+        for share in (0.1, 1.0)
+        for weight in (9.0, 3.0)
+    ),
+}
+
+
+def _loss_arms(preset: Preset) -> list[Arm]:
+    """Trials of losses: one assistant, and equally many students of it for every method."""
+    base = preset.weight_trial
+    if base is None:
+        return []
+    stages = ((2, preset.low), (1, (preset.low + FULL) // 2))
+    assistant = replace(base, progressive=stages, views=0)
+    arms = [
+        _trial("assistant", "what the students of the trials learn from, labels only", FULL,
+               assistant, seed=_TRIAL_SEED),
+        _trial("alone", "labels only", None, base, seed=_TRIAL_SEED),
+    ]  # fmt: skip
+    most = max(map(len, _LOSS_TRIALS.values()))
+    for number in range(most):  # every method once, then every method twice, …
+        for method, trials in _LOSS_TRIALS.items():
+            fields = dict(trials[number])
+            weights = {**fields.get("orders", {}), **fields.get("baselines", {})}
+            shown = ", ".join(f"{name} {weight:g}" for name, weight in weights.items())
+            if "cross_entropy" in fields:
+                shown += f", labels {fields['cross_entropy']:g}"
+            if fields.get("balance"):
+                shown += ", balanced"
+            for name in ("orders", "baselines"):
+                if name in fields:
+                    fields[name] = tuple(fields[name].items())
+            arms.append(
+                _trial(f"{method}: {shown}", f"{method}, {shown}", None, base,
+                       frozen=_TRIAL_ASSISTANT, seed=_TRIAL_SEED, **fields)
+            )  # fmt: skip
+    return arms
+
+
+def _campaign_arms(preset: Preset) -> list[Arm]:
+    """The central comparison, the most worth first."""
+    if not preset.campaign:
+        return []
+    known = {arm.name: arm for arm in (*_TWO_STAGE, *_low_methods())}
+    names = (
+        *("teacher", "student alone", "assistant", "student", "student direct", "KD"),
+        *("KD standardised", "assistant alone"),
+    )
+    repeated = ("student alone", "student", "student direct", "KD")
+    return [
+        *(replace(known[name], repeated=name in repeated) for name in names),
+        Arm("student direct + KD", "relations and softened answers, both of the teacher",
+            None, "teacher", orders="23C", fields=_KD),
+        Arm("student alone, equal compute",
+            "control: labels only, with the computation of assistant and student together",
+            epochs="compute"),
+    ]  # fmt: skip
 
 
 def _resolution_arms(preset: Preset) -> list[Arm]:
@@ -497,10 +588,9 @@ def _metric_arms(preset: Preset) -> list[Arm]:
 
 
 #: Studies in order of worth.
-STUDIES = (
-    *("two_stage", "table1", "orders", "resolutions", "faces", "metric", "plus", "weights"),
-    "recipe",
-)
+STUDIES = ("two_stage", "table1", "orders", "resolutions", "faces", "metric", "plus", "weights")
+#: Run when they are asked for by name.
+TRIALS = ("recipe", "losses")
 
 
 def study(preset: Preset, name: str) -> dict[str, Arm]:
@@ -509,8 +599,9 @@ def study(preset: Preset, name: str) -> dict[str, Arm]:
     Raises:
         HorkdError: if there is no such study.
     """
-    if name not in STUDIES:
-        raise HorkdError(f"unknown study {name!r}: choose from {', '.join(STUDIES)}")
+    if name not in ("campaign", *STUDIES, *TRIALS):
+        known = ", ".join(("campaign", *STUDIES, *TRIALS))
+        raise HorkdError(f"unknown study {name!r}: choose from {known}")
     if preset.faces:
         arms = _face_arms(preset) if name == "faces" else ()
         return {arm.name: arm for arm in arms if not _omitted(preset, arm)}
@@ -526,7 +617,9 @@ def study(preset: Preset, name: str) -> dict[str, Arm]:
         "plus": lambda: _PLUS,
         # without a validation split there is nothing to choose weights on
         "weights": lambda: _weight_arms() if preset.validation else (),
+        "campaign": lambda: _campaign_arms(preset),
         "recipe": lambda: _recipe_arms(preset),
+        "losses": lambda: _loss_arms(preset),
     }[name]()
     return {arm.name: arm for arm in arms if not _omitted(preset, arm)}
 
@@ -554,11 +647,13 @@ def configure(preset: Preset, arm: Arm, seed: int = 0) -> RunConfig:
         return _configure_faces(preset, arm, seed)
     if arm.name.startswith(METRIC):
         return _configure_metric(preset, arm, seed)
-    frozen = None if arm.frozen is None else configure(preset, _chain(preset)[arm.frozen])
+    frozen = None if arm.frozen is None else _frozen(preset, arm.frozen)
     teacher = arm.network == "teacher"
     recipe = preset.teacher_recipe if teacher else preset.recipe
     fields = dict(arm.fields)
-    factor = preset.patience if arm.epochs == "patience" else arm.epochs
+    # the assistant's epoch costs as many of the student's as its images have more pixels
+    multiples = {"patience": preset.patience, "compute": 1 + (FULL / preset.low) ** 2}
+    factor = multiples.get(arm.epochs, arm.epochs)
     changes = {name: fields.pop(name) for name in _OF_RECIPE if name in fields}
     recipe = replace(recipe, **{"epochs": round(recipe.epochs * factor), **changes})
     weights = {"1": 1.0, **dict(preset.orders)}  # Eq. 8 gives order 1 no weight of its own
@@ -650,9 +745,16 @@ def _configure_metric(preset: Preset, arm: Arm, seed: int) -> RunConfig:
     )
 
 
-def _chain(preset: Preset) -> dict[str, Arm]:
-    """The arms that others are distilled from."""
-    return {arm.name: arm for arm in (*_TWO_STAGE, *_SECOND)}
+def _frozen(preset: Preset, name: str) -> RunConfig:
+    """What an arm is distilled from: a network from a file, or the run of another arm."""
+    arm = {a.name: a for a in (*_TWO_STAGE, *_SECOND, *_loss_arms(preset))}[name]
+    digest = dict(preset.given).get(name)
+    if digest is None:
+        return configure(preset, arm, arm.seed)
+    return RunConfig(
+        getattr(preset, arm.network), Degradation(preset.low if arm.pixels is None else arm.pixels),
+        data=preset.data, validation=preset.validation, weights=digest, classifier=True,
+    )  # fmt: skip
 
 
 def usual_exports(preset: Preset) -> list[str]:
@@ -671,9 +773,10 @@ STATISTICS = {"imagenet": (None, None), "half": ((0.5,) * 3, (0.5,) * 3)}
 def with_teacher(
     preset: Preset, weights: str | Path, model: str = "", statistics: str = "imagenet"
 ) -> Preset:
-    """A preset of faces or metric learning with a teacher from a weights file.
+    """A preset with a teacher from a weights file.
 
-    It is imported and tested on LFW, or by retrieval among the test images.
+    It is imported and tested: on LFW, by retrieval, or on the test images. Presets that classify
+    take a file of `horkd export`, which says itself what it holds.
 
     Args:
         preset: any; without a file and a model it is returned as it is.
@@ -688,13 +791,19 @@ def with_teacher(
     """
     if not (weights or model or statistics != "imagenet"):
         return preset
-    if preset.faces is None and not preset.only_metric:
-        names = ", ".join(p.name for p in PRESETS.values() if p.faces or p.only_metric)
-        raise HorkdError(
-            f"preset {preset.name} trains its own teacher: a weights file goes with {names}"
-        )
     if not weights:
         raise HorkdError("a teacher's model needs its weights file, too: --teacher-weights FILE")
+    if preset.faces is None and not preset.only_metric:
+        if model or statistics != "imagenet":
+            raise HorkdError(
+                f"preset {preset.name} takes a teacher of `horkd export`, which says itself what "
+                "it is: give its file alone"
+            )
+        file = Path(weights).expanduser()
+        others = [(name, known) for name, known in preset.given if name != "teacher"]
+        preset = replace(preset, given=(("teacher", digest(file)), *others))
+        import_network(_frozen(preset, "teacher"), file)
+        return preset
     mean, std = _statistics(statistics)
     file = Path(weights).expanduser()
     known = {"weights": digest(file), "mean": mean, "std": std}
@@ -758,14 +867,15 @@ def queue(preset: Preset, *studies: str) -> list[Job]:
 
     Args:
         preset: sizes; its `seeds` says how often arms are repeated.
-        studies: names from `STUDIES`; all by default.
+        studies: names from `STUDIES`; all by default, `campaign` first where there is one.
     """
     jobs: dict[str, Job] = {}
-    for name in studies or STUDIES:
+    for name in studies or _usual(preset):
         arms = study(preset, name)
-        for seed in range(preset.seeds):
+        for repeat in range(preset.seeds):
             for arm in arms.values():
-                if seed in seeds(preset, arm):
+                if repeat < len(own := seeds(preset, arm)):
+                    seed = own[repeat]
                     config = configure(preset, arm, seed)
                     jobs.setdefault(config.key, Job(name, arm.name, config))
     return list(jobs.values())
@@ -782,7 +892,12 @@ def seeds(preset: Preset, arm: Arm) -> range:
     """The seeds of an arm; what others are distilled from is trained once."""
     frozen = arm.name in FROZEN
     repeated = arm.repeated or (preset.repeat_all and not frozen)
-    return range(preset.seeds if repeated else 1)
+    return range(arm.seed, arm.seed + (preset.seeds if repeated else 1))
+
+
+def _usual(preset: Preset) -> tuple[str, ...]:
+    """All studies but trials, in order of worth."""
+    return ("campaign", *STUDIES) if preset.campaign else STUDIES
 
 
 Find = Callable[[RunConfig], Run | None]
@@ -863,13 +978,13 @@ def choose(preset: Preset, studies: Sequence[str] = (), arms: Sequence[str] = ()
     for name in studies:
         _require_arms(preset, name)
     jobs = queue(preset, *studies)
-    known = {arm for name in studies or STUDIES for arm in study(preset, name)}
+    known = {arm for name in studies or _usual(preset) for arm in study(preset, name)}
     for arm in arms:
         if arm not in known:
             raise HorkdError(f"unknown arm {arm!r}: choose from {', '.join(sorted(known))}")
     keys = {
         configure(preset, arm, seed).key
-        for name in studies or STUDIES
+        for name in studies or _usual(preset)
         for arm in study(preset, name).values()
         if arm.name in arms
         for seed in seeds(preset, arm)

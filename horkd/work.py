@@ -312,7 +312,7 @@ def _all_macs(config: RunConfig) -> float:
     return learner_macs(config) + frozen_macs(config)
 
 
-def _headline(test: dict) -> str:
+def headline(test: dict) -> str:
     """The first number of a test, with its name."""
     if "recall1" in test:
         return f"Recall@1 {test['recall1']:.2f}"
@@ -400,7 +400,7 @@ def work(
             if split in ("test", "validation")
         )
         seconds = finished.record["seconds"]["total"]
-        say(f"{label}: {split} {_headline(result)} %, {seconds:.0f} s  {job.config.name}")
+        say(f"{label}: {split} {headline(result)} %, {seconds:.0f} s  {job.config.name}")
     return Shift(done, diverged, len(missing(jobs)))
 
 

@@ -87,7 +87,7 @@ plt.show()
 # same batches.
 
 # %%
-gains = findings.claims(sizes, arms, findings.TWO_STAGE_CLAIMS, findings.live())
+gains = findings.claims(sizes, arms, findings.TWO_STAGE_CLAIMS, findings.live(sizes))
 report.save_table(gains, out, "two_stage_gains")
 display(gains)
 
@@ -111,7 +111,7 @@ plt.show()
 # ## Verdict
 
 # %%
-page = findings.two_stage_page(sizes, arms, findings.live())
+page = findings.two_stage_page(sizes, arms, findings.live(sizes))
 display(Markdown(page))
 report.save_summary(
     out,

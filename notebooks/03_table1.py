@@ -64,7 +64,7 @@ display(report.describe_arms(kinds))
 # number stays in the table as that: the paper's literal sums do so at the usual learning rate.
 
 # %%
-source = findings.live(train_missing)
+source = findings.live(sizes, train_missing)
 arms = findings.gather(sizes, findings.TABLE1, source)
 if {"student", "student alone"} - arms.keys():
     raise HorkdError("needs student and student alone: set train_missing = True")

@@ -52,7 +52,7 @@ display(report.describe_arms(study(sizes, "orders")))
 # cross-entropy's.
 
 # %%
-source = findings.live(train_missing)
+source = findings.live(sizes, train_missing)
 found = findings.order_arms(sizes, source)
 table = findings.order_table(found)
 report.save_table(table, out, "orders")

@@ -50,7 +50,7 @@ display(report.describe_arms(study(sizes, "resolutions")))
 # ## The runs
 
 # %%
-source = findings.live(train_missing)
+source = findings.live(sizes, train_missing)
 arms = findings.gather(sizes, ("two_stage", "resolutions"), source)
 table = findings.resolution_table(sizes, arms)
 report.save_table(table, out, "resolutions")

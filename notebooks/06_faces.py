@@ -67,7 +67,7 @@ display(report.describe_arms(study(sizes, "faces")))
 # TAR is the share of same pairs that are accepted when at most so many of the different pairs are.
 
 # %%
-source = findings.live(train_missing)
+source = findings.live(sizes, train_missing)
 arms = face_findings.face_arms(sizes, source)
 face_findings.look_at_all(sizes, arms, source)
 table = face_findings.verification_table(sizes, arms, source)

@@ -73,7 +73,7 @@ display(report.describe_arms(study(sizes, "metric")))
 # students' images, enlarged.
 
 # %%
-source = findings.live(train_missing)
+source = findings.live(sizes, train_missing)
 arms = metric_findings.metric_arms(sizes, source)
 metric_findings.look_at_all(sizes, arms, source)
 table = metric_findings.retrieval_table(sizes, arms, source)

@@ -481,7 +481,7 @@ def export(path: Path, network: Network | None = None, **changes) -> Path:
     } | changes  # fmt: skip
     header = {k: v for k, v in header.items() if v is not ...}
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_network(path, network or tiny.network(), half=True, **header)
+    save_network(path, network or tiny.network(), bits=16, **header)
     return path
 
 

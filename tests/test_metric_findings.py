@@ -213,7 +213,10 @@ def test_full_resolution(name, data, full):
 @pytest.mark.parametrize("name", PRESETS)
 def test_nothing_there_and_nothing_to_be_trained_is_one_line(name, tmp_path, monkeypatch):
     monkeypatch.setenv("HORKD_RUNS", str(tmp_path))
-    for source in (findings.recorded(tmp_path), findings.live(train_missing=False)):
+    for source in (
+        findings.recorded(tmp_path),
+        findings.live(get_preset("metric"), train_missing=False),
+    ):
         with pytest.raises(HorkdError, match="no run of study metric is finished") as error:
             metric_findings.metric_arms(get_preset(name), source)
         assert "\n" not in str(error.value)

@@ -1,5 +1,7 @@
 """The networks: shapes, sizes, cost, and what is kept on disk."""
 
+from pathlib import Path
+
 import pytest
 import tiny
 import torch
@@ -185,17 +187,62 @@ def test_round_trip_is_exact(trained, tmp_path):
     assert all(torch.equal(want[n], got[n]) and want[n].dtype == got[n].dtype for n in want)
 
 
+def saved(network: Network, path: Path, bits: int) -> int:
+    """Bytes of the network's file."""
+    save_network(path, network, bits)
+    return path.stat().st_size
+
+
 def test_half_is_half_the_size_and_nearly_the_same(tmp_path):
     network = build("resnet14", 100).eval()
-    for half in (False, True):
-        save_network(tmp_path / f"{half}.safetensors", network, half=half)
-    sizes = [(tmp_path / f"{half}.safetensors").stat().st_size for half in (True, False)]
+    sizes = [saved(network, tmp_path / f"{bits}.safetensors", bits) for bits in (16, 32)]
     assert sizes[0] < 0.55 * sizes[1]
-    loaded = load_network(tmp_path / "True.safetensors")
+    loaded = load_network(tmp_path / "16.safetensors")
     assert {p.dtype for p in loaded.parameters()} == {torch.float32}
     for name, t in network.state_dict().items():
         rounded = t.half().float() if t.is_floating_point() else t
         assert torch.equal(loaded.state_dict()[name], rounded)
+
+
+@pytest.mark.parametrize("name", ["resnet14", "vgg11x0.25", "mobilefacenet"])
+def test_eight_bits_are_a_quarter_of_the_size_and_off_by_half_a_level(tmp_path, name):
+    """Of every output channel: by its own largest weight, which is kept exactly."""
+    network = Network(ModelSpec(name, 10)).eval()
+    sizes = [saved(network, tmp_path / f"{bits}.safetensors", bits) for bits in (8, 32)]
+    assert sizes[0] < 0.35 * sizes[1]
+    loaded = load_network(tmp_path / "8.safetensors")
+    assert loaded.spec == network.spec
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+    rounded = 0
+    for key, t in network.state_dict().items():
+        got = loaded.state_dict()[key]
+        if t.ndim < 2:
+            assert torch.equal(got, t)
+            continue
+        rounded += 1
+        for channel, found in zip(t, got, strict=True):
+            level = channel.abs().max() / 127
+            assert (found - channel).abs().max() <= 0.501 * level
+            assert found.abs().max() == pytest.approx(float(channel.abs().max()), rel=1e-6)
+    assert rounded > 5
+
+
+def test_channels_of_zeros_stay_zeros_with_eight_bits(tmp_path):
+    network = build("resnet8x0.25", 5)
+    with torch.no_grad():
+        network.classifier.weight[2] = 0
+        network.backbone[0][0].weight.zero_()
+    saved(network, tmp_path / "n.safetensors", 8)
+    loaded = load_network(tmp_path / "n.safetensors")
+    assert loaded.classifier.weight[2].abs().max() == 0
+    assert loaded.backbone[0][0].weight.abs().max() == 0
+    assert loaded.classifier.weight.isfinite().all()
+
+
+def test_other_numbers_of_bits_are_refused(tmp_path):
+    with pytest.raises(HorkdError, match="bits is 4: choose from 32, 16, 8"):
+        save_network(tmp_path / "n.safetensors", build("resnet8x0.25", 5), 4)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -167,7 +167,7 @@ def test_files_of_this_project(tmp_path, given):
     save_network(path, given, key="abc")
     assert_same(load_pretrained(path, SPEC), given)
     assert_same(load_pretrained(path, replace(SPEC, num_classes=9)), given)
-    save_network(path, given, half=True, data="glyphs", classes=list("abcde"))
+    save_network(path, given, bits=16, data="glyphs", classes=list("abcde"))
     loaded = load_pretrained(path, SPEC)
     assert_same(loaded, load_network(path))  # itself rounded to float16
     assert {p.dtype for p in loaded.parameters()} == {torch.float32}

@@ -56,7 +56,8 @@ def jobs_of(*configs: RunConfig) -> list[Job]:
 
 def do(jobs: list[Job], minutes: float | None = None) -> tuple[work.Shift, list[str]]:
     said = []
-    return work.work(jobs, minutes, tiny.SETTINGS, said.append), said
+    shift = work.work(jobs, minutes, tiny.SETTINGS, said.append)
+    return shift, [line for line in said if ": epoch " not in line]
 
 
 def alone(**changes) -> RunConfig:
