@@ -76,6 +76,11 @@ def reproduce(
     if select:
         parameters["select"] = select
     if teacher_weights or teacher_model or teacher_statistics != "imagenet":
+        if chosen.faces is None and not chosen.only_metric:
+            raise HorkdError(
+                f"the notebooks of preset {chosen.name} train their own teacher: take `horkd work` "
+                "to distil from a file"
+            )
         with_teacher(chosen, teacher_weights, teacher_model, teacher_statistics)
         file = str(Path(teacher_weights).expanduser().resolve())
         given = {

@@ -35,11 +35,12 @@ from horkd.data import full_size
 from horkd.data.open_set import SIZE, parse
 from horkd.errors import HorkdError
 from horkd.losses import PAPER_WEIGHTS
-from horkd.models import ModelSpec, Network, Statistics
+from horkd.models import ModelSpec, Network, Statistics, load_network
 from horkd.presets import FACE_ORDERS, MetricSizes, Preset
 from horkd.pretrained import digest
 from horkd.resolution import Degradation
 from horkd.runs import Run, RunConfig, import_network, read, run
+from horkd.storage import DamagedFile
 from horkd.train import Diverged, Recipe, Settings
 
 FULL = 32  # pixels of both data sets
@@ -802,6 +803,12 @@ def with_teacher(
         file = Path(weights).expanduser()
         others = [(name, known) for name, known in preset.given if name != "teacher"]
         preset = replace(preset, given=(("teacher", digest(file)), *others))
+        try:
+            load_network(file)
+        except DamagedFile:
+            raise HorkdError(
+                f"preset {preset.name} takes a teacher of `horkd export`, and {file} is none"
+            ) from None
         import_network(_frozen(preset, "teacher"), file)
         return preset
     mean, std = _statistics(statistics)

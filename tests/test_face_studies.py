@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from test_open_set import FOLDS, PEOPLE, PHOTOS, face, forget, lfw_tree, name_of
 
-from horkd import batch, cli, evaluate, presets, runs, storage, studies, work
+from horkd import batch, cli, evaluate, paths, presets, runs, storage, studies, work
 from horkd.data import identification_set, load_dataset, open_set, training_images
 from horkd.data.images import Dataset
 from horkd.errors import HorkdError
@@ -413,12 +413,16 @@ def test_without_a_file_a_preset_stays_as_it_is():
 
 
 @pytest.mark.parametrize("name", ["smoke", "quick", "cpu", "paper"])
-def test_a_preset_with_a_teacher_of_its_own_takes_no_file(name, file):
-    for given in ((file, ""), ("", "resnet50"), (str(file), "resnet50")):
-        with pytest.raises(HorkdError, match=f"preset {name} trains its own teacher") as error:
+def test_a_preset_that_classifies_takes_only_files_of_our_own(name, file, home):
+    for given, complaint in (
+        ((file, ""), f"preset {name} takes a teacher of `horkd export`, and .* is none"),
+        (("", "resnet50"), "needs its weights file, too"),
+        ((str(file), "resnet50"), "says itself what it is: give its file alone"),
+    ):
+        with pytest.raises(HorkdError, match=complaint) as error:
             with_teacher(get_preset(name), *given)
-        names = "faces, faces-paper, metric, metric-cpu, metric-paper"
-        assert one_line(error).endswith(f"a weights file goes with {names}")
+        one_line(error)
+    assert not list(paths.runs_dir().glob("*/*"))
 
 
 def test_files_and_names_that_do_not_fit(tmp_path, file, home):
@@ -696,12 +700,12 @@ MISTAKES = [
     (("reproduce", "--preset", "quick", "--train-data", "lfw"), "preset quick is not made for lfw"),
     (("reproduce", "--preset", "faces", "--data", "glyphs"), "preset faces is not made for glyphs"),
     (("reproduce", "--teacher-weights", "nowhere.pth"), "there is no weights file nowhere.pth"),
-    (("reproduce", "--preset", "quick", "--teacher-weights", "x"), "trains its own teacher"),
+    (("reproduce", "--preset", "quick", "--teacher-weights", "x"), "train their own teacher"),
     (("reproduce", "--preset", "faces", "--teacher-model", "resnet50"), "needs its weights file"),
     (("reproduce", "--train-data", "lfw@huge"), "cannot read the data set 'lfw@huge'"),
     (("reproduce", "--preset", "faces", "--notebooks", "42"), "there is no notebook 42"),
     (("reproduce", "--preset", "faces", "--notebooks", "6"), "there is no notebook 6"),
-    (("work", "--teacher-weights", "nowhere.pth"), "preset quick trains its own teacher"),
+    (("work", "--teacher-weights", "nowhere.pth"), "there is no weights file nowhere.pth"),
     (("queue", "--preset", "faces", "--teacher-weights", "nowhere.pth"), "no weights file"),
     (("work", "--preset", "faces", "--study", "table1"), "study table1 has no arm in preset faces"),
     (("work", "--preset", "faces", "--arm", "student"), "unknown arm 'student'"),
