@@ -25,7 +25,7 @@ from horkd.models import ModelSpec, Network, Output
 from horkd.objectives import Frozen, Objective, margin_head
 from horkd.resolution import Degradation
 from horkd.runs import RunConfig, config_from_dict, import_network
-from horkd.train import Recipe, Task, _time_step
+from horkd.train import Recipe, Task
 
 # Batches here are odd, and the networks a few channels wide: channels_last then makes the backward
 # pass of torch 2.15 on two threads write outside of its memory.
@@ -712,10 +712,6 @@ def test_equal_statistics_are_the_same_run(path):
     whole, broken = given(path, mean=(0, 0, 0)), given(path, mean=(0.0, 0.0, 0.0))
     assert whole == broken
     assert whole.key == broken.key
-
-
-def test_precision_is_measured_without_a_classifier():
-    assert _time_step(ModelSpec("resnet8x0.25", 0), 8, OFF) > 0
 
 
 @pytest.mark.parametrize(

@@ -443,7 +443,9 @@ def test_seeds_are_paired(preset):
 
 def test_unknown_studies_and_arms_list_the_choices():
     preset = get_preset("smoke")
-    with pytest.raises(HorkdError, match="unknown study 'three': choose from campaign, two_stage, "):
+    with pytest.raises(
+        HorkdError, match="unknown study 'three': choose from campaign, two_stage, "
+    ):
         study(preset, "three")
     with pytest.raises(HorkdError, match="unknown study 'three'"):
         queue(preset, "three")
