@@ -176,16 +176,15 @@ def queue(
     others = len(times) - len(todo)
     also = f" and {others} that they learn from" if others else ""
     by = f" by {workers} workers" if workers > 1 else ""
-    typer.echo(
-        f"{len(todo)} of {len(jobs)} runs missing{also}, about {whole}{by}, judged by {pace.source}"
-    )
-    if answers := work.answers_bytes(todo):
-        typer.echo(f"the frozen models' answers to fixed views take {answers / 1e9:.2f} GB on disk")
+    more = ""
+    if answers := work.answers_bytes(todo, settings.precision == "bf16"):
+        more += f", {answers / 1e9:.2g} GB of frozen models' answers on disk"
     if pace.busy:
-        typer.echo(
-            f"this machine is busy ({pace.load:.1f} processes a core): the times are those of an "
-            "idle one"
-        )
+        more += f"; this machine is busy ({pace.load:.1f} processes a core), which takes longer"
+    typer.echo(
+        f"{len(todo)} of {len(jobs)} runs missing{also}, about {whole}{by}, judged by "
+        f"{pace.source}{more}"
+    )
 
 
 def _set_threads(workers: int, threads: int) -> None:
@@ -236,10 +235,10 @@ def work_(
     settings = get_preset(preset, data).settings(
         Settings(device, precision, compile=compile, cache=cache)
     )
-    if background:
-        work.lowest_priority()
-    if workers > 1:
-        shift = work.work_together(jobs, workers, threads or 1, minutes or None, settings)
+    if workers > 1 or background:
+        shift = work.work_together(
+            jobs, workers, threads or 1, minutes or None, settings, background
+        )
     else:
         _set_threads(workers, threads)
         with Interruption() as interruption:

@@ -335,7 +335,7 @@ class Control:
         wait: for another process that trains the same; False raises Busy instead.
         interruption: Ctrl-C and SIGTERM, if they are to be put off to the end of a step.
         say: gets a line after each epoch that is not over in moments.
-        going: asked after each step; a run stops when it says False.
+        going: asked after each step and epoch; a run stops when it says False.
     """
 
     deadline: float | None = None
@@ -861,7 +861,8 @@ def _answers(
     key = hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()[:12]
     folder = runs / ".frozen" / key
     if views:
-        needed = min(views, recipe.epochs) * remembered.view_size(images, width)
+        one = remembered.view_size(images, width, settings.precision == "bf16")
+        needed = min(views, recipe.epochs) * one
         remembered.require_space(folder, needed)
     return folder
 
@@ -1011,8 +1012,7 @@ class _Saver:
 
     def after_step(self, state: State) -> None:
         """Within an epoch the state is kept every few minutes, and when the run is to stop."""
-        asked = self.control.interruption is not None and self.control.interruption.asked
-        stop = asked or not self.control.going()
+        stop = self._stop()
         if stop or time.monotonic() - self.last >= SAVE_WITHIN_SECONDS:
             self._save(state)
         if stop:
@@ -1025,13 +1025,20 @@ class _Saver:
             return
         now, deadline = time.monotonic(), self.control.deadline
         late = deadline is not None and now + state.seconds[-1] > deadline
-        if late or now - self.last >= SAVE_EVERY_SECONDS:
+        stop = self._stop()
+        if late or stop or now - self.last >= SAVE_EVERY_SECONDS:
             self._save(state)
+        if stop:
+            raise KeyboardInterrupt
         if late:
             raise TimeUp(
                 f"time is up after epoch {state.epoch} of {self.config.recipe.epochs} of "
                 f"{self.config.name}"
             )
+
+    def _stop(self) -> bool:
+        going, interruption = self.control.going(), self.control.interruption
+        return not going or (interruption is not None and interruption.asked)
 
     def _report(self, state: State) -> None:
         """One line: epoch, loss, score, seconds, time left."""

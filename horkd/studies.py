@@ -652,9 +652,9 @@ def configure(preset: Preset, arm: Arm, seed: int = 0) -> RunConfig:
     teacher = arm.network == "teacher"
     recipe = preset.teacher_recipe if teacher else preset.recipe
     fields = dict(arm.fields)
-    # the assistant's epoch costs as many of the student's as its images have more pixels
-    multiples = {"patience": preset.patience, "compute": 1 + (FULL / preset.low) ** 2}
-    factor = multiples.get(arm.epochs, arm.epochs)
+    factor = preset.patience if arm.epochs == "patience" else arm.epochs
+    if arm.epochs == "compute":  # an epoch costs by the pixels of its images
+        factor = 1 + (FULL / preset.low) ** 2
     changes = {name: fields.pop(name) for name in _OF_RECIPE if name in fields}
     recipe = replace(recipe, **{"epochs": round(recipe.epochs * factor), **changes})
     weights = {"1": 1.0, **dict(preset.orders)}  # Eq. 8 gives order 1 no weight of its own

@@ -485,7 +485,8 @@ class Task:
                 logits.append(answer.logits.cpu())
             return Output(torch.cat(features), torch.cat(logits))
 
-        return of_view(self._view_file(number), look, len(whole))
+        half = settings.precision == "bf16"
+        return of_view(self._view_file(number), look, len(whole), half)
 
     def _view_file(self, number: int) -> Path:
         return self.answers / f"view-{number}.safetensors"

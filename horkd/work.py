@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
@@ -287,8 +288,13 @@ def estimates(jobs: Iterable[Job], pace: Pace, cached: bool) -> dict[str, float]
     return seconds
 
 
-def answers_bytes(jobs: Iterable[Job]) -> int:
-    """Bytes that the frozen models' answers to fixed views will take on disk."""
+def answers_bytes(jobs: Iterable[Job], half: bool) -> int:
+    """Bytes that the frozen models' answers to fixed views will take on disk.
+
+    Args:
+        jobs: the missing ones.
+        half: in float16, as those of networks that run in bf16.
+    """
     sizes: dict[tuple, int] = {}
     for config in (job.config for job in jobs):
         views = config.recipe.views
@@ -297,7 +303,7 @@ def answers_bytes(jobs: Iterable[Job]) -> int:
         with torch.device("meta"):
             classes = CLASSES.get(config.data, 0) if config.frozen.classifies else 0
             network = Network(ModelSpec(config.frozen.model, classes, config.frozen.embedding))
-        one = remembered.view_size(_images(config), network.width + classes)
+        one = remembered.view_size(_images(config), network.width + classes, half)
         kind = (config.frozen.key, config.validation, config.recipe.crop)
         sizes[kind] = max(sizes.get(kind, 0), one * min(views, config.recipe.epochs))
     return sum(sizes.values())
@@ -415,9 +421,17 @@ def _require_positive(minutes: float | None) -> None:
 
 
 def lowest_priority() -> None:
-    """Let everything else on this machine go first."""
+    """Let everything else on this machine go first.
+
+    Linux shares the processors out among sessions before it looks at priorities within one, so that
+    a nice value alone means nothing to other terminals: the process gets a session of its own, of
+    the lowest priority.
+    """
     with suppress(OSError, AttributeError):  # no such thing on this system
         os.nice(19)
+    with suppress(OSError, AttributeError):
+        os.setsid()
+        Path("/proc/self/autogroup").write_text("19")
 
 
 def work_together(
@@ -426,6 +440,7 @@ def work_together(
     threads: int = 1,
     minutes: float | None = None,
     settings: Settings | None = None,
+    background: bool = False,
 ) -> Shift:
     """`work` by several processes of few threads each, which disturb one another little.
 
@@ -439,6 +454,7 @@ def work_together(
         threads: of each.
         minutes: as of `work`.
         settings: as of `work`.
+        background: at the lowest priority.
 
     Raises:
         KeyboardInterrupt: if they were stopped.
@@ -452,7 +468,9 @@ def work_together(
     kept = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = str(threads)  # read when a process starts
     processes = [
-        context.Process(target=_worker, args=(list(jobs), threads, minutes, settings, number))
+        context.Process(
+            target=_worker, args=(list(jobs), threads, minutes, settings, background, number)
+        )
         for number in range(workers)
     ]
     try:
@@ -496,10 +514,13 @@ def _worker(
     threads: int,
     minutes: float | None,
     settings: Settings | None,
+    background: bool,
     number: int,
 ) -> None:
     """One of the processes of `work_together`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to pass on
+    if background:
+        lowest_priority()
     torch.set_num_threads(threads)
     parent = multiprocessing.parent_process()
     prefix = f"worker {number + 1}: "

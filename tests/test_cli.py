@@ -47,7 +47,7 @@ def assert_one_line(err: str, complaint: str) -> None:
 MISTAKES = [
     (["work", "--preset", "huge"], "unknown preset 'huge': choose from smoke, quick"),
     (["work", "--data", "mnist"], "unknown data set 'mnist': choose from glyphs, cifar100"),
-    (["work", "--study", "table9"], "unknown study 'table9': choose from two_stage, table1"),
+    (["work", "--study", "table9"], "unknown study 'table9': choose from campaign, two_stage"),
     (["work", "--arm", "pupil"], "unknown arm 'pupil': choose from FitNet, KD"),
     (["work", "--study", "plus"], "study plus has no arm in preset quick"),
     (["work", "--study", "orders", "--arm", "KD"], "unknown arm 'KD': choose from {1,2,3,C} 16"),
@@ -63,7 +63,7 @@ MISTAKES = [
     (["work", "--preset", "smoke", "--cache", "never"], "'never': choose from auto, on, off"),
     (["queue", "--preset", "huge"], "unknown preset 'huge': choose from smoke, quick"),
     (["queue", "--data", "mnist"], "unknown data set 'mnist': choose from glyphs, cifar100"),
-    (["queue", "--study", "table9"], "unknown study 'table9': choose from two_stage, table1"),
+    (["queue", "--study", "table9"], "unknown study 'table9': choose from campaign, two_stage"),
     (["queue", "--arm", "pupil"], "unknown arm 'pupil': choose from FitNet, KD"),
     (["queue", "--seeds", "-2"], "the number of seeds must be 1 or more, got -2"),
     (["queue", "--preset", "smoke", "--device", "tpu9000"], "cannot use device 'tpu9000'"),
@@ -229,7 +229,7 @@ def states(out: str) -> dict[str, str]:
 SMOKE = ("--preset", "smoke", "--device", "cpu")
 TWO_STAGE = (*SMOKE, "--study", "two_stage")
 WORK = ("work", *SMOKE, "--precision", "fp32")
-LAST = r"(\d+) of (\d+) runs missing, about (\d+ s|\d+ min|[\d.]+ h), judged by (.*)"
+LAST = r"(\d+) of (\d+) runs missing, about (\d+ s|\d+ min|[\d.]+ h), judged by ([^;]*)(?:; this machine is busy .*)?"
 
 
 def test_queue_lists_what_is_missing_and_does_nothing(horkd, monkeypatch, folder):

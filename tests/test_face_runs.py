@@ -752,8 +752,8 @@ def test_a_teacher_is_fed_by_its_own_statistics(path, folder, settings, monkeypa
     monkeypatch.setattr(Frozen, "forward", spied)
     see = Task.view
 
-    def viewed(self, degradation, seed, network=None):
-        of_network = see(self, degradation, seed, network)
+    def viewed(self, degradation, seed, network=None, generator=None):
+        of_network = see(self, degradation, seed, network, generator)
 
         def wrapped(crops):
             x = of_network(crops)

@@ -74,7 +74,7 @@ def test_a_student_learns_from_the_very_file(trained):
     assert all(torch.equal(t, file[n]) for n, t in imported.network().state_dict().items())
     assert student.record["frozen_files"] == imported.record["files"]
     assert student.record["results"]["agreement"]["kl"] > 0
-    assert {"kd", "center"} <= student.record["history"][0]["terms"].keys()
+    assert {"kd", "order_c"} <= student.record["history"][0]["terms"].keys()
     again = tiny.student(frozen=tiny.teacher(), **EVERYTHING)
     assert again.key != student.config.key
 

@@ -613,6 +613,8 @@ VARIANTS = {
         "normalized": True,
         "backbone": "imagenet",
         "select": "test",
+        "trial": True,
+        "classifier": True,
     },
     Recipe: {
         "epochs": 4,
@@ -629,6 +631,8 @@ VARIANTS = {
         "optimizer": "adam",
         "per_class": 5,
         "batches": 7,
+        "climb": 0.5,
+        "progressive": ((1, 4),),
     },
     Degradation: {
         "size": 4,
@@ -647,6 +651,8 @@ def variant(kind: type, name: str) -> RunConfig:
         return replace(base, recipe=replace(base.recipe, **{name: value}))
     if kind is Degradation:
         return replace(base, degradation=replace(base.degradation, **{name: value}))
+    if name == "classifier":  # of given weights
+        return replace(base, weights="d", classifier=True)
     if name == "start":
         return replace(base, start="frozen", model=base.frozen.model)
     if name in ("data", "per_class", "validation"):
@@ -869,7 +875,7 @@ def test_the_papers_networks_build_and_take_a_step(name, monkeypatch, tmp_path):
     preset = get_preset(name)
     assert not preset.validation
     one_step = {
-        field: replace(getattr(preset, field), epochs=1, batch_size=4)
+        field: replace(getattr(preset, field), epochs=1, batch_size=4, progressive=())
         for field in ("teacher_recipe", "recipe")
     }
     small = replace(preset, **one_step)
