@@ -229,7 +229,10 @@ def states(out: str) -> dict[str, str]:
 SMOKE = ("--preset", "smoke", "--device", "cpu")
 TWO_STAGE = (*SMOKE, "--study", "two_stage")
 WORK = ("work", *SMOKE, "--precision", "fp32")
-LAST = r"(\d+) of (\d+) runs missing, about (\d+ s|\d+ min|[\d.]+ h), judged by ([^;]*)(?:; this machine is busy .*)?"
+LAST = (
+    r"(\d+) of (\d+) runs missing, about (\d+ s|\d+ min|[\d.]+ h), judged by ([^;]*)"
+    r"(?:; this machine is busy .*)?"
+)
 
 
 def test_queue_lists_what_is_missing_and_does_nothing(horkd, monkeypatch, folder):
