@@ -273,9 +273,9 @@ _RECIPE_TRIALS = (
     {"weight_decay": 1e-3},
     {"weight_decay": 2e-4},
     {"batch_size": 64, "learning_rate": 0.1},
-    {"batch_size": 256, "learning_rate": 0.4},
     {"climb": 0.1},
     {"climb": 0.5},
+    {"batch_size": 256, "learning_rate": 0.4},
 )
 _SHORT_NAMES = {"learning_rate": "rate", "weight_decay": "decay", "batch_size": "batch"}
 
