@@ -247,6 +247,18 @@ def work_(
     typer.echo(f"{len(shift.done)} runs done, {len(shift.diverged)} diverged, {shift.left} missing")
 
 
+@app.command("trials")
+def trials_(preset: PresetOption = "paper-short") -> None:
+    """Write the page of a preset's trials: reports/PRESET-DATA/trials/TRIALS.md, with records."""
+    from horkd import findings, paths, trials
+    from horkd.presets import get_preset
+
+    chosen = get_preset(preset)
+    out = paths.reports_dir() / f"{chosen.name}-{chosen.data}" / "trials"
+    page = trials.write(chosen, findings.live(chosen, train_missing=False), out)
+    typer.echo(f"trials: {os.path.relpath(page)}")
+
+
 def _echo(line: str) -> None:
     print(line, flush=True)  # a log is to be read while it is written
 

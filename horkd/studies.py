@@ -308,6 +308,12 @@ def _recipe_arms(preset: Preset) -> list[Arm]:
     for changes in _RECIPE_TRIALS:
         shown = ", ".join(f"{_SHORT_NAMES.get(n, n)} {v:g}" for n, v in changes.items()) or "base"
         arms.append(_trial(shown, f"labels only, {shown}", None, replace(base, **changes)))
+    if preset.weight_trial is not None:
+        recipe = replace(preset.weight_trial, views=0)
+        arms.append(
+            _trial("teacher's network", "the recipe that was chosen, with the teacher's network",
+                   None, recipe, network="teacher")
+        )  # fmt: skip
     return arms
 
 

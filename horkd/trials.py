@@ -152,7 +152,7 @@ def page(preset: Preset, source: Source) -> str:
         best = float(found["validation top-1 %"].astype(float).max())
         count = _validation_images(preset, name, source)
         parts += [
-            f"An accuracy near {best:.0f} % on {count} images has a standard error of "
+            f"An accuracy near {best:.0f} % on {count:,} images has a standard error of "
             f"{sampling_error(best, count):.1f} points, seeds apart: one seed decides nothing "
             "closer than that.",
             "",

@@ -9,6 +9,7 @@ import torch
 
 from horkd import remembered, runs, storage
 from horkd.data import Batches
+from horkd.errors import HorkdError
 from horkd.models import Output
 from horkd.objectives import Frozen, Objective
 from horkd.remembered import Remembered
@@ -459,3 +460,103 @@ def test_auto_counts_bytes_of_all_epochs(with_teacher, monkeypatch):
     runs.run(tiny.student(), settings, with_teacher)
     tensors = [storage.load_tensors(p)[0] for p in kept(with_teacher)]
     assert sum(4 * t.numel() for each in tensors for t in each.values()) == size
+
+
+# Fixed views
+
+
+VIEWS = replace(tiny.RECIPE, views=2)
+
+
+def views_of(folder: Path) -> dict[str, torch.Tensor]:
+    return {path.name: storage.load_tensors(path)[0]["features"] for path in kept(folder)
+            if path.suffix == ".safetensors"}  # fmt: skip
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_views_are_kept_in_the_precision_that_is_worth_keeping(with_teacher, precision):
+    settings = replace(ON, precision=precision)
+    runs.run(tiny.student(recipe=VIEWS), settings, with_teacher)
+    found = views_of(with_teacher)
+    assert sorted(found) == ["view-0.safetensors", "view-1.safetensors"]
+    kinds = {features.dtype for features in found.values()}
+    assert kinds == {torch.float16 if precision == "bf16" else torch.float32}
+
+
+def test_numbers_too_large_for_float16_stay_float32(tmp_path):
+    big = torch.tensor([[7e4, 1.0]])
+    got = remembered.of_view(
+        tmp_path / "view-0.safetensors", lambda a, b: Output(big, big / 1e4), 1, half=True
+    )
+    assert (got.features.dtype, got.logits.dtype) == (torch.float32, torch.float16)
+    assert torch.equal(got.features, big)
+
+
+def test_a_view_is_computed_in_parts_and_goes_on_from_the_last_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(remembered, "PART", 10)
+    path, asked = tmp_path / "view-0.safetensors", []
+    numbers = torch.arange(37.0)[:, None]
+
+    def look(first: int, last: int, fail: int = -1) -> Output:
+        asked.append((first, last))
+        if first == fail:
+            raise KeyboardInterrupt
+        return Output(numbers[first:last] * 2, numbers[first:last])
+
+    with pytest.raises(KeyboardInterrupt):
+        remembered.of_view(path, lambda a, b: look(a, b, 20), 37, half=False)
+    assert not path.exists()
+    got = remembered.of_view(path, look, 37, half=False)
+    assert asked == [(0, 10), (10, 20), (20, 30), (20, 30), (30, 37)]
+    assert torch.equal(got.features, numbers * 2)
+    assert torch.equal(got.logits, numbers)
+    left = sorted(p.name for p in tmp_path.iterdir())
+    assert left == ["view-0.lock", "view-0.safetensors"]
+
+
+def test_a_damaged_part_is_computed_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(remembered, "PART", 2)
+    path, numbers = tmp_path / "v.safetensors", torch.arange(4.0)[:, None]
+
+    def broken(first: int, last: int) -> Output:
+        if first:
+            raise KeyboardInterrupt
+        return Output(numbers[first:last], numbers[first:last])
+
+    with pytest.raises(KeyboardInterrupt):
+        remembered.of_view(path, broken, 4, half=False)
+    (part,) = tmp_path.glob("v.0-2.safetensors")
+    part.write_bytes(part.read_bytes()[:-3])
+    with pytest.warns(UserWarning, match="damaged"):
+        got = remembered.of_view(
+            path, lambda a, b: Output(numbers[a:b], numbers[a:b]), 4, half=False
+        )
+    assert torch.equal(got.features, numbers)
+
+
+def test_too_small_a_disk_is_refused_before_anything_is_computed(with_teacher, monkeypatch, passes):
+    free = type("Usage", (), {"free": 1000})
+    monkeypatch.setattr(remembered.shutil, "disk_usage", lambda folder: free)
+    with pytest.raises(HorkdError, match=r"take .* GB in .*, and the disk has 0\.00 GB") as error:
+        runs.run(tiny.student(recipe=VIEWS), ON, with_teacher)
+    assert "\n" not in str(error.value)
+    assert passes == []
+    assert not kept(with_teacher)
+    assert runs.run(tiny.student(recipe=VIEWS), tiny.SETTINGS, with_teacher)  # cache off
+
+
+def test_the_size_that_is_asked_of_the_disk_is_that_of_the_files(with_teacher, monkeypatch):
+    asked = []
+    monkeypatch.setattr(remembered, "require_space", lambda folder, size: asked.append(size))
+    runs.run(tiny.student(recipe=VIEWS), replace(ON, precision="bf16"), with_teacher)
+    numbers = sum(t.nbytes for path in kept(with_teacher) if path.suffix == ".safetensors"
+                  for t in storage.load_tensors(path)[0].values())  # fmt: skip
+    assert asked == [numbers]
+
+
+def test_what_is_there_already_needs_no_room(tmp_path):
+    (tmp_path / "a").write_bytes(bytes(10**6))
+    free = remembered.shutil.disk_usage(tmp_path).free
+    remembered.require_space(tmp_path, free + 10**6)
+    with pytest.raises(HorkdError, match="make room"):
+        remembered.require_space(tmp_path, 2 * free + 10**9)

@@ -486,3 +486,55 @@ def test_centres_are_those_of_the_frozen_model():
         for image in data.train.images[data.train.labels == 2]
     ]
     torch.testing.assert_close(centers[2], torch.stack(alone).mean(0), atol=1e-5, rtol=1e-4)
+
+
+# Progressive resolution
+
+
+def test_stages_come_in_their_order_and_the_own_resolution_last():
+    recipe = Recipe(epochs=6, progressive=((2, 8), (1, 12)))
+    assert [recipe.pixels(epoch, 16) for epoch in range(6)] == [8, 8, 12, 16, 16, 16]
+    assert [Recipe(epochs=2).pixels(epoch, 16) for epoch in range(2)] == [16, 16]
+
+
+@pytest.mark.parametrize(
+    ("stages", "says"),
+    [
+        (((6, 8),), "take all of the 6 epochs"),
+        (((2, 8), (9, 12)), "take all of the 6 epochs"),
+        (((0, 8),), "all of them positive"),
+        (((1, 0),), "all of them positive"),
+    ],
+)
+def test_stages_that_leave_no_epoch_are_refused(stages, says):
+    with pytest.raises(HorkdError, match=says):
+        Recipe(epochs=6, progressive=stages)
+
+
+def test_the_learner_is_shown_every_stage_and_the_frozen_model_the_whole_crops():
+    recipe = replace(tiny.RECIPE, progressive=((1, 4), (1, 6)))
+    frozen, sizes = frozen_model(), {"learner": [], "frozen": []}
+    state = state_for(distillation(frozen), recipe)
+    for name, module in (("learner", state.network), ("frozen", frozen.network)):
+        module.register_forward_pre_hook(
+            lambda module, inputs, name=name: sizes[name].append(inputs[0].shape[-1])
+        )
+    fit(state, task(recipe, frozen=frozen))
+    steps = len(sizes["learner"]) // 3
+    assert sizes["learner"] == [4] * steps + [6] * steps + [8] * steps
+    assert set(sizes["frozen"]) == {16}
+    assert [entry["pixels"] for entry in state.history] == [4, 6, 8]
+
+
+@pytest.mark.parametrize("crop", [0, 2])
+def test_a_stage_is_the_degradation_of_the_full_crop(crop):
+    recipe = replace(tiny.RECIPE, epochs=2, crop=crop, progressive=((1, 8),))
+    one = task(recipe)
+    seed = one.seed * 100_003
+    crops, _ = next(one.batches().epoch(seed, 0))
+    want = normalise(Degradation(8)(crops), one.data.mean, one.data.std)
+    found = []
+    network = tiny.network()
+    network.register_forward_pre_hook(lambda module, inputs: found.append(inputs[0]))
+    fit(new_state(network, Objective(), recipe), one)
+    assert torch.equal(found[0], want)

@@ -335,6 +335,70 @@ def test_the_frozen_model_is_passed_once_for_each_image_and_epoch_if_it_is_asked
     assert learner_macs(everything) == learner_macs(config) * 120 / 100
 
 
+def test_stages_of_progressive_resolution_cost_by_their_pixels():
+    recipe = replace(tiny.RECIPE, epochs=6, progressive=((3, 8), (1, 16)))
+    config = RunConfig("resnet8x0.25", Degradation(32), per_class=7, recipe=recipe)
+    macs = {side: counted_macs("resnet8x0.25", side, 100) for side in (8, 16, 32)}
+    assert learner_macs(config) == 3 * 700 * (3 * macs[8] + macs[16] + 2 * macs[32])
+    pace = Pace({("resnet8x0.25", side): 10.0**n for n, side in enumerate((8, 16, 32))}, "a test")
+    seconds = 3 * 700 * (3 * macs[8] / 1 + macs[16] / 10 + 2 * macs[32] / 100)
+    assert pace.seconds(config) == pytest.approx(seconds)
+
+
+def test_to_fixed_views_the_frozen_model_looks_once():
+    config = distilled(recipe=replace(tiny.RECIPE, epochs=7, views=3))
+    one = counted_macs("resnet8x0.5", 16, 100)
+    assert frozen_macs(config) == one * 100 * 100 * 3
+    maps = replace(config, baselines=(("at", 1.0),))
+    assert frozen_macs(maps) == one * 100 * 100 * 7  # never kept
+    fewer = replace(config, recipe=replace(config.recipe, epochs=2))
+    assert frozen_macs(fewer) == one * 100 * 100 * 2
+
+
+def test_a_frozen_models_passes_have_a_pace_of_their_own():
+    config = distilled()
+    rates = {("resnet8x0.25", 8): 10.0}
+    known = Pace(rates, "a test", {("resnet8x0.5", 16): 1000.0})
+    own = learner_macs(config) / 10
+    assert known.seconds(config) == pytest.approx(own + frozen_macs(config) / 1000)
+    assert Pace(rates, "a test").seconds(config) == pytest.approx(own + frozen_macs(config) / 10)
+
+
+def test_only_the_first_run_waits_for_fixed_views_whatever_its_seed():
+    recipe = replace(ONE_EPOCH, views=2)
+    first, second = (distilled(recipe=recipe, seed=seed) for seed in (0, 1))
+    found = estimates(jobs_of(first.frozen, first, second), UNIT, cached=False)
+    assert found[first.key] == pytest.approx(learner_macs(first) + frozen_macs(first))
+    assert found[second.key] == pytest.approx(learner_macs(second))
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_what_fixed_views_take_on_disk_is_known_beforehand(half):
+    recipe = replace(ONE_EPOCH, epochs=5, views=4)
+    configs = [distilled(recipe=recipe, seed=seed) for seed in (0, 1)]
+    numbers = 100 * 100 * (32 + 100)  # features and logits
+    found = work.answers_bytes(jobs_of(*configs, distilled()), half)
+    assert found == (2 if half else 4) * 4 * numbers
+
+
+@pytest.mark.parametrize("field", ["precision", "threads"])
+def test_runs_of_another_precision_or_number_of_threads_say_nothing(field):
+    runs.run(alone(), tiny.SETTINGS)
+    forged(alone(), seconds={"total": 5.0})
+    assert pace([], tiny.SETTINGS).seconds(alone()) == pytest.approx(5.0)
+    if field == "precision":
+        forged(alone(), settings={"precision": "bf16"})
+    else:
+        forged(alone(), machine={"threads": 64})
+    assert pace([], tiny.SETTINGS).source == "a few steps of each network"
+
+
+@pytest.mark.parametrize(("load", "busy"), [(0.0, False), (0.4, False), (1.5, True)])
+def test_a_machine_with_other_work_is_recognised(monkeypatch, load, busy):
+    monkeypatch.setattr(work, "load", lambda: load)
+    assert pace([], tiny.SETTINGS).busy is busy
+
+
 def test_macs_of_a_network_that_is_not_built_leave_random_numbers_alone():
     macs_of.cache_clear()
     before = torch.random.get_rng_state()
