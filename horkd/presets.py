@@ -38,6 +38,10 @@ HORKD_ORDERS = (("2", 25.0), ("3", 50.0), ("C", 1.0))
 SHORT_ORDERS = (("2", 2.5), ("3", 5.0), ("C", 1.0))
 
 
+#: Name, weight, weight of the cross-entropy.
+_USUAL_ANSWERS = (("kd", 0.9, 0.1), ("kd_standardised", 9.0, 0.1))
+
+
 @dataclass(frozen=True)
 class FaceSizes:
     """Sizes of the study of faces (`horkd.studies`), which has a teacher trained by others.
@@ -129,6 +133,9 @@ class Preset:
         validation: keep the validation split out of training. The paper's presets train on all.
         orders: weights of the hybrid-order loss.
         assistant_orders: those of stage 1, if they are others.
+        balance: whether these weights are gradients as multiples of the cross-entropy's.
+        answers: of "kd" and "kd_standardised" the weight, and that of the cross-entropy beside it;
+            by default those of their authors or of the usual comparison.
         second: the other compact network of Table 1 ("V").
         sweep: resolutions below the full one to train students at, in pixels.
         patience: how many times the recipe's epochs patient distillation takes.
@@ -159,6 +166,8 @@ class Preset:
     validation: bool = True
     orders: tuple[tuple[str, float], ...] = HORKD_ORDERS
     assistant_orders: tuple[tuple[str, float], ...] | None = None
+    balance: bool = False
+    answers: tuple[tuple[str, float, float], ...] = _USUAL_ANSWERS
     second: str = "vgg11x0.25"
     sweep: tuple[int, ...] = (24, 16, 12, 8, 4)
     patience: int = 4

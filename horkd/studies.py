@@ -68,7 +68,8 @@ class Arm:
         row: of the paper's Table 1, 2 or 4 that it stands for.
         fold: the fold of LFW that is held out; 0 for the preset's first, or none.
         seed: the first one.
-        fields: further fields of its RunConfig.
+        fields: further fields of its RunConfig and its recipe; "answers" stands for a method with
+            the preset's weights (`Preset.answers`).
     """
 
     name: str
@@ -87,8 +88,8 @@ class Arm:
     fields: Mapping[str, Any] = field(default_factory=dict)
 
 
-_KD = {"baselines": (("kd", 0.9),), "cross_entropy": 0.1}
-_STANDARDISED = {"baselines": (("kd_standardised", 9.0),), "cross_entropy": 0.1}
+_KD = {"answers": "kd"}  # with the preset's weights
+_STANDARDISED = {"answers": "kd_standardised"}
 _LITERAL = {"orders": tuple(PAPER_WEIGHTS.items()), "reduction": "sum"}
 _RKD_D = {"orders": (("2", 25.0),), "reduction": "rkd"}
 _RKD_A = {"orders": (("3", 50.0),), "reduction": "rkd"}
@@ -667,6 +668,10 @@ def configure(preset: Preset, arm: Arm, seed: int = 0) -> RunConfig:
     if arm.name == "assistant" and preset.assistant_orders:
         weights |= dict(preset.assistant_orders)
     orders = tuple((order, weights[order] * arm.scale.get(order, 1.0)) for order in arm.orders)
+    if "answers" in fields:
+        fields |= _answers(preset, fields.pop("answers"))
+    if orders and preset.balance:
+        fields.setdefault("balance", True)
     return RunConfig(
         getattr(preset, arm.network),
         Degradation(preset.low if arm.pixels is None else arm.pixels, arm.kernel),
@@ -750,6 +755,13 @@ def _configure_metric(preset: Preset, arm: Arm, seed: int) -> RunConfig:
         backbone=sizes.backbone,
         select=sizes.select,
     )
+
+
+def _answers(preset: Preset, method: str) -> dict[str, Any]:
+    """Fields of a run that learns from softened answers."""
+    known = {name: (weight, labels) for name, weight, labels in preset.answers}
+    weight, labels = known[method]
+    return {"baselines": ((method, weight),), "cross_entropy": labels}
 
 
 def _frozen(preset: Preset, name: str) -> RunConfig:
