@@ -17,6 +17,7 @@ configurations, its arms. Nothing else in the code knows about sizes.
 | faces-paper | UMDFaces | ResNet50 → ResNet34 × 0.6 | Tables 2 and 3 for those who have the sets |
 """
 
+import warnings
 from dataclasses import dataclass, replace
 
 from horkd.data import DATASETS, full_size, is_faces, is_known, is_retrieval
@@ -185,7 +186,14 @@ class Preset:
         """Settings with the precision that this preset is run in, unless the user asks for one."""
         if settings.precision != "auto" or settings.on_cuda or self.precision == "fp32":
             return settings
-        return replace(settings, precision=self.precision if has_bf16("cpu") else "fp32")
+        if not has_bf16("cpu"):
+            warnings.warn(
+                f"preset {self.name} is meant for bf16, which this CPU does not compute in: it "
+                "trains in fp32, and such runs are not to be compared with those in bf16",
+                stacklevel=2,
+            )
+            return replace(settings, precision="fp32")
+        return replace(settings, precision=self.precision)
 
     @property
     def only_metric(self) -> bool:
