@@ -8,8 +8,8 @@
                       state.safetensors      while unfinished: everything needed to go on
                       diverged.json          instead of a record: the loss was no finite number
 
-The same configuration again is read, not recomputed. A run interrupted anywhere goes on from the
-last saved epoch and ends with the record of an uninterrupted one. Files are written atomically and
+The same configuration again is read, not recomputed. A run interrupted anywhere goes on from its
+last saved step and ends with the record of an uninterrupted one. Files are written atomically and
 carry a digest; a damaged one is set aside with a warning and never reused.
 """
 

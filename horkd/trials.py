@@ -21,6 +21,7 @@ from horkd.presets import Preset
 from horkd.runs import Run
 from horkd.studies import TRIALS, finished, seeds, study
 from horkd.train import Recipe, main_metric
+from horkd.work import learner_macs
 
 #: What is decided by a trial of the recipe; epochs and views are not.
 _DECIDED = ("batch_size", "learning_rate", "weight_decay", "schedule", "climb")
@@ -102,12 +103,19 @@ def _progressive(preset: Preset, source: Source) -> list[str]:
         if min(len(a), len(b)) < 2:
             continue
         difference, half = interval([score(r) for r in a], [score(r) for r in b])
-        taken = [sum(r.record["seconds"]["total"] for r in runs_) / len(runs_) for runs_ in (a, b)]
+        work_, seconds = (
+            [value(runs) for runs in (a, b)]
+            for value in (
+                lambda runs: learner_macs(runs[0].config),
+                lambda runs: min(run.record["seconds"]["total"] for run in runs),
+            )
+        )
         shown = "" if abs(difference) > half else " The interval holds zero."
         lines.append(
             f"- progressive − {control}: {difference:+.2f} ± {half:.2f} points (95 %, Welch; "
-            f"n = {len(a)} and {len(b)}), in {taken[0]:.0f} s instead of {taken[1]:.0f} s "
-            f"({taken[0] / taken[1]:.2f}×).{shown}"
+            f"n = {len(a)} and {len(b)}), with {work_[0] / work_[1]:.2f} times the "
+            f"multiply-accumulates; the fastest runs took {seconds[0]:.0f} and {seconds[1]:.0f} "
+            f"s.{shown}"
         )
     return lines
 
@@ -181,11 +189,16 @@ def _validation_images(preset: Preset, name: str, source: Source) -> int:
 def _of_recipe(preset: Preset, source: Source) -> list[str]:
     if preset.trial is not None and preset.trial.progressive:
         return ["", *_progressive(preset, source)]
+    limit = 2 * math.sqrt(2) * sampling_error(50.0, _validation_images(preset, "recipe", source))
     found = finished(preset, "recipe", source.find)
     ours = [name for name, of_arm in found.items() if _chosen(preset, of_arm[0])]
     shown = ", ".join(f"{n} {getattr(preset.recipe, n)}" for n in _DECIDED)
     which = f" ({', '.join(n.removeprefix('trial ') for n in ours)})" if ours else ""
-    return ["", f"The preset has {shown}{which}."]
+    return [
+        "",
+        f"The preset has {shown}{which}. The base stays unless a trial is ahead of it by more than "
+        f"{limit:.1f} points, two standard errors of a difference.",
+    ]
 
 
 def write(preset: Preset, source: Source, out: Path) -> Path:
