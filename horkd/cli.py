@@ -228,13 +228,20 @@ def work_(
     from horkd import work
     from horkd.presets import get_preset
     from horkd.runs import Control
+    from horkd.studies import waiting
     from horkd.train import Interruption, Settings
 
     teacher = (teacher_weights, teacher_model, teacher_statistics)
     jobs = _jobs(preset, data, seeds, study, arm, teacher, select)
-    settings = get_preset(preset, data).settings(
-        Settings(device, precision, compile=compile, cache=cache)
-    )
+    chosen = get_preset(preset, data)
+    settings = chosen.settings(Settings(device, precision, compile=compile, cache=cache))
+    held = [job for job in jobs if waiting(chosen, job)]
+    jobs = [job for job in jobs if job not in held]
+    if held:
+        typer.echo(
+            f"{len(held)} runs wait until what they learn from is exported and named in the preset "
+            "(CONTRIBUTING.md, the campaign)"
+        )
     if workers > 1 or background:
         shift = work.work_together(
             jobs, workers, threads or 1, minutes or None, settings, background
@@ -296,6 +303,7 @@ def export(
     """Write finished networks (seed 0) as safetensors with all that a prediction needs."""
     from horkd import runs, work
     from horkd.presets import get_preset
+    from horkd.pretrained import digest
     from horkd.studies import usual_exports
 
     usual = usual_exports(get_preset(preset, data))
@@ -309,7 +317,7 @@ def export(
             )
         path = out / f"{re.sub(r'[^a-zA-Z0-9]+', '-', job.arm).strip('-')}.safetensors"
         results = runs.export(finished, path, bits)
-        line = f"{path}  {path.stat().st_size / 1e6:.2f} MB"
+        line = f"{path}  {path.stat().st_size / 1e6:.2f} MB  digest {digest(path)}"
         if "rounded" in results:
             before, after = (work.headline(results[name]) for name in ("test", "rounded"))
             line += f"  {before} % before, {after} % with 8 bits"

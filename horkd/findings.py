@@ -161,7 +161,8 @@ def claims(
         preset: sizes.
         arms: finished runs.
         questions: the claim in words -> (arm, control).
-        source: knows the seeds that failed; a claim about an arm with such a seed is not shown.
+        source: knows the seeds that failed; a claim about an arm with such a seed is not shown,
+            nor one about runs of unequal precision.
     """
     kinds = {name: arm for one in STUDIES for name, arm in study(preset, one).items()}
     rows = []
@@ -169,14 +170,22 @@ def claims(
         if arm in arms and control in arms:
             difference = gain(arms, arm, control)
             lost = [n for n in (arm, control) if failures(preset, kinds[n], source)]
+            mixed = precisions([*arms[arm], *arms[control]])
             rows.append({
                 "claim": claim,
                 "compared": f"{arm} − {control}",
                 "difference in test top-1": difference["text"]
-                + "".join(f", and seeds of {name} diverged" for name in lost),
-                "verdict": "not shown" if lost else verdict(difference),
+                + "".join(f", and seeds of {name} diverged" for name in lost)
+                + (f", in unequal precision ({', '.join(mixed)})" if len(mixed) > 1 else ""),
+                "verdict": "not shown" if lost or len(mixed) > 1 else verdict(difference),
             })  # fmt: skip
     return pd.DataFrame(rows, columns=["claim", "compared", "difference in test top-1", "verdict"])
+
+
+def precisions(found: Iterable[Run]) -> list[str]:
+    """The precisions that some runs were trained in; comparable ones have one."""
+    settings = (run.record.get("settings", {}) for run in found if not run.config.weights)
+    return sorted({s["precision"] for s in settings if "precision" in s})
 
 
 def as_lines(table: pd.DataFrame) -> str:

@@ -209,8 +209,8 @@ _RKD = Recipe(
     milestones=(60, 120, 160),
     decay=0.2,
 )
-#: Chosen by the trials of study "recipe" (reports/tuning). Four views: the frozen model looks at
-#: each image four times in all.
+#: By the trials of study "recipe" (reports/paper-short-cifar100/trials). Four views: the frozen
+#: model looks at each image four times in all.
 _SHORT = Recipe(epochs=30, batch_size=128, learning_rate=0.2, views=4)
 #: 8 epochs at 16 px, 6 at 24 and 6 at 32.
 _SHORT_TEACHER = replace(_SHORT, epochs=20, views=0, progressive=((8, 16), (6, 24)))

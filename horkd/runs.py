@@ -24,6 +24,7 @@ import tempfile
 import time
 import types
 import typing
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -177,13 +178,21 @@ class RunConfig:
             raise HorkdError("progressive is for networks that run at the size of their images")
         if any(p > self.degradation.size for _, p in self.recipe.progressive):
             raise HorkdError(
-                f"the stages of progressive end at the run's own {self.degradation.size} pixels; "
-                f"got {', '.join(str(p) for _, p in self.recipe.progressive)}"
+                f"stages of progressive must not be above the run's own {self.degradation.size} "
+                f"pixels; got {', '.join(str(p) for _, p in self.recipe.progressive)}"
             )
         if self.classifier and not self.weights:
             raise HorkdError("classifier= is about given weights: set weights=, too")
         if self.trial and (not self.validation or self.select == "test"):
-            raise HorkdError("a trial is read on the validation split: set validation=True")
+            raise HorkdError(
+                "a trial is read on the validation split: set validation=True, and select to last "
+                "or validation"
+            )
+        if self.trial and self.frozen is not None and not self.frozen.trial:
+            raise HorkdError(
+                "what a trial learns from must be a trial, too: another network may have been "
+                "trained on the validation images"
+            )
         if self.backbone and (self.start != "scratch" or self.weights):
             raise HorkdError("backbone= is for networks that are trained, from start='scratch'")
         if self.head == "triplet" and self.cross_entropy and self.recipe.per_class < 2:
@@ -416,7 +425,7 @@ def committed_file(config: RunConfig) -> Path:
             return path
     raise HorkdError(
         f"the weights {config.weights} of {config.model} are not imported yet: give their file "
-        "with --teacher-weights"
+        "with --teacher-weights, or put it into the folder models/ of a report"
     )
 
 
@@ -1021,13 +1030,12 @@ class _Saver:
     def after_epoch(self, state: State) -> None:
         """Between two epochs, unless the last write was moments ago."""
         self._report(state)
-        if state.epoch == self.config.recipe.epochs:
-            return
         now, deadline = time.monotonic(), self.control.deadline
         late = deadline is not None and now + state.seconds[-1] > deadline
+        late = late and state.epoch < self.config.recipe.epochs
         stop = self._stop()
         if late or stop or now - self.last >= SAVE_EVERY_SECONDS:
-            self._save(state)
+            self._save(state)  # also at the very end: the tests to come may take minutes
         if stop:
             raise KeyboardInterrupt
         if late:
@@ -1084,13 +1092,17 @@ class _Saver:
             "best_epoch": state.best_epoch,
             "config": asdict(self.config),
             "settings": asdict(self.settings),
+            "commits": list(dict.fromkeys([*state.commits, commit()])),
         }
         storage.save_tensors(self.path, tensors, metadata)
         self.last = time.monotonic()
 
 
 def _as_before(settings: Settings, path: Path) -> Settings:
-    """Settings left to the machine ("auto") as an interrupted run had them."""
+    """Settings left to the machine ("auto") as an interrupted run had them; its precision anyway.
+
+    A run that changed its precision on the way would be neither the one nor the other.
+    """
     try:
         saved = storage.load_tensors(path)[1]["settings"] if path.is_file() else {}
     except (storage.DamagedFile, KeyError):  # `_resume` deals with it
@@ -1100,10 +1112,25 @@ def _as_before(settings: Settings, path: Path) -> Settings:
         return settings
     if device.startswith("cuda") and not torch.cuda.is_available():
         return settings  # begun on a GPU that is gone: go on with what there is
+    if settings.precision not in ("auto", saved.get("precision", "auto")):
+        warnings.warn(
+            f"{path.parent.name} was begun in {saved['precision']} and goes on in it, not in "
+            f"{settings.precision}",
+            stacklevel=2,
+        )
+        settings = dataclasses.replace(settings, precision="auto")
     open_ones = [f.name for f in dataclasses.fields(settings) if f.name in saved]
     return dataclasses.replace(
         settings, **{n: saved[n] for n in open_ones if getattr(settings, n) == "auto"}
     )
+
+
+def _is_of(saved: object, config: RunConfig) -> bool:
+    """Whether a saved configuration is this one; fields that came later have their defaults."""
+    try:
+        return config_from_dict(saved).key == config.key
+    except (HorkdError, TypeError):
+        return False
 
 
 def _resume(state: State, path: Path, config: RunConfig) -> bool:
@@ -1112,7 +1139,7 @@ def _resume(state: State, path: Path, config: RunConfig) -> bool:
         return False
     try:
         tensors, metadata = storage.load_tensors(path)
-        if metadata.get("config") != json.loads(json.dumps(asdict(config))):
+        if not _is_of(metadata.get("config"), config):
             raise storage.DamagedFile(f"{path} is the state of another configuration")
         if any(name.startswith("momentum.") for name in tensors):
             raise storage.DamagedFile(f"{path} was written by an earlier version of horkd")
@@ -1138,6 +1165,7 @@ def _resume(state: State, path: Path, config: RunConfig) -> bool:
     state.remembered = metadata["remembered"]
     state.step, state.elapsed = metadata.get("step", 0), metadata.get("elapsed", 0.0)
     state.reading = metadata.get("reading", False)
+    state.commits = metadata.get("commits", [])
     state.sums, state.norms = (
         {n: t.to(device) for n, t in part(prefix).items()} for prefix in ("sums.", "norms.")
     )
@@ -1210,6 +1238,8 @@ def _finish(
         },
         "frozen_files": frozen_run.record["files"] if frozen_run else None,
     }
+    if len(commits := list(dict.fromkeys([*state.commits, commit()]))) > 1:
+        rest["commits"] = commits  # of a run that was trained in parts; `commit` ended it
     if config.backbone == "imagenet":
         rest["backbone"] = pretrained.imagenet_name(config.model)
     return _record(config, folder, results, network, size, settings, files, rest)

@@ -7,11 +7,13 @@
 | orders | Fig. 4: which orders? All subsets of {1, 2, 3, C} at two resolutions | 04 |
 | weights | which weights? On the validation split | 04 |
 | campaign | the central comparison of Table 1, in order of worth, for `paper-short` | |
+| long | the same with 100 epochs: a head start, or a lasting gain? | |
+| nested | two more assistants, each with its students | |
 | recipe | which learning rate, weight decay, batch, warm-up? Trials | |
 | losses | which weights, of every method alike? Trials | |
 
-Trials (`RunConfig.trial`) are read on the validation split and never look at the test images; they
-are run when they are asked for by name.
+Trials (`RunConfig.trial`) are read on the validation split and never look at the test images.
+Trials, long and nested are run when they are asked for by name.
 | plus | what could be added to the paper's form? | 03 |
 | resolutions | from which resolution on does a high-resolution teacher help? | 05 |
 | faces | Tables 2 and 3: how small can a face be? | 06 |
@@ -366,7 +368,7 @@ def _loss_arms(preset: Preset) -> list[Arm]:
         for method, trials in _LOSS_TRIALS.items():
             fields = dict(trials[number])
             weights = {**fields.get("orders", {}), **fields.get("baselines", {})}
-            shown = ", ".join(f"{name} {weight:g}" for name, weight in weights.items())
+            shown = ", ".join(f"{weight:g}" for weight in weights.values())
             if "cross_entropy" in fields:
                 shown += f", labels {fields['cross_entropy']:g}"
             if fields.get("balance"):
@@ -398,7 +400,46 @@ def _campaign_arms(preset: Preset) -> list[Arm]:
         Arm("student alone, equal compute",
             "control: labels only, with the computation of assistant and student together",
             epochs="compute"),
+        Arm("student alone, fresh crops",
+            "control: labels only, with new crops in every epoch instead of fixed views",
+            fields={"views": 0}),
     ]  # fmt: skip
+
+
+#: Epochs of the study "long".
+LONG = 100
+
+
+def _long_arms(preset: Preset) -> list[Arm]:
+    """The arms of the central claims once more, with many epochs."""
+    if not preset.campaign:
+        return []
+    known = {arm.name: arm for arm in _campaign_arms(preset)}
+    return [
+        replace(known[name], name=f"{name}, {LONG} epochs", repeated=False, row=None,
+                epochs=LONG / preset.recipe.epochs)
+        for name in ("student alone", "student", "student direct", "KD")
+    ]  # fmt: skip
+
+
+#: Seeds of further assistants.
+_NESTED = (1, 2)
+
+
+def _nested_arms(preset: Preset) -> list[Arm]:
+    """Further assistants with their students: a claim about the assistant needs several."""
+    if not preset.campaign:
+        return []
+    assistant = {arm.name: arm for arm in _TWO_STAGE}["assistant"]
+    arms = []
+    for seed in _NESTED:
+        name = f"assistant {seed}"
+        arms += [
+            replace(assistant, name=name, seed=seed, row=None),
+            Arm(f"student of {name}", f"stage 2 from the assistant of seed {seed}",
+                None, name, orders="23C", repeated=True),
+        ]  # fmt: skip
+    return arms
 
 
 def _resolution_arms(preset: Preset) -> list[Arm]:
@@ -599,6 +640,8 @@ def _metric_arms(preset: Preset) -> list[Arm]:
 STUDIES = ("two_stage", "table1", "orders", "resolutions", "faces", "metric", "plus", "weights")
 #: Run when they are asked for by name.
 TRIALS = ("recipe", "losses")
+#: So are these.
+ON_REQUEST = ("long", "nested")
 
 
 def study(preset: Preset, name: str) -> dict[str, Arm]:
@@ -607,9 +650,9 @@ def study(preset: Preset, name: str) -> dict[str, Arm]:
     Raises:
         HorkdError: if there is no such study.
     """
-    if name not in ("campaign", *STUDIES, *TRIALS):
-        known = ", ".join(("campaign", *STUDIES, *TRIALS))
-        raise HorkdError(f"unknown study {name!r}: choose from {known}")
+    known = ("campaign", *STUDIES, *ON_REQUEST, *TRIALS)
+    if name not in known:
+        raise HorkdError(f"unknown study {name!r}: choose from {', '.join(known)}")
     if preset.faces:
         arms = _face_arms(preset) if name == "faces" else ()
         return {arm.name: arm for arm in arms if not _omitted(preset, arm)}
@@ -626,6 +669,8 @@ def study(preset: Preset, name: str) -> dict[str, Arm]:
         # without a validation split there is nothing to choose weights on
         "weights": lambda: _weight_arms() if preset.validation else (),
         "campaign": lambda: _campaign_arms(preset),
+        "long": lambda: _long_arms(preset),
+        "nested": lambda: _nested_arms(preset),
         "recipe": lambda: _recipe_arms(preset),
         "losses": lambda: _loss_arms(preset),
     }[name]()
@@ -766,7 +811,8 @@ def _answers(preset: Preset, method: str) -> dict[str, Any]:
 
 def _frozen(preset: Preset, name: str) -> RunConfig:
     """What an arm is distilled from: a network from a file, or the run of another arm."""
-    arm = {a.name: a for a in (*_TWO_STAGE, *_SECOND, *_loss_arms(preset))}[name]
+    others = (*_loss_arms(preset), *_nested_arms(preset))
+    arm = {a.name: a for a in (*_TWO_STAGE, *_SECOND, *others)}[name]
     digest = dict(preset.given).get(name)
     if digest is None:
         return configure(preset, arm, arm.seed)
@@ -825,7 +871,7 @@ def with_teacher(
             load_network(file)
         except DamagedFile:
             raise HorkdError(
-                f"preset {preset.name} takes a teacher of `horkd export`, and {file} is none"
+                f"preset {preset.name} takes a teacher of `horkd export`, and {file} is not one"
             ) from None
         import_network(_frozen(preset, "teacher"), file)
         return preset
@@ -903,7 +949,18 @@ def queue(preset: Preset, *studies: str) -> list[Job]:
                     seed = own[repeat]
                     config = configure(preset, arm, seed)
                     jobs.setdefault(config.key, Job(name, arm.name, config))
-    return list(jobs.values())
+    given = dict(preset.given)
+    return sorted(jobs.values(), key=lambda job: job.arm in given)  # nobody waits for those
+
+
+def waiting(preset: Preset, job: Job) -> bool:
+    """Whether a run has to wait for the file of what it learns from.
+
+    In a campaign everybody distils from the same files, which come with the report, and with
+    weights that were chosen before.
+    """
+    frozen = job.config.frozen
+    return preset.campaign and frozen is not None and not frozen.weights and not frozen.trial
 
 
 #: What others are distilled from.

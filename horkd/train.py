@@ -259,14 +259,19 @@ class Interruption:
 
     Inside a `with` block the signals of this process come here. One that arrives during the steps
     of an epoch is only noted, as `asked`; whoever trains saves its state after the step and stops.
-    At any other time, and the second time, it raises KeyboardInterrupt at once.
+    At any other time it raises KeyboardInterrupt at once, and so does the second one.
 
     Args:
         numbers: of the signals.
+        patient: a second one changes nothing: it may be the same, sent to a whole group.
     """
 
-    def __init__(self, numbers: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM)) -> None:
-        self.numbers = numbers
+    def __init__(
+        self,
+        numbers: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM),
+        patient: bool = False,
+    ) -> None:
+        self.numbers, self.patient = numbers, patient
         self.asked = self._deferring = False
         self._before: dict[int, object] = {}
 
@@ -282,6 +287,8 @@ class Interruption:
 
     def _arrived(self, number: int, frame: object) -> None:
         again, self.asked = self.asked, True
+        if again and self.patient:
+            return
         if again or not self._deferring:
             raise KeyboardInterrupt
 
@@ -310,6 +317,7 @@ class State:
         sums, norms: of the terms and of their gradients over these steps.
         elapsed: seconds that they took before the run was taken up again.
         begun: `time.perf_counter()` at the beginning of the epoch, less `elapsed`.
+        commits: of the code that trained it so far.
         generators: what the epoch draws from.
         random: where the generators stood, of a state that was saved within an epoch.
     """
@@ -327,6 +335,7 @@ class State:
     reading: bool = False
     sums: dict[str, Tensor] = field(default_factory=dict)
     norms: dict[str, Tensor] = field(default_factory=dict)
+    commits: list[str] = field(default_factory=list)
     elapsed: float = 0.0
     begun: float = 0.0
     generators: "Generators | None" = None

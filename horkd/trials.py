@@ -82,7 +82,8 @@ def table(preset: Preset, name: str, source: Source) -> pd.DataFrame:
                 "seed": run.config.seed,
                 "validation top-1 %": f"{score(run):.2f}",
                 "epochs": run.config.recipe.epochs,
-                "s an epoch": f"{record['seconds']['total'] / run.config.recipe.epochs:.0f}",
+                "network": run.config.model,
+                "fastest epoch, s": f"{min(record['seconds']['epochs']):.0f}",
                 "precision": record["settings"]["precision"],
                 "threads": record["machine"]["threads"],
                 "record": run.config.key,
@@ -131,9 +132,10 @@ def _best(preset: Preset, source: Source) -> list[str]:
     known = [name.removeprefix("trial ").partition(": ") for name in study(preset, "losses")]
     planned = [method for method, colon, _ in known if colon]
     return [
-        f"- {method}: {max(found)[1]} ({max(found)[0]:.2f} %), best of {len(found)} of "
+        f"- {method}: {best[1]} ({best[0]:.2f} %), best of {len(found)} of "
         f"{planned.count(method)} trials"
         for method, found in methods.items()
+        for best in [max(found, key=lambda pair: pair[0])]  # the first of equal ones
     ]
 
 
@@ -161,8 +163,8 @@ def page(preset: Preset, source: Source) -> str:
         count = _validation_images(preset, name, source)
         parts += [
             f"An accuracy near {best:.0f} % on {count:,} images has a standard error of "
-            f"{sampling_error(best, count):.1f} points, seeds apart: one seed decides nothing "
-            "closer than that.",
+            f"{sampling_error(best, count):.1f} points, and another seed adds to that: smaller "
+            "differences between single runs mean nothing.",
             "",
             report.markdown(found),
         ]
@@ -171,6 +173,8 @@ def page(preset: Preset, source: Source) -> str:
         else:
             parts += ["", *_best(preset, source)]
     if not any_there:
+        if not any(study(preset, name) for name in TRIALS):
+            raise HorkdError(f"preset {preset.name} has no trials: its recipe is not searched")
         raise HorkdError(
             f"no trial of preset {preset.name} is finished: train them first (horkd work --preset "
             f"{preset.name} --study {TRIALS[0]})"
@@ -191,7 +195,11 @@ def _of_recipe(preset: Preset, source: Source) -> list[str]:
         return ["", *_progressive(preset, source)]
     limit = 2 * math.sqrt(2) * sampling_error(50.0, _validation_images(preset, "recipe", source))
     found = finished(preset, "recipe", source.find)
-    ours = [name for name, of_arm in found.items() if _chosen(preset, of_arm[0])]
+    ours = [
+        name
+        for name, of_arm in found.items()
+        if _chosen(preset, of_arm[0]) and of_arm[0].config.model == preset.compact
+    ]
     shown = ", ".join(f"{n} {getattr(preset.recipe, n)}" for n in _DECIDED)
     which = f" ({', '.join(n.removeprefix('trial ') for n in ours)})" if ours else ""
     return [

@@ -12,6 +12,7 @@ import signal
 import statistics
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -57,6 +58,8 @@ def _stages(config: RunConfig) -> dict[int, int]:
 
 def _stage_macs(config: RunConfig) -> dict[int, float]:
     """Multiply-accumulates of training the learner, by the pixels that it computes on."""
+    if config.weights:  # given, not trained
+        return {}
     classes = CLASSES.get(config.data, 0)
     return {
         side: 3.0 * _image_macs(config.model, classes, side) * _images(config) * epochs
@@ -181,10 +184,10 @@ def pace(configs: Sequence[RunConfig], settings: Settings) -> Pace:
 
 
 def _finished(settings: Settings) -> Iterator[tuple[RunConfig, float]]:
-    """Runs of this kind of machine with their seconds, if those hold all of the work.
+    """Runs of this kind of machine, and what they take where nothing else runs, in seconds.
 
-    Only those of equal precision and threads. Records that are damaged or of another version are
-    skipped.
+    Only those of equal precision and threads, and not those whose frozen model's answers were
+    there already. Records that are damaged or of another version are skipped.
     """
     here = describe_machine(settings.device)
     for path in sorted(paths.runs_dir().glob("*/record.json")):
@@ -199,10 +202,11 @@ def _finished(settings: Settings) -> Iterator[tuple[RunConfig, float]]:
             )
             if not alike or read or given or record["config"]["recipe"].get("progressive"):
                 continue
-            whole = seconds["total"] + seconds.get("around_epochs", 0.0)
+            # the fastest epoch: whatever else ran beside the others made them slower
+            whole = min(seconds["epochs"]) * len(seconds["epochs"])
             if whole > 0:
                 yield runs.config_from_dict(record["config"]), whole
-        except (HorkdError, KeyError, TypeError, AttributeError):
+        except (HorkdError, KeyError, TypeError, AttributeError, ValueError):
             continue
 
 
@@ -354,7 +358,7 @@ def work(
 
     Jobs that another process is at work on are left to it, so several workers share a queue; a
     worker with nothing else to do waits for them. A run that needs a model which is not trained yet
-    trains it first.
+    trains it first. A run that fails is said and left out, unless two fail for the same reason.
 
     Args:
         jobs: as from `horkd.studies.queue`.
@@ -365,13 +369,15 @@ def work(
 
     Raises:
         KeyboardInterrupt: if `control` says to stop.
-        HorkdError: if the minutes are not positive, data are missing, the disk refuses, and so on.
+        HorkdError: if the minutes are not positive, or a run failed: data are missing, the disk
+            refuses, and so on.
     """
     _require_positive(minutes)
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
     control = replace(control or Control(), deadline=deadline, wait=False, say=say)
     done, diverged, waiting = [], [], missing(jobs)
     busy: set[str] = set()
+    failed: dict[str, str] = {}
     while waiting:
         if deadline is not None and time.monotonic() >= deadline:
             say(f"time is up; {len(waiting)} runs to go")
@@ -398,8 +404,17 @@ def work(
             say(f"{label}: {error}")
             waiting = missing(waiting)
             continue
+        except HorkdError as error:
+            again = str(error) in failed.values()
+            failed[job.config.key] = str(error)
+            waiting.remove(job)
+            if again or not waiting:
+                break
+            say(f"{label} failed: {error}")
+            continue
         busy.clear()
-        waiting = missing(waiting)  # without what others have finished meanwhile
+        # without what others have finished meanwhile
+        waiting = [j for j in missing(waiting) if j.config.key not in failed]
         done.append(finished)
         split, result = next(
             (split, found)
@@ -408,6 +423,8 @@ def work(
         )
         seconds = finished.record["seconds"]["total"]
         say(f"{label}: {split} {headline(result)} %, {seconds:.0f} s  {job.config.name}")
+    if failed:
+        raise HorkdError(list(failed.values())[-1])
     return Shift(done, diverged, len(missing(jobs)))
 
 
@@ -465,37 +482,33 @@ def work_together(
         raise HorkdError(f"workers and threads must be 1 or more, got {workers} and {threads}")
     _require_positive(minutes)
     before = missing(jobs)
+    if settings is not None:
+        settings = replace(settings, progress=False)  # bars of several would mix
     context = multiprocessing.get_context("spawn")
-    kept = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = str(threads)  # read when a process starts
     processes = [
         context.Process(
             target=_worker, args=(list(jobs), threads, minutes, settings, background, number)
         )
         for number in range(workers)
     ]
-    try:
-        for process in processes:
-            process.start()
-    finally:
-        if kept is None:
-            del os.environ["OMP_NUM_THREADS"]
-        else:
-            os.environ["OMP_NUM_THREADS"] = kept
     stopped = False
-    with Interruption() as interruption:
-        while any(process.is_alive() for process in processes):
-            try:
-                for process in processes:
-                    process.join(1.0)
-            except KeyboardInterrupt:
-                stopped = interruption.asked = True
-                for process in processes:
-                    if process.is_alive():
-                        process.terminate()
+    with Interruption():
+        try:
+            _start(processes, threads)
+            for process in processes:
+                process.join()
+        except KeyboardInterrupt:
+            stopped = True
+        finally:
+            _end(processes)
     codes = [process.exitcode for process in processes]
     if stopped or any(code == STOPPED for code in codes):
         raise KeyboardInterrupt
+    if killed := [code for code in codes if code not in (0, FAILED)]:
+        raise HorkdError(
+            f"{len(killed)} of {workers} workers ended before their time (exit code {killed[0]}): "
+            "if the memory was too small for them, take fewer"
+        )
     if any(codes):
         raise HorkdError(f"{sum(map(bool, codes))} of {workers} workers failed, see above")
     left = missing(jobs)
@@ -506,8 +519,42 @@ def work_together(
     return Shift(done, diverged, len(left))
 
 
+def _start(processes: list[multiprocessing.Process], threads: int) -> None:
+    """Start processes that have so many threads, and to whom Ctrl-C is nothing."""
+    kept = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # read when a process starts
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # and inherited
+    try:
+        for process in processes:
+            process.start()
+    finally:
+        if kept is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = kept
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def _end(processes: list[multiprocessing.Process]) -> None:
+    """Stop what still runs, and wait for it, whatever else is asked meanwhile."""
+    started = [process for process in processes if process.pid is not None]
+    told = False
+    while any(process.exitcode is None for process in started):
+        try:
+            if not told:
+                for process in started:
+                    process.terminate()
+                told = True
+            for process in started:
+                process.join()
+        except KeyboardInterrupt:
+            continue
+
+
 #: The exit code of a worker that was stopped.
 STOPPED = 130
+#: And of one that has said why it failed.
+FAILED = 2
 
 
 def _worker(
@@ -519,22 +566,24 @@ def _worker(
     number: int,
 ) -> None:
     """One of the processes of `work_together`."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to pass on
+    prefix = f"worker {number + 1}: "
+    warnings.showwarning = lambda message, *rest: print(
+        f"horkd: {prefix}{message}", file=sys.stderr, flush=True
+    )
     if background:
         lowest_priority()
     torch.set_num_threads(threads)
     parent = multiprocessing.parent_process()
-    prefix = f"worker {number + 1}: "
 
     def say(line: str) -> None:
         print(prefix + line, flush=True)
 
     try:
-        with Interruption((signal.SIGTERM,)) as interruption:
+        with Interruption((signal.SIGTERM,), patient=True) as interruption:
             control = Control(interruption=interruption, going=parent.is_alive)
             work(jobs, minutes, settings, say, control)
     except KeyboardInterrupt:
         sys.exit(STOPPED)
-    except HorkdError as error:
+    except (HorkdError, OSError) as error:
         print(f"horkd: {prefix}{' '.join(str(error).split())}", file=sys.stderr, flush=True)
-        sys.exit(2)
+        sys.exit(FAILED)

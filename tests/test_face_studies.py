@@ -415,7 +415,7 @@ def test_without_a_file_a_preset_stays_as_it_is():
 @pytest.mark.parametrize("name", ["smoke", "quick", "cpu", "paper"])
 def test_a_preset_that_classifies_takes_only_files_of_our_own(name, file, home):
     for given, complaint in (
-        ((file, ""), f"preset {name} takes a teacher of `horkd export`, and .* is none"),
+        ((file, ""), f"preset {name} takes a teacher of `horkd export`, and .* is not one"),
         (("", "resnet50"), "needs its weights file, too"),
         ((str(file), "resnet50"), "says itself what it is: give its file alone"),
     ):

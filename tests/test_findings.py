@@ -257,6 +257,22 @@ def test_table1_has_every_arm_with_gain_paper_and_difference(tmp_path):
     assert table.loc["teacher", "gain over labels only"] == "–"
 
 
+def test_a_claim_about_runs_of_unequal_precision_is_not_shown(tmp_path):
+    source = pretend(tmp_path)
+    arms = findings.gather(PRESET, findings.TABLE1, source)
+    question = {"it helps": ("student", "student alone")}
+    for number, run in enumerate((*arms["student"], *arms["student alone"])):
+        run.record["settings"] = {"precision": "bf16" if number < 1 else "fp32"}
+    row = findings.claims(PRESET, arms, question, source).iloc[0]
+    assert row["verdict"] == "not shown"
+    assert row.iloc[2].endswith("in unequal precision (bf16, fp32)")
+    for run in arms["student"]:
+        run.record["settings"] = {"precision": "fp32"}
+    row = findings.claims(PRESET, arms, question, source).iloc[0]
+    assert row["verdict"] == "holds"
+    assert "precision" not in row.iloc[2]
+
+
 def test_small_networks_have_no_difference_to_the_paper(tmp_path):
     small = replace(PRESET, compact="resnet8", teacher="resnet14", second="vgg11x0.25")
     arm = study(small, "table1")["student"]

@@ -6,7 +6,7 @@ import pytest
 import tiny
 import torch
 
-from horkd import paths, pretrained, runs, studies
+from horkd import paths, pretrained, runs, studies, work
 from horkd.cli import main
 from horkd.errors import HorkdError
 from horkd.models import load_network
@@ -124,7 +124,10 @@ def test_a_preset_distils_from_given_networks_and_trains_the_rest(preset, traine
     assert (kd.frozen.weights, kd.frozen.classifies) == (pretrained.digest(path), True)
     assert replace(kd, frozen=None, baselines=()) == replace(from_arm, frozen=None, baselines=())
     teacher = study(preset, "two_stage")["teacher"]
-    assert configure(with_file, teacher) == configure(preset, teacher)  # still an arm to train
+    assert configure(with_file, teacher) == configure(preset, teacher)  # can still be trained
+    assert studies.queue(with_file)[-1].arm == "teacher"  # but nobody waits for it
+    times = work.estimates(studies.queue(with_file)[:1], work.Pace({("a", 8): 1.0}, "a test"), True)
+    assert times.get(kd.frozen.key, 0.0) == 0.0  # nothing is trained
     student = configure(with_file, study(preset, "two_stage")["student"])
     assert student.frozen.frozen == kd.frozen
     assert runs.run(kd, tiny.SETTINGS).record["results"]["agreement"]

@@ -9,7 +9,7 @@ import pytest
 import tiny
 from scipy import stats
 
-from horkd import evaluate, findings, paths, runs, storage, trials
+from horkd import evaluate, findings, paths, runs, storage, studies, trials
 from horkd.errors import HorkdError
 from horkd.presets import PRESETS, get_preset
 from horkd.resolution import Degradation
@@ -80,6 +80,12 @@ def test_what_would_look_at_the_test_images_of_a_trial_is_refused(small):
 def test_a_trial_needs_the_validation_split(changes):
     with pytest.raises(HorkdError, match="a trial is read on the validation split"):
         RunConfig("resnet8", Degradation(8), trial=True, **changes)
+
+
+def test_what_a_trial_learns_from_is_a_trial():
+    for frozen in (tiny.teacher(), tiny.teacher(trial=False, seed=4)):
+        with pytest.raises(HorkdError, match="what a trial learns from must be a trial, too"):
+            tiny.student(frozen=frozen, trial=True)
 
 
 # The trials of a preset
@@ -155,6 +161,36 @@ def test_the_recipe_of_the_trials_of_losses_is_the_presets_in_fewer_epochs():
     assert teacher == replace(SHORT.recipe, epochs=1, views=0)
 
 
+def test_runs_that_distil_wait_for_the_files_of_the_campaign():
+    jobs = queue(SHORT)
+    free = {job.arm for job in jobs if not studies.waiting(SHORT, job)}
+    assert {"teacher", "student alone", "assistant alone", "student V alone"} <= free
+    assert not free & {"assistant", "student", "student direct", "KD"}
+    teacher = replace(SHORT, given=(("teacher", "0" * 16),))
+    free = {job.arm for job in queue(teacher) if not studies.waiting(teacher, job)}
+    assert {"assistant", "student direct", "KD"} <= free
+    assert "student" not in free
+    both = replace(SHORT, given=(("teacher", "0" * 16), ("assistant", "1" * 16)))
+    assert "student" in {job.arm for job in queue(both) if not studies.waiting(both, job)}
+    assert not any(studies.waiting(SHORT, job) for job in choose(SHORT, ("losses",)))
+    other = get_preset("cpu")
+    assert not any(studies.waiting(other, job) for job in queue(other))
+
+
+def test_what_the_plan_promises_later_has_its_arms():
+    long = study(SHORT, "long")
+    for name in ("student alone", "student", "student direct", "KD"):
+        assert configure(SHORT, long[f"{name}, 100 epochs"]).recipe.epochs == 100
+    nested = study(SHORT, "nested")
+    for seed in (1, 2):
+        assistant = configure(SHORT, nested[f"assistant {seed}"], seed)
+        student = nested[f"student of assistant {seed}"]
+        assert assistant.seed == seed
+        assert list(seeds(SHORT, student)) == [0, 1, 2]
+        assert configure(SHORT, student, 2).frozen == assistant
+    assert all(name not in {job.arm for job in queue(SHORT)} for name in (*long, *nested))
+
+
 def test_arms_of_the_campaign_are_those_of_the_plan():
     plan = (REPORTS / "paper-short-cifar100" / "PLAN.md").read_text()
     found = study(SHORT, "campaign")
@@ -177,7 +213,7 @@ def fake(config: RunConfig, percent: float, folder: Path, seconds: float = 50.0)
         "config": json.loads(json.dumps(runs.asdict(config))),
         "results": {"validation": {"top1": percent, "top5": 90.0, "n": 5000}},
         "history": [{"epoch": 1, "gradient_shares": {"cross_entropy": 0.75, "order_c": 0.25}}],
-        "seconds": {"total": seconds, "frozen_answers_read": []},
+        "seconds": {"total": seconds, "epochs": [seconds], "frozen_answers_read": []},
         "settings": {"precision": "bf16"},
         "machine": {"name": "a machine", "threads": 1},
     }
@@ -195,9 +231,21 @@ def test_the_page_says_what_was_found_and_what_is_missing(tmp_path):
     error = 100 * (0.47 * 0.53 / 5000) ** 0.5
     assert f"near 47 % on 5,000 images has a standard error of {error:.1f} points" in text
     assert "cross-entropy 75.0, order C 25.0" in text
-    assert "- {2,3,C}: 2 2.5, 3 5, C 10 (42.00 %), best of 1 of 4 trials" in text
+    assert "- {2,3,C}: 2.5, 5, 10 (42.00 %), best of 1 of 4 trials" in text
     table = trials.table(SHORT, "recipe", findings.recorded(tmp_path))
     assert list(table["validation top-1 %"]) == ["45.00", "46.00", "47.00"]
+
+
+def test_of_equal_settings_the_first_is_taken(tmp_path):
+    for arm in arms(SHORT, "losses"):
+        fake(configure(SHORT, arm, 100), 46.0, tmp_path)
+    text = trials.page(SHORT, findings.recorded(tmp_path))
+    plan = (REPORTS / "paper-short-cifar100" / "PLAN.md").read_text()
+    for method, first in (("{2,3,C}", "2.5, 5, 10"), ("{1,2,3,C}", "1, 2.5, 5, 10")):
+        assert f"- {method}: {first} (46.00 %), best of 4 of 4 trials" in text
+        assert f"| {method}, cross-entropy 1 | {first};" in plan
+    assert "- KD: 0.9, labels 0.1 (46.00 %)" in text
+    assert "| KD, T = 4; weight, cross-entropy | 0.9, 0.1;" in plan
 
 
 def test_progressive_resolution_is_judged_over_seeds(tmp_path):

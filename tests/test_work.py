@@ -492,8 +492,9 @@ def test_the_pace_of_a_finished_run_gives_its_own_seconds():
 
 
 def whole(run) -> float:
-    seconds = run.record["seconds"]
-    return seconds["total"] + seconds["around_epochs"]
+    """Seconds of all epochs, if each were as fast as the fastest."""
+    epochs = run.record["seconds"]["epochs"]
+    return min(epochs) * len(epochs)
 
 
 def forged(config: RunConfig, **changes) -> None:
@@ -503,7 +504,8 @@ def forged(config: RunConfig, **changes) -> None:
     for name, value in changes.items():
         record[name] = {**record[name], **value}
         if name == "seconds":
-            record[name]["around_epochs"] = 0.0
+            epochs = record["config"]["recipe"]["epochs"]
+            record[name]["epochs"] = [record[name]["total"] / epochs] * epochs
     storage.save_json(path, record)
 
 

@@ -89,7 +89,7 @@ def test_within_an_epoch_the_state_is_kept_every_few_minutes(small, monkeypatch)
     runs.run(tiny.teacher(), tiny.SETTINGS)
     states = [(epoch, step) for name, epoch, step in saved if name == "state.safetensors"]
     places = [(epoch, step) for epoch in range(3) for step in range(4)]
-    assert states == places[1:]
+    assert states == [*places[1:], (3, 0)]
 
 
 def test_a_state_of_before_steps_were_counted_is_taken_up(small):
@@ -198,13 +198,32 @@ print(json.dumps({n: record[n] for n in ("files", "results")}))
 """
 
 
-def test_a_worker_that_fails_says_why_once_and_the_others_go_on(folder, capfd):
+def test_a_run_that_fails_is_said_and_the_others_go_on(folder, capfd):
     good, bad = job(seed=0), job(seed=1, degradation=replace(job().config.degradation, size=999))
-    with pytest.raises(HorkdError, match="of 2 workers failed, see above"):
-        work.work_together([bad, good], 2, settings=tiny.SETTINGS)
-    said = capfd.readouterr().err.strip().splitlines()
-    assert said
-    assert all(re.fullmatch(r"horkd: worker \d: resolution 999 is above .*", s) for s in said)
+    with pytest.raises(HorkdError, match="1 of 1 workers failed, see above"):
+        work.work_together([bad, good], 1, settings=tiny.SETTINGS)
+    out, err = capfd.readouterr()
+    assert re.match(r"worker 1: student alone, seed 1 failed: resolution 999 is above", out)
+    assert re.fullmatch(r"horkd: worker 1: resolution 999 is above [^\n]*\n", err)
+    assert runs.read(good.config) is not None
+
+
+def test_what_fails_twice_for_one_reason_is_not_tried_a_third_time(folder):
+    size = replace(job().config.degradation, size=999)
+    jobs = [job(seed=seed, degradation=size) for seed in (1, 2, 3)]
+    said = []
+    with pytest.raises(HorkdError, match="resolution 999 is above"):
+        work.work(jobs, settings=tiny.SETTINGS, say=said.append)
+    assert len(said) == 1
+
+
+def test_a_second_signal_of_a_group_changes_nothing_for_a_worker():
+    with Interruption((signal.SIGTERM,), patient=True) as interruption:
+        with interruption.deferred():
+            send()
+            send()
+        send()
+        assert interruption.asked
 
 
 @pytest.mark.parametrize("workers", [0, -1])
