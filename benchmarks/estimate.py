@@ -4,16 +4,17 @@
 
 Every network is estimated as `horkd queue` does it where no run is finished, by a few steps, and
 then trained for some batches by the training loop itself, with augmentation, degradation and
-optimiser, on random images. A row says how many seconds an epoch of CIFAR-100 (50,000 images) takes
-by both. Give it a machine that has nothing else to do.
+optimiser, on random images; a frozen one answers to a fixed view, as it does for its learners. A
+row says how many seconds an epoch of CIFAR-100 (50,000 images) takes by both. Give it a machine
+that has nothing else to do: on a busy one it refuses.
 """
 
 import argparse
 import json
 import os
 import tempfile
-from contextlib import redirect_stderr
-from io import StringIO
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -22,7 +23,7 @@ from horkd import storage, work
 from horkd.data import Dataset, ImageSet
 from horkd.data.cifar import MEAN, STD
 from horkd.models import ModelSpec, Network
-from horkd.objectives import Objective
+from horkd.objectives import Frozen, Objective
 from horkd.report import markdown
 from horkd.resolution import Degradation
 from horkd.runs import RunConfig, commit, versions
@@ -36,9 +37,11 @@ CASES = (
     ("resnet18", 16, 50),
     ("resnet18", 32, 20),
     ("resnet50", 16, 20),
-    ("resnet50", 32, 8),
+    ("resnet50", 32, 16),
     ("vgg11", 16, 60),
 )
+#: Networks that only look: pixels, images.
+LOOKS = (("resnet18", 32, 4000), ("resnet50", 32, 2000))
 
 
 def images(count: int) -> Dataset:
@@ -63,6 +66,19 @@ def measured(model: str, pixels: int, batches: int, settings: Settings) -> float
     return seconds[-1] * IMAGES / (128 * batches)
 
 
+def looked(model: str, pixels: int, count: int, settings: Settings) -> float:
+    """Seconds of a frozen network's answers to a view of all images."""
+    data = images(count)
+    frozen = Frozen(settings.place(Network(ModelSpec(model, 100))))
+    recipe = Recipe(epochs=1, views=1)
+    with tempfile.TemporaryDirectory() as folder:
+        task = Task(data, data.train, Degradation(16), recipe, settings, 0, frozen,
+                    Degradation(pixels), answers=Path(folder))  # fmt: skip
+        start = time.perf_counter()
+        task.view_answers(0)
+        return (time.perf_counter() - start) * IMAGES / count
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
@@ -70,22 +86,37 @@ def main() -> None:
     options = parser.parse_args()
     settings = Settings("cpu", options.precision, progress=False)
     load = work.load()
+    if load > work.BUSY:
+        parser.exit(2, f"this machine is busy ({load:.1f} processes a core): try again when not\n")
+    resolved = settings.resolve(Network(ModelSpec("resnet18", 100)))
     rows, numbers = [], []
-    for model, pixels, batches in CASES:
-        config = RunConfig(
-            model, Degradation(pixels), data="cifar100", validation=False, recipe=Recipe(epochs=1)
-        )
-        resolved = settings.resolve(Network(ModelSpec("resnet18", 100)))
-        with tempfile.TemporaryDirectory() as empty, redirect_stderr(StringIO()):
-            work.paths.runs_dir = lambda empty=empty: Path(empty)  # nothing is finished there
-            estimate = work.pace([config], settings).seconds(config)
-        real = measured(model, pixels, batches, resolved)
-        numbers.append({"network": model, "pixels": pixels, "estimate": estimate, "measured": real})
+
+    def add(what: str, model: str, pixels: int, estimate: float, real: float) -> None:
+        numbers.append({"what": what, "network": model, "pixels": pixels, "estimate": estimate,
+                        "measured": real})  # fmt: skip
         rows.append({
-            "network": model, "px": pixels, "estimate, s an epoch": f"{estimate:.0f}",
+            "what": what, "network": model, "px": pixels, "estimate, s an epoch": f"{estimate:.0f}",
             "measured, s an epoch": f"{real:.0f}", "estimate / measured": f"{estimate / real:.2f}",
         })  # fmt: skip
         print(rows[-1], flush=True)
+
+    one = Recipe(epochs=1)
+    with tempfile.TemporaryDirectory() as empty:
+        os.environ["HORKD_RUNS"] = empty  # nothing is finished there
+        for model, pixels, batches in CASES:
+            config = RunConfig(
+                model, Degradation(pixels), data="cifar100", validation=False, recipe=one
+            )
+            estimate = work.pace([config], settings).seconds(config)
+            add("training", model, pixels, estimate, measured(model, pixels, batches, resolved))
+        for model, pixels, count in LOOKS:
+            frozen = RunConfig(
+                model, Degradation(pixels), data="cifar100", validation=False, recipe=one
+            )
+            config = replace(frozen, model="resnet8", frozen=frozen, orders=(("2", 1.0),))
+            known = work.pace([config], settings)
+            estimate = known.seconds(config) - known.learner_seconds(config)
+            add("frozen", model, pixels, estimate, looked(model, pixels, count, resolved))
     import pandas as pd
 
     machine = describe_machine("cpu")

@@ -1062,9 +1062,12 @@ class _Saver:
             metric = main_metric(entry["validation"])
             parts.append(f"validation {metric} {entry['validation'][metric]:.2f} %")
         parts.append(f"{state.seconds[-1]:.0f} s")
-        # an epoch takes as long as its images have pixels
+        # an epoch takes as long as its images have pixels; the fastest of equal ones tells, since
+        # others may have waited for the frozen model's answers
         pixels = [recipe.pixels(epoch, size) ** 2 for epoch in range(recipe.epochs)]
-        left = state.seconds[-1] * sum(pixels[state.epoch :]) / pixels[state.epoch - 1]
+        own = pixels[state.epoch - 1]
+        done = zip(reversed(state.seconds), reversed(pixels[: state.epoch]), strict=False)
+        left = min(s for s, p in done if p == own) * sum(pixels[state.epoch :]) / own
         if left:
             parts.append(f"{duration(left)} left")
         self.control.say(f"{self.config.name}: {', '.join(parts)}")
