@@ -424,8 +424,8 @@ def committed_file(config: RunConfig) -> Path:
         if pretrained.digest(path) == config.weights:
             return path
     raise HorkdError(
-        f"the weights {config.weights} of {config.model} are not imported yet: give their file "
-        "with --teacher-weights, or put it into the folder models/ of a report"
+        f"the weights {config.weights} of {config.model} are not imported yet, and no report has "
+        "them: give their file with --teacher-weights"
     )
 
 
@@ -1115,7 +1115,7 @@ def _as_before(settings: Settings, path: Path) -> Settings:
         return settings
     if device.startswith("cuda") and not torch.cuda.is_available():
         return settings  # begun on a GPU that is gone: go on with what there is
-    if settings.precision not in ("auto", saved.get("precision", "auto")):
+    if "precision" in saved and settings.precision not in ("auto", saved["precision"]):
         warnings.warn(
             f"{path.parent.name} was begun in {saved['precision']} and goes on in it, not in "
             f"{settings.precision}",

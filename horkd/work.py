@@ -91,10 +91,10 @@ def _cacheable(config: RunConfig) -> bool:
 
 #: How often a worker looks again at what others are doing.
 POLL_SECONDS = 5.0
-#: A probe takes at least so many steps, and goes on for so many seconds.
-PROBE_STEPS, PROBE_SECONDS = 3, 1.5
-#: A probing step takes no more than about that.
-LONGEST_STEP = 8.0
+#: A probe takes at least so many steps and seconds, unless that would be longer than `LONGEST`.
+PROBE_STEPS, PROBE_SECONDS = 3, 0.4
+#: Seconds after which no further step is taken, and that one step may take at most.
+LONGEST = 4.0
 #: From this load per core on, a machine is called busy.
 BUSY = 0.5
 
@@ -240,21 +240,23 @@ def _time(step: Callable[[torch.Tensor], None], side: int, batch: int, settings:
     """Images a second: the fastest of a few steps, since whatever disturbs makes them slower."""
     x = torch.randn(batch, 3, side, side, device=settings.device)
     x = x.contiguous(memory_format=settings.memory_format)
-    few = max(2, batch // 8)
+    few = max(2, batch // 16)
     seconds = []
     with torch.random.fork_rng(devices=[]):
         step(x[:few])  # the first one also sets up the kernels
         start = time.perf_counter()
         step(x[:few])
-        if (time.perf_counter() - start) * batch / few > LONGEST_STEP:
-            x = x[:few]
+        whole = (time.perf_counter() - start) * batch / few
+        if whole > LONGEST:
+            x = x[: max(few, int(batch * LONGEST / whole))]
         step(x)
-        begun = time.perf_counter()
-        while len(seconds) < PROBE_STEPS or time.perf_counter() - begun < PROBE_SECONDS:
+        while True:
             start = time.perf_counter()
             step(x)
             seconds.append(time.perf_counter() - start)
-    return len(x) / min(seconds)
+            enough = len(seconds) >= PROBE_STEPS and sum(seconds) > PROBE_SECONDS
+            if enough or sum(seconds) > LONGEST:
+                return len(x) / min(seconds)
 
 
 def missing(jobs: Iterable[Job]) -> list[Job]:
@@ -378,6 +380,7 @@ def work(
     done, diverged, waiting = [], [], missing(jobs)
     busy: set[str] = set()
     failed: dict[str, str] = {}
+    unsaid: list[str] = []  # the last failure, which may turn out to be everybody's
     while waiting:
         if deadline is not None and time.monotonic() >= deadline:
             say(f"time is up; {len(waiting)} runs to go")
@@ -410,8 +413,13 @@ def work(
             waiting.remove(job)
             if again or not waiting:
                 break
-            say(f"{label} failed: {error}")
+            for line in unsaid:
+                say(line)
+            unsaid = [f"{label} failed: {error}"]
             continue
+        for line in unsaid:
+            say(line)
+        unsaid = []
         busy.clear()
         # without what others have finished meanwhile
         waiting = [j for j in missing(waiting) if j.config.key not in failed]

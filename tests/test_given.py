@@ -91,7 +91,7 @@ def test_a_file_that_is_nowhere_is_one_line(trained):
     path, _ = exported(trained)
     frozen = given(path)
     path.unlink()
-    with pytest.raises(HorkdError, match="are not imported yet: give their file"):
+    with pytest.raises(HorkdError, match="are not imported yet, and no report has"):
         runs.run(frozen, tiny.SETTINGS)
 
 

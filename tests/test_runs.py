@@ -651,6 +651,8 @@ def variant(kind: type, name: str) -> RunConfig:
         return replace(base, recipe=replace(base.recipe, **{name: value}))
     if kind is Degradation:
         return replace(base, degradation=replace(base.degradation, **{name: value}))
+    if name == "trial":  # what it learns from is one, too
+        return replace(base, trial=True, frozen=replace(base.frozen, trial=True))
     if name == "classifier":  # of given weights
         return replace(base, weights="d", classifier=True)
     if name == "start":
