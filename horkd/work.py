@@ -154,9 +154,9 @@ def pace(configs: Sequence[RunConfig], settings: Settings) -> Pace:
         settings: device and precision. Threads are those of this process.
     """
     busy = load()
-    settings = settings.resolve(Network(ModelSpec("resnet8x0.25", 2)))
+    resolved = settings.resolve(Network(ModelSpec("resnet8", 2)))  # refuses what is not there
     found: dict[tuple[str, int], list[float]] = {}
-    for config, seconds in _finished(settings):
+    for config, seconds in _finished(resolved):
         kind = (config.model, _side(config))
         found.setdefault(kind, []).append(_all_macs(config) / seconds)
     known = {kind: statistics.median(rates) for kind, rates in found.items()}
@@ -212,7 +212,9 @@ def _finished(settings: Settings) -> Iterator[tuple[RunConfig, float]]:
 
 def _time_training(model: str, side: int, batch: int, classes: int, settings: Settings) -> float:
     """Multiply-accumulates a second of training steps with batches of that size."""
-    network = settings.place(Network(ModelSpec(model, classes)).train())
+    network = Network(ModelSpec(model, classes)).train()
+    settings = settings.resolve(network)  # the memory format depends on the network
+    network = settings.place(network)
 
     def step(images: torch.Tensor) -> None:
         with settings.autocast():
@@ -228,7 +230,9 @@ def _time_training(model: str, side: int, batch: int, classes: int, settings: Se
 
 
 def _time_looking(model: str, side: int, classes: int, settings: Settings) -> float:
-    network = settings.place(Network(ModelSpec(model, classes)).eval())
+    network = Network(ModelSpec(model, classes)).eval()
+    settings = settings.resolve(network)
+    network = settings.place(network)
 
     @torch.no_grad()
     def look(images: torch.Tensor) -> None:

@@ -586,6 +586,25 @@ def test_without_runs_a_few_steps_of_each_network_are_timed(monkeypatch, folder)
     assert not folder.exists()
 
 
+def test_every_network_is_timed_in_the_memory_format_that_it_is_trained_in(monkeypatch, folder):
+    """One narrow network's format for all made a ResNet50 look half as slow again."""
+    seen = {}
+    time_ = work._time
+
+    def spied(step, side, batch, settings):
+        seen[side] = settings.channels_last
+        return time_(step, side, batch, settings)
+
+    monkeypatch.setattr(work, "_time", spied)
+    settings = replace(tiny.SETTINGS, channels_last="auto")
+    wide = RunConfig("resnet8", Degradation(16), recipe=ONE_EPOCH)
+    pace([alone(), wide], settings)
+    for config, side in ((alone(), 8), (wide, 16)):
+        network = tiny.network(config.model)
+        assert seen[side] == settings.resolve(network).channels_last
+    assert seen[8] == "off"
+
+
 def test_with_nothing_to_estimate_nothing_is_timed():
     assert pace([], tiny.SETTINGS).source == "a few steps of each network"
     assert estimates([], pace([], tiny.SETTINGS), True) == {}
