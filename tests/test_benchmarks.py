@@ -100,3 +100,20 @@ def test_the_readme_quotes_the_record_of_the_hint():
         f"it flags {faces} %",
     ):
         assert quoted in text, quoted
+
+
+def test_estimates_are_within_a_factor_of_one_and_a_half_of_what_was_measured():
+    found = json.loads((REPORTS / "estimate.json").read_text())
+    text = (REPORTS / "estimate.md").read_text()
+    assert found["load"] <= 0.5  # an idle machine
+    assert {row["what"] for row in found["rows"]} == {"training", "frozen"}
+    for row in found["rows"]:
+        ratio = row["estimate"] / row["measured"]
+        assert 1 / 1.5 <= ratio <= 1.5, row
+        (line,) = (
+            line
+            for line in text.splitlines()
+            if [cell.strip() for cell in line.split("|")[1:4]]
+            == [row["what"], row["network"], str(row["pixels"])]
+        )
+        assert f"{ratio:.2f}" in line
