@@ -534,7 +534,7 @@ def test_students_of_an_imported_teacher_are_trained(file, home):
 
 
 def test_without_its_file_a_teacher_is_asked_for(home):
-    with pytest.raises(HorkdError, match="are not imported yet: give their file with --teacher-"):
+    with pytest.raises(HorkdError, match="give their file with --teacher-"):
         runs.run(config_of(small(), "student 8"))
 
 
