@@ -425,7 +425,7 @@ def test_auto_is_resolved_without_touching_random_numbers_or_the_network():
 
 @pytest.mark.parametrize("native", [True, False])
 def test_on_a_cpu_precision_is_decided_not_timed(monkeypatch, native):
-    """What a stopwatch chose made one key give 76.9 and 67.8 %."""
+    """A stopwatch chose it once, and one key gave different results."""
     monkeypatch.setattr(presets, "has_bf16", lambda device: native)
     quick, short = get_preset("quick"), get_preset("paper-short")
     cpu = Settings("cpu")

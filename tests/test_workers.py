@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import tiny
 
-from horkd import paths, runs, storage, work
+from horkd import runs, storage, work
 from horkd.errors import HorkdError
 from horkd.presets import get_preset
 from horkd.runs import Control
@@ -294,7 +294,3 @@ def cmdline(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
     except OSError:
         return ""
-
-
-def test_paths_stay_those_of_the_caller(folder):
-    assert paths.runs_dir() == folder
