@@ -150,7 +150,8 @@ class Settings:
     Attributes:
         device: "auto", "cpu", "cuda" or any torch device.
         precision: "fp32", "bf16" (autocast), or "auto": bf16 on a GPU that has it, else fp32. It
-            can change results by more than rounding, so that it is equal in all that is compared; `Preset.precision` decides it for a study.
+            can change results by more than rounding, so that it is equal in all that is compared;
+            `Preset.precision` decides it for a study.
         channels_last: memory format of images and weights: "auto", "on" or "off".
         compile: "auto" (on CUDA, if it works there), "on" or "off".
         cache: keep the frozen model's answers on disk for other runs (`horkd.remembered`): "auto"
