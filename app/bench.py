@@ -11,12 +11,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from horkd import paths, runs, storage
+from horkd import paths, storage
 from horkd.data import DRAWN, full_size, load_dataset, normalise
+from horkd.degradation import Degradation, resize
 from horkd.errors import HorkdError
-from horkd.evaluate import agreement
-from horkd.models import Network, load_network, macs, parameters
-from horkd.resolution import Degradation, resize
+from horkd.lab.config import config_from_dict
+from horkd.lab.store import read
+from horkd.networks.network import Network, load_network, macs, parameters
+from horkd.protocols.classification import agreement
 
 #: Who is asked. "teacher" sees full resolution, "teacher small" the reduced image (the control that
 #: shows what distillation is for), "alone" is the student's network trained without a teacher.
@@ -180,7 +182,7 @@ def _sound(model: Model) -> bool:
 
 def _of_run(folder: Path) -> list[Model]:
     """A run's network and, from the folders beside it, those that it was distilled from."""
-    config = runs.config_from_dict(storage.load_json(folder / "record.json")["config"])
+    config = config_from_dict(storage.load_json(folder / "record.json")["config"])
     if folder.name != config.name:
         raise HorkdError(f"{folder} holds the run {config.name}: give the folder that name again")
     if config.data.startswith("cifar100") and not at_hand("cifar100"):
@@ -189,7 +191,7 @@ def _of_run(folder: Path) -> list[Model]:
             "the demo downloads nothing: put it there, or export the run where it is"
         )
     found = []
-    while config is not None and (run := runs.read(config, folder.parent)) is not None:
+    while config is not None and (run := read(config, folder.parent)) is not None:
         network, data = run.network(), load_dataset(config.data, config.per_class)
         file = run.folder / "model.safetensors"
         found.append(

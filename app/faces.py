@@ -12,11 +12,12 @@ from tqdm import tqdm
 
 from app.bench import Model
 from app.pictures import SIDE, Picture
-from horkd import storage, verification
+from horkd import storage
 from horkd.data import load_dataset
 from horkd.data.photos import CENTRE_CROP
+from horkd.degradation import Degradation, resize
 from horkd.errors import HorkdError
-from horkd.resolution import Degradation, resize
+from horkd.protocols import verification
 
 #: Resolutions that are looked at, as far as the networks go.
 SIZES = (8, 12, 16, 20, 24, 28, 32)

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from app.bench import Answer, Bench
 from app.reference import batched, sample
-from horkd import paths, retrieval, storage
+from horkd import paths, storage
 from horkd.data import load_dataset
 from horkd.errors import HorkdError
+from horkd.protocols import retrieval
 
 #: Training images that neighbours are looked for among, and test images that are shown.
 INDEXED, TESTED = 5000, 2000

@@ -22,8 +22,8 @@ from app.bench import Bench, Model, load_models
 from horkd import storage
 from horkd.data import ImageSet, load_dataset
 from horkd.errors import HorkdError
-from horkd.evaluate import accuracy, agreement
 from horkd.losses import class_centers
+from horkd.protocols.classification import accuracy, agreement
 
 #: Share of the validation images below the limit.
 FLAGGED = 0.05

@@ -28,7 +28,7 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 from gradio_client import Client, handle_file
 
 from horkd import paths, storage
-from horkd.train import describe_machine
+from horkd.machine import describe_machine
 
 CHROMIUM = [
     "--headless",

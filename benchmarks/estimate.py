@@ -19,15 +19,18 @@ from pathlib import Path
 
 import torch
 
-from horkd import storage, work
+from horkd import machine as machine_
+from horkd import storage
 from horkd.data import Dataset, ImageSet
 from horkd.data.cifar import MEAN, STD
-from horkd.models import ModelSpec, Network
+from horkd.degradation import Degradation
+from horkd.lab.config import RunConfig
+from horkd.lab.pace import pace
+from horkd.machine import BUSY, Settings, commit, describe_machine, versions
+from horkd.networks.network import ModelSpec, Network
 from horkd.objectives import Frozen, Objective
-from horkd.report import markdown
-from horkd.resolution import Degradation
-from horkd.runs import RunConfig, commit, versions
-from horkd.train import Recipe, Settings, Task, describe_machine, fit, new_state
+from horkd.studies.report import markdown
+from horkd.training import Recipe, Task, fit, new_state
 
 IMAGES = 50_000
 #: Network, pixels, batches: some seconds to a minute each.
@@ -85,8 +88,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("reports/benchmarks"))
     options = parser.parse_args()
     settings = Settings("cpu", options.precision, progress=False)
-    load = work.load()
-    if load > work.BUSY:
+    load = machine_.load()
+    if load > BUSY:
         parser.exit(2, f"this machine is busy ({load:.1f} processes a core): try again when not\n")
     resolved = settings.resolve(Network(ModelSpec("resnet18", 100)))
     rows, numbers = [], []
@@ -107,14 +110,14 @@ def main() -> None:
             config = RunConfig(
                 model, Degradation(pixels), data="cifar100", validation=False, recipe=one
             )
-            estimate = work.pace([config], settings).seconds(config)
+            estimate = pace([config], settings).seconds(config)
             add("training", model, pixels, estimate, measured(model, pixels, batches, resolved))
         for model, pixels, count in LOOKS:
             frozen = RunConfig(
                 model, Degradation(pixels), data="cifar100", validation=False, recipe=one
             )
             config = replace(frozen, model="resnet8", frozen=frozen, orders=(("2", 1.0),))
-            known = work.pace([config], settings)
+            known = pace([config], settings)
             estimate = known.seconds(config) - known.learner_seconds(config)
             add("frozen", model, pixels, estimate, looked(model, pixels, count, resolved))
     import pandas as pd

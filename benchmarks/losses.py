@@ -25,8 +25,10 @@ import torch
 from matplotlib.lines import Line2D
 from tqdm import tqdm
 
-from horkd import kernels, losses, paths, report, runs, storage
-from horkd.train import describe_machine
+from horkd import losses, paths, storage
+from horkd.fast import distances
+from horkd.machine import commit, describe_machine, versions
+from horkd.studies import report
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import oracles
@@ -192,13 +194,13 @@ def against_the_floor(rows_of_sides: list[int], meter: Meter) -> list[dict]:
     """The fused form's time beside the least the device could take for its instructions."""
     from ceiling import bytes_per_second, instructions_per_second
 
-    from horkd.kernels_triton import angles_fused
+    from horkd.fast.fused import angles_fused
 
     rate, bandwidth = instructions_per_second(meter.device), bytes_per_second(meter.device)
     out = []
     for n in rows_of_sides:
         p, q = (
-            kernels.geometry(torch.randn(n, 64, device=meter.device)).q.float() for _ in range(2)
+            distances.geometry(torch.randn(n, 64, device=meter.device)).q.float() for _ in range(2)
         )
         times = [
             meter.milliseconds(lambda p=p, q=q: angles_fused(p, q, False, True)) for _ in range(20)
@@ -367,8 +369,8 @@ def main() -> None:
             "against the floor": floor,
             "machine": machine,
             "seconds": seconds,
-            "versions": runs.versions(),
-            "commit": runs.commit(),
+            "versions": versions(),
+            "commit": commit(),
         },
     )
     storage.write_text(

@@ -12,8 +12,9 @@ import time
 
 import torch
 
-from horkd import paths, retrieval, storage
-from horkd.train import describe_machine
+from horkd import paths, storage
+from horkd.machine import describe_machine
+from horkd.protocols import retrieval
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
     python benchmarks/step.py [--preset cpu] [--data cifar100] [--steps 60]
 
-Times the parts of the step of `horkd.train` one by one: making the batch, both views (degrading and
+Times the parts of the step of `horkd.training` one by one: making the batch, both views (degrading and
 normalising), the frozen model, the student, the losses, backward, optimiser, and the rest. Writes
 reports/benchmarks/step-<preset>-<device>.json. On CUDA every part ends in a synchronisation, which
 the training loop doesn't have, so the parts are upper bounds there.
@@ -15,14 +15,15 @@ from collections import defaultdict
 import pandas as pd
 import torch
 
-from horkd import paths, runs, storage
+from horkd import paths, storage
 from horkd.data import Batches, load_dataset
 from horkd.losses import HybridOrderLoss
-from horkd.models import ModelSpec, Network
+from horkd.machine import Settings, commit, describe_machine, exact_matmul, versions
+from horkd.networks.network import ModelSpec, Network
 from horkd.objectives import Frozen, Objective
-from horkd.presets import get_preset
-from horkd.studies import configure, study
-from horkd.train import Settings, Task, describe_machine, exact_matmul, new_state
+from horkd.studies.presets import get_preset
+from horkd.studies.study import configure, study
+from horkd.training import Task, new_state
 
 NECESSARY = ("frozen model", "student", "losses", "backward", "optimiser")
 
@@ -132,8 +133,8 @@ def main() -> None:
         "ms_per_step": parts,
         "outside_percent": 100 * outside / total,
         "machine": describe_machine(task.settings.device),
-        "versions": runs.versions(),
-        "commit": runs.commit(),
+        "versions": versions(),
+        "commit": commit(),
     }
     storage.save_json(path, record)
     print(f"written to {path}")

@@ -24,11 +24,11 @@ from torchvision.transforms.v2 import functional as TF
 from horkd import paths, storage
 from horkd.data import load_dataset
 from horkd.data.glyphs import FACES
-from horkd.evaluate import predict
+from horkd.degradation import Degradation, resize
 from horkd.losses import class_centers
-from horkd.models import Output, load_network
-from horkd.resolution import Degradation, resize
-from horkd.train import describe_machine
+from horkd.machine import describe_machine
+from horkd.networks.network import Output, load_network
+from horkd.predict import predict
 
 N = 900  # images in each set
 TOLERANCE = 2.0  # points of the development mean that a simpler score may lack

@@ -33,9 +33,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from horkd import kernels
 from horkd.errors import HorkdError
-from horkd.models import Output
+from horkd.fast import distances
+from horkd.networks.network import Output
 from horkd.potentials import as_features, pairwise_distances
 
 
@@ -230,7 +230,7 @@ def pkt(frozen: Tensor, learner: Tensor, eps: float = 1e-7) -> Tensor:
         kernel = (unit @ unit.T + 1) / 2 + eps
         return kernel.log().masked_fill(itself, -torch.inf).log_softmax(1).masked_fill(itself, 0)
 
-    with kernels.without_autocast(g):
+    with distances.without_autocast(g):
         p, q = log_probabilities(f), log_probabilities(g)
         return F.kl_div(q, p, reduction="batchmean", log_target=True).to(g.dtype)
 
@@ -273,7 +273,7 @@ def darkrank(
         return (g * 0).sum()
     order = pairwise_distances(f, normalize=False).fill_diagonal_(torch.inf)
     order = order.argsort(dim=1, stable=True)[:, : min(length, len(g) - 1)]
-    with kernels.without_autocast(g):
+    with distances.without_autocast(g):
         # float64: the cube of a large distance leaves float32
         near = pairwise_distances(g, normalize=False).gather(1, order).double()
         scores = -alpha * near.pow(beta)

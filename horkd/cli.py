@@ -65,9 +65,9 @@ def reproduce(
     force: Annotated[bool, typer.Option(help="also run what is up to date")] = False,
 ) -> None:
     """Run the notebooks into reports/PRESET-DATA/; only what is missing or out of date."""
-    from horkd.batch import reproduce
-    from horkd.presets import get_preset
-    from horkd.studies import with_teacher
+    from horkd.reproduce import reproduce
+    from horkd.studies.presets import get_preset
+    from horkd.studies.teacher import with_teacher
 
     chosen = get_preset(preset or _preset_for(data, teacher_weights), data, seeds, select)
     parameters = dict(_parameter(text) for text in parameter or [])
@@ -151,33 +151,35 @@ def queue(
     select: SelectOption = "",
 ) -> None:
     """List the missing runs, most worth first, with an estimate of their time."""
-    from horkd import runs, work
-    from horkd.presets import get_preset
-    from horkd.train import Settings
+    from horkd.lab import pace as pace_
+    from horkd.lab.pace import answers_bytes, estimates, missing
+    from horkd.lab.store import read
+    from horkd.machine import Settings, duration
+    from horkd.studies.presets import get_preset
 
     teacher = (teacher_weights, teacher_model, teacher_statistics)
     jobs = _jobs(preset, data, seeds, study, arm, teacher, select)
-    todo = work.missing(jobs)
+    todo = missing(jobs)
     settings = get_preset(preset, data).settings(Settings(device, precision))
     _set_threads(workers, threads)
-    pace = work.pace([job.config for job in todo], settings)
-    times = work.estimates(todo, pace, cached=not settings.on_cuda)
+    pace = pace_.pace([job.config for job in todo], settings)
+    times = estimates(todo, pace, cached=not settings.on_cuda)
     for job in jobs:
         if job.config.key in times:
-            state = runs.duration(times[job.config.key])
+            state = duration(times[job.config.key])
         elif not every:
             continue
         else:
-            state = "done" if runs.read(job.config) else "diverged"
+            state = "done" if read(job.config) else "diverged"
         typer.echo(
             f"{state:>9s}  {job.study:11s} {job.arm:36s} seed {job.config.seed}  {job.config.name}"
         )
-    whole = runs.duration(sum(times.values()) / workers)
+    whole = duration(sum(times.values()) / workers)
     others = len(times) - len(todo)
     also = f" and {others} that they learn from" if others else ""
     by = f" by {workers} workers" if workers > 1 else ""
     more = ""
-    if answers := work.answers_bytes(todo, settings.precision == "bf16"):
+    if answers := answers_bytes(todo, settings.precision == "bf16"):
         more += f", {answers / 1e9:.2g} GB of frozen models' answers on disk"
     if pace.busy:
         more += f"; this machine is busy ({pace.load:.1f} processes a core), which takes longer"
@@ -225,11 +227,11 @@ def work_(
 
     Ctrl-C and SIGTERM stop it after a training step, and the same command goes on from there.
     """
-    from horkd import work
-    from horkd.presets import get_preset
-    from horkd.runs import Control
-    from horkd.studies import waiting
-    from horkd.train import Interruption, Settings
+    from horkd.lab import work
+    from horkd.lab.checkpoint import Control
+    from horkd.machine import Interruption, Settings
+    from horkd.studies.presets import get_preset
+    from horkd.studies.study import waiting
 
     teacher = (teacher_weights, teacher_model, teacher_statistics)
     jobs = _jobs(preset, data, seeds, study, arm, teacher, select)
@@ -257,12 +259,14 @@ def work_(
 @app.command("trials")
 def trials_(preset: PresetOption = "paper-short") -> None:
     """Write the page of a preset's trials: reports/PRESET-DATA/trials/TRIALS.md, with records."""
-    from horkd import findings, paths, trials
-    from horkd.presets import get_preset
+    from horkd import paths
+    from horkd.studies import trials
+    from horkd.studies.presets import get_preset
+    from horkd.studies.results import live
 
     chosen = get_preset(preset)
     out = paths.reports_dir() / f"{chosen.name}-{chosen.data}" / "trials"
-    page = trials.write(chosen, findings.live(chosen, train_missing=False), out)
+    page = trials.write(chosen, live(chosen, train_missing=False), out)
     typer.echo(f"trials: {os.path.relpath(page)}")
 
 
@@ -279,8 +283,9 @@ def _jobs(
     teacher: tuple[str, str, str] = ("", "", ""),
     select: str = "",
 ):
-    from horkd.presets import get_preset
-    from horkd.studies import choose, with_teacher
+    from horkd.studies.presets import get_preset
+    from horkd.studies.study import choose
+    from horkd.studies.teacher import with_teacher
 
     chosen = with_teacher(get_preset(preset, data, seeds, select), *teacher)
     return choose(chosen, studies or (), arms or ())
@@ -301,22 +306,23 @@ def export(
     ] = 16,
 ) -> None:
     """Write finished networks (seed 0) as safetensors with all that a prediction needs."""
-    from horkd import runs, work
-    from horkd.presets import get_preset
-    from horkd.pretrained import digest
-    from horkd.studies import usual_exports
+    from horkd.lab import store, work
+    from horkd.lab.store import read
+    from horkd.networks.weights import digest
+    from horkd.studies.presets import get_preset
+    from horkd.studies.study import usual_exports
 
     usual = usual_exports(get_preset(preset, data))
     teacher = (teacher_weights, teacher_model, teacher_statistics)
     for job in _jobs(preset, data, 1, None, arm or usual, teacher, select):
-        finished = runs.read(job.config)
+        finished = read(job.config)
         if finished is None:
             raise HorkdError(
                 f"{job.arm} of preset {preset} is not trained: run `horkd work --preset {preset} "
                 f'--data {job.config.data} --arm "{job.arm}"` with the same options'
             )
         path = out / f"{re.sub(r'[^a-zA-Z0-9]+', '-', job.arm).strip('-')}.safetensors"
-        results = runs.export(finished, path, bits)
+        results = store.export(finished, path, bits)
         line = f"{path}  {path.stat().st_size / 1e6:.2f} MB  digest {digest(path)}"
         if "rounded" in results:
             before, after = (work.headline(results[name]) for name in ("test", "rounded"))

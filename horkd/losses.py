@@ -23,7 +23,7 @@ same images and gives g (N, D_g). The n-order loss compares a potential of both,
 Features may be bf16 or fp16; all is computed in float32 or better. Only the learner gets a
 gradient, and only a first one: `create_graph=True` is refused for orders 2, 3 and C (by torch, and
 later, in a compiled graph), and torch.func's transforms are not supported.
-`horkd.kernels` has the algorithms: order 3 takes O(N²D + N³) work and O(N²) memory, orders 2 and C
+`horkd.fast.distances` has the algorithms: order 3 takes O(N²D + N³) work and O(N²) memory, orders 2 and C
 one matrix product.
 """
 
@@ -32,8 +32,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from horkd import distributed, kernels
 from horkd.errors import HorkdError
+from horkd.fast import distances, distributed, terms
 from horkd.potentials import as_centers, as_features
 
 #: The orders by the names that weights use, with the names of their terms.
@@ -89,7 +89,7 @@ def order1(frozen: Tensor, learner: Tensor, reduction: str = "mean") -> Tensor:
     f, g = _pair(frozen, learner, same_width=True)
     if g.numel() == 0:
         return _zero(g)
-    with kernels.without_autocast(g):
+    with distances.without_autocast(g):
         total = (f - g).abs().sum()
     return total if reduction == "sum" else total / g.numel()
 
@@ -113,7 +113,7 @@ def order2(frozen: Tensor, learner: Tensor, reduction: str = "mean") -> Tensor:
     n = len(g)
     if n < 2:
         return _zero(g)
-    total = kernels.term("pairs", f, g, option=reduction == "rkd")
+    total = terms.term("pairs", f, g, option=reduction == "rkd")
     return total / {"mean": n * (n - 1), "sum": 1, "rkd": n**2}[reduction]
 
 
@@ -136,7 +136,7 @@ def order3(frozen: Tensor, learner: Tensor, reduction: str = "mean") -> Tensor:
     n = len(g)
     if n < 3:
         return _zero(g)
-    total = kernels.term("triples", f, g, option=reduction == "rkd")
+    total = terms.term("triples", f, g, option=reduction == "rkd")
     return total / {"mean": n * (n - 1) * (n - 2), "sum": 1, "rkd": n**3}[reduction]
 
 
@@ -169,7 +169,7 @@ def order_c(
     u = as_centers(centers, g).detach()
     if g.numel() == 0 or u.numel() == 0:
         return _zero(g)
-    total = kernels.term("centers", f.to(g.dtype), g, u, option=normalize)
+    total = terms.term("centers", f.to(g.dtype), g, u, option=normalize)
     return total / {"mean": len(g) * len(u), "sum": 1}[reduction]
 
 
@@ -279,7 +279,7 @@ class HybridOrderLoss(nn.Module):
             frozen, learner = distributed.gather(frozen), distributed.gather(learner)
         aligned = learner
         if self.projector is not None and ("1" in self.weights or "C" in self.weights):
-            with kernels.without_autocast(learner):
+            with distances.without_autocast(learner):
                 aligned = self.projector(as_features(learner, "learner features"))
         if self.unit:
             frozen, learner, aligned = map(unit_length, (frozen, learner, aligned))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from horkd.baselines import Baselines
 from horkd.errors import HorkdError
 from horkd.losses import ORDERS, HybridOrderLoss
-from horkd.models import Network, Output
+from horkd.networks.network import Network, Output
 
 
 class Frozen(nn.Module):

@@ -14,9 +14,9 @@ distances in bf16, and |a|² + |b|² − 2a·b loses half its digits even in flo
 import torch
 from torch import Tensor
 
-from horkd import kernels
 from horkd.errors import HorkdError
-from horkd.kernels import NEAR_DUPLICATE
+from horkd.fast import distances
+from horkd.fast.distances import NEAR_DUPLICATE
 
 
 def as_features(x: Tensor, name: str = "features") -> Tensor:
@@ -52,11 +52,11 @@ def pairwise_distances(x: Tensor, normalize: bool = True) -> Tensor:
     Returns:
         (N, N) symmetric, float32 or better, diagonal 0.
     """
-    with kernels.without_autocast(x):
+    with distances.without_autocast(x):
         x = as_features(x)
         if len(x) < 2:
             return x.new_zeros(len(x), len(x)) + 0 * x.sum()
-        return kernels.Pairwise.apply(x, normalize)
+        return distances.Pairwise.apply(x, normalize)
 
 
 def angle_cosines(x: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ def angle_cosines(x: Tensor) -> Tensor:
     Returns:
         (N, N, N) indexed [i, j, k], float32 or better.
     """
-    with kernels.without_autocast(x):
+    with distances.without_autocast(x):
         x = as_features(x)
         q = pairwise_distances(x.double())  # float32 sides would cost digits of small angles
         squared, inverse = q.square(), 1 / q.clamp(min=NEAR_DUPLICATE)
@@ -96,9 +96,9 @@ def center_distances(x: Tensor, centers: Tensor) -> Tensor:
     Raises:
         HorkdError: if the widths differ.
     """
-    with kernels.without_autocast(x):
+    with distances.without_autocast(x):
         x = as_features(x)
         centers = as_centers(centers, x)
         if x.numel() == 0 or centers.numel() == 0:
             return x.new_zeros(len(x), len(centers)) + 0 * (x.sum() + centers.sum())
-        return kernels.Between.apply(x, centers)
+        return distances.Between.apply(x, centers)

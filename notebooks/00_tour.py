@@ -37,14 +37,20 @@ import torch
 from IPython.display import Markdown, display
 from matplotlib.patches import FancyBboxPatch
 
-from horkd import evaluate, paper, report
+from horkd import paper
+from horkd import predict as predict_
 from horkd.data import load_dataset
+from horkd.degradation import KERNELS, Degradation
 from horkd.errors import HorkdError
-from horkd.models import macs, parameters
-from horkd.presets import get_preset
-from horkd.resolution import KERNELS, Degradation
-from horkd.studies import collect, study, trainer
-from horkd.train import Settings, describe_machine
+from horkd.machine import Settings, describe_machine, latency
+from horkd.networks.network import macs, parameters
+from horkd.protocols import classification
+from horkd.studies import claims as claims_
+from horkd.studies import report
+from horkd.studies.claims import mean_and_spread
+from horkd.studies.presets import get_preset
+from horkd.studies.results import gain, top1
+from horkd.studies.study import collect, study, trainer
 
 report.style()
 pd.set_option("display.max_colwidth", None)
@@ -166,14 +172,14 @@ device = "cuda" if torch.cuda.is_available() else "cpu"
 place = Settings(device, channels_last="on").place
 logits = {
     name: [
-        evaluate.predict(place(run.network()), test.images, dataset, view).logits.cpu()
+        predict_.predict(place(run.network()), test.images, dataset, view).logits.cpu()
         for run in arms[arm]
     ]
     for name, (arm, view) in tries.items()
 }
-accuracy = {n: [evaluate.accuracy(x, test.labels)["top1"] for x in logits[n]] for n in tries}
+accuracy = {n: [classification.accuracy(x, test.labels)["top1"] for x in logits[n]] for n in tries}
 agreement = {
-    n: [evaluate.agreement(x, logits["teacher"][0])["same_answer"] for x in logits[n]]
+    n: [classification.agreement(x, logits["teacher"][0])["same_answer"] for x in logits[n]]
     for n in tries
 }
 
@@ -298,10 +304,10 @@ for name, (arm, view) in tries.items():
         "network": arms[arm][0].config.model,
         "MACs (M)": f"{macs(network, side) / 1e6:.2f}",
         "parameters (M)": f"{parameters(network) / 1e6:.3f}",
-        "ms per image": f"{evaluate.latency(network, side):.2f}",
-        ours: report.mean_and_spread(accuracy[name]),
+        "ms per image": f"{latency(network, side):.2f}",
+        ours: mean_and_spread(accuracy[name]),
         "n": len(arms[arm]),
-        "same answer as the teacher %": report.mean_and_spread(agreement[name]),
+        "same answer as the teacher %": mean_and_spread(agreement[name]),
         theirs: "–" if published is None else f"{published:.2f}",
     })  # fmt: skip
 table = pd.DataFrame(rows)
@@ -320,7 +326,7 @@ for ax, values, title in zip(axes, (accuracy, agreement), titles, strict=True):
         )  # fmt: skip
         ax.plot(values[name], [row] * len(values[name]), "o", ms=5, mfc="white", mec="black")
         ax.annotate(
-            report.mean_and_spread(values[name]), (max(values[name]), row), (8, 0),
+            mean_and_spread(values[name]), (max(values[name]), row), (8, 0),
             textcoords="offset points", va="center", fontsize=9,
         )  # fmt: skip
     ax.set_title(title)
@@ -342,12 +348,12 @@ plt.show()
 # ## Verdict
 
 # %%
-relations = report.gain(arms, "student", "student alone")
+relations = gain(arms, "student", "student alone")
 word = {
     "holds": "Yes, it learns from relations",
     "does not hold": "No, here the relations cost accuracy",
     "not shown": "Not shown",
-}[report.verdict(relations)]
+}[claims_.verdict(relations)]
 mean = {name: float(np.mean(values)) for name, values in accuracy.items()}
 learned = max(mean.values()) > 5 * chance
 caution = "" if learned else (
@@ -367,8 +373,8 @@ verdict = f"""{caution}\
 - **Does it learn from relations? {word}**: student − student alone is {relations["text"]}. A
   difference counts from three seeds and a 95 % interval without zero.
 - **Does it become like its teacher?** They give the same answer on
-  {report.mean_and_spread(agreement["student"])} % of the images; the student alone on
-  {report.mean_and_spread(agreement["student alone"])} %.
+  {mean_and_spread(agreement["student"])} % of the images; the student alone on
+  {mean_and_spread(agreement["student alone"])} %.
 
 {sizes.teacher} → {sizes.compact}, {sizes.data}, {sizes.recipe.epochs} epochs
 ({sizes.teacher_recipe.epochs} for the teacher), trained on {trained["name"]},
@@ -392,7 +398,7 @@ measured = {
     for arm in roles
 }
 for arm in roles:  # rounding may flip an image or two on another machine
-    assert np.allclose(list(measured[arm].values()), report.top1(arms[arm]), atol=0.3), arm
+    assert np.allclose(list(measured[arm].values()), top1(arms[arm]), atol=0.3), arm
 paired = [
     a - measured["student alone"].get(seed, np.nan) for seed, a in measured["student"].items()
 ]

@@ -46,17 +46,18 @@ import torch.nn.functional as F
 from IPython.display import Markdown, display
 from torchvision.utils import make_grid
 
-from horkd import report
 from horkd.data import load_dataset
+from horkd.degradation import Degradation
 from horkd.errors import HorkdError
-from horkd.evaluate import predict
-from horkd.kernels import NEAR_DUPLICATE
+from horkd.fast.distances import NEAR_DUPLICATE
 from horkd.losses import class_centers, order1, order2, order3, order_c
-from horkd.models import ModelSpec, Network
+from horkd.networks.network import ModelSpec, Network
 from horkd.potentials import angle_cosines, center_distances, pairwise_distances
-from horkd.presets import get_preset
-from horkd.resolution import Degradation
-from horkd.studies import collect, trainer
+from horkd.predict import predict
+from horkd.studies import claims as claims_
+from horkd.studies import report
+from horkd.studies.presets import get_preset
+from horkd.studies.study import collect, trainer
 
 report.style()
 sizes = get_preset(preset, data, seeds)
@@ -776,7 +777,7 @@ for potential in potentials:
         f"{mean.loc['student', potential]:.4f}, student alone "
         f"{mean.loc['student alone', potential]:.4f}, untrained "
         f"{mean.loc['untrained', potential]:.4f} (n = {len(closer)}). "
-        f'"Distillation makes it more alike": {report.verdict(claim)}.'
+        f'"Distillation makes it more alike": {claims_.verdict(claim)}.'
     )
 at = resolution[resolution.what == "teacher, native"].set_index("pixels").loc[low]
 rest = resolution.groupby("what")[["order 2", "order 3"]].mean()

@@ -39,10 +39,15 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown, display
 
-from horkd import findings, report
 from horkd.errors import HorkdError
-from horkd.presets import get_preset
-from horkd.studies import collect, study, trainer
+from horkd.studies import report
+from horkd.studies.claims import claims
+from horkd.studies.classification import figures
+from horkd.studies.classification.page import TWO_STAGE_CLAIMS, two_stage_page
+from horkd.studies.classification.tables import two_stage_table
+from horkd.studies.presets import get_preset
+from horkd.studies.results import gain, live
+from horkd.studies.study import collect, study, trainer
 
 report.style()
 pd.set_option("display.max_colwidth", None)
@@ -59,7 +64,7 @@ arms = collect(sizes, "two_stage", trainer(sizes, train_missing=train_missing))
 if {"assistant", "student", "student alone"} - arms.keys():
     raise HorkdError("needs assistant, student and student alone: set train_missing = True")
 report.save_records([run for runs in arms.values() for run in runs], out)
-table = report.two_stage_table(arms, sizes)
+table = two_stage_table(arms, sizes)
 report.save_table(table, out, "two_stage_transfer")
 display(table)
 
@@ -73,9 +78,9 @@ display(table)
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.8), width_ratios=(1.15, 1))
-report.plot_two_stage(arms, left)
+figures.plot_two_stage(arms, left)
 left.set_title(f"Two-stage transfer, preset {sizes.name}, {sizes.data}")
-report.plot_learning_curves(arms, right)
+figures.plot_learning_curves(arms, right)
 right.set_title("Validation accuracy while training")
 report.save_figure(figure, out, "two_stage_transfer")
 plt.show()
@@ -87,7 +92,7 @@ plt.show()
 # same batches.
 
 # %%
-gains = findings.claims(sizes, arms, findings.TWO_STAGE_CLAIMS, findings.live(sizes))
+gains = claims(sizes, arms, TWO_STAGE_CLAIMS, live(sizes))
 report.save_table(gains, out, "two_stage_gains")
 display(gains)
 
@@ -111,7 +116,7 @@ plt.show()
 # ## Verdict
 
 # %%
-page = findings.two_stage_page(sizes, arms, findings.live(sizes))
+page = two_stage_page(sizes, arms, live(sizes))
 display(Markdown(page))
 report.save_summary(
     out,
@@ -127,5 +132,5 @@ assert {"teacher", "assistant", "student", "student alone"} <= arms.keys()
 for arm, runs in arms.items():
     assert all(r.record["config"]["model"] == table.set_index("arm").network[arm] for r in runs)
     assert len({r.config.seed for r in runs}) == len(runs), "every seed once"
-paired = report.gain(arms, "student", "student alone")
+paired = gain(arms, "student", "student alone")
 assert len(paired["values"]) == min(len(arms["student"]), len(arms["student alone"]))

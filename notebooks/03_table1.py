@@ -44,11 +44,19 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
 
-from horkd import evaluate, figures, findings, report
+from horkd import predict as predict_
 from horkd.data import load_dataset
 from horkd.errors import HorkdError
-from horkd.presets import get_preset
-from horkd.studies import FULL, study
+from horkd.studies import claims as claims_
+from horkd.studies import report
+from horkd.studies.arm import FULL
+from horkd.studies.claims import mean_and_spread
+from horkd.studies.classification import figures, tables
+from horkd.studies.classification.page import TABLE1, TABLE1_CLAIMS, table1_page
+from horkd.studies.classification.tables import table1
+from horkd.studies.presets import get_preset
+from horkd.studies.results import gather, live, save_records, top1
+from horkd.studies.study import study
 
 report.style()
 pd.set_option("display.max_colwidth", None)
@@ -64,12 +72,12 @@ display(report.describe_arms(kinds))
 # number stays in the table as that: the paper's literal sums do so at the usual learning rate.
 
 # %%
-source = findings.live(sizes, train_missing)
-arms = findings.gather(sizes, findings.TABLE1, source)
+source = live(sizes, train_missing)
+arms = gather(sizes, TABLE1, source)
 if {"student", "student alone"} - arms.keys():
     raise HorkdError("needs student and student alone: set train_missing = True")
-table = findings.table1(sizes, arms, source)
-findings.save_records(sizes, findings.TABLE1, arms, source, out)
+table = table1(sizes, arms, source)
+save_records(sizes, TABLE1, arms, source, out)
 report.save_table(table, out, "table1")
 display(table)
 
@@ -98,7 +106,7 @@ plt.show()
 # ## Claim by claim
 
 # %%
-claims = findings.claims(sizes, arms, findings.TABLE1_CLAIMS, source)
+claims = claims_.claims(sizes, arms, TABLE1_CLAIMS, source)
 report.save_table(claims, out, "table1_claims")
 display(claims)
 
@@ -111,7 +119,7 @@ display(claims)
 # **Schedule**: whether the curves are still climbing, or the gap opens only late.
 
 # %%
-reasons = findings.reasons(arms)
+reasons = tables.reasons(arms)
 report.save_table(reasons, out, "table1_why")
 display(reasons)
 
@@ -147,7 +155,7 @@ def answer(name: str) -> np.ndarray:
     """Top-1 classes (N,) of an arm's first run on the test set."""
     if name not in answers:
         run = arms[name][0]
-        logits = evaluate.predict(run.network(), test.images, dataset, run.config.degradation)
+        logits = predict_.predict(run.network(), test.images, dataset, run.config.degradation)
         answers[name] = logits.logits.argmax(1).numpy()
     return answers[name]
 
@@ -188,7 +196,7 @@ for control in pick.values():
 # ## Verdict
 
 # %%
-page = findings.table1_page(sizes, arms, source)
+page = table1_page(sizes, arms, source)
 display(Markdown(page))
 report.save_summary(
     out,
@@ -204,7 +212,7 @@ ours = table.columns[3]
 for name in kinds:
     (cell,) = table.loc[table.arm == name, ours]
     if name in arms:
-        assert cell == report.mean_and_spread(report.top1(arms[name]))
+        assert cell == mean_and_spread(top1(arms[name]))
     else:
         assert cell == "not run" or cell.startswith("diverged")
 recipes = {arms[n][0].config.recipe for n in ("student", "student alone", "KD") if n in arms}

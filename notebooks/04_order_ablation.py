@@ -35,9 +35,20 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
 
-from horkd import figures, findings, report
-from horkd.presets import get_preset
-from horkd.studies import ORDERS, study
+from horkd.studies import report
+from horkd.studies.arm import ORDERS
+from horkd.studies.classification import figures
+from horkd.studies.classification.page import orders_page
+from horkd.studies.classification.tables import (
+    effects,
+    main_effect,
+    order_arms,
+    order_table,
+    weight_table,
+)
+from horkd.studies.presets import get_preset
+from horkd.studies.results import live, save_records, top1
+from horkd.studies.study import configure, study
 
 report.style()
 pd.set_option("display.max_colwidth", None)
@@ -52,12 +63,12 @@ display(report.describe_arms(study(sizes, "orders")))
 # cross-entropy's.
 
 # %%
-source = findings.live(sizes, train_missing)
-found = findings.order_arms(sizes, source)
-table = findings.order_table(found)
+source = live(sizes, train_missing)
+found = order_arms(sizes, source)
+table = order_table(found)
 report.save_table(table, out, "orders")
 everything = {f"{p} {o}": runs for p, arms in found.items() for o, runs in arms.items()}
-findings.save_records(sizes, ("orders",), everything, source, out)
+save_records(sizes, ("orders",), everything, source, out)
 display(table)
 
 # %% [markdown]
@@ -104,7 +115,7 @@ def picked(arms: dict, orders: str) -> plt.Figure:
     figures.plot_schedules(named, list(named), left)
     if orders in arms:
         report.plot_gradient_shares(arms[orders][0], right)
-        right.set_title(f"test top-1 {report.top1(arms[orders])[0]:.2f} %")
+        right.set_title(f"test top-1 {top1(arms[orders])[0]:.2f} %")
     else:
         right.set_title("not run")
     plt.close(figure)
@@ -134,11 +145,11 @@ for control in (where, *boxes.values()):
 # %%
 if train_missing:
     for arm in study(sizes, "weights").values():
-        source.find(findings.configure(sizes, arm))
-weights = findings.weight_table(sizes, source)
+        source.find(configure(sizes, arm))
+weights = weight_table(sizes, source)
 if not weights.empty:
     report.save_table(weights, out, "weights")
-    sweep = [source.find(findings.configure(sizes, a)) for a in study(sizes, "weights").values()]
+    sweep = [source.find(configure(sizes, a)) for a in study(sizes, "weights").values()]
     report.save_records([run for run in sweep if run], out)
 display(weights)
 
@@ -146,7 +157,7 @@ display(weights)
 # ## Verdict
 
 # %%
-page = findings.orders_page(sizes, found, source)
+page = orders_page(sizes, found, source)
 display(Markdown(page))
 pictures = "\n\n".join(
     f"![Subsets of orders at {pixels} px](figures/orders_{pixels}px.png)" for pixels in found
@@ -163,6 +174,6 @@ for arms in found.values():
     assert len({run.config.key for runs in arms.values() for run in runs}) == len(arms)
     assert all({o for o, _ in runs[0].config.orders} == set(name) for name, runs in arms.items())
     assert "" not in arms or arms[""][0].config.frozen is None
-    for order, pairs in findings.effects(arms).items():
+    for order, pairs in effects(arms).items():
         assert len({subset for subset, _ in pairs}) <= 8, order
-        assert np.isclose(findings.main_effect(pairs)["mean"], np.mean(list(pairs.values())))
+        assert np.isclose(main_effect(pairs)["mean"], np.mean(list(pairs.values())))

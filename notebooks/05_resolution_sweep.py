@@ -35,11 +35,22 @@ import pandas as pd
 import torch
 from IPython.display import Markdown, display
 
-from horkd import evaluate, figures, findings, report
+from horkd import predict as predict_
 from horkd.data import load_dataset
-from horkd.presets import get_preset
-from horkd.resolution import Degradation
-from horkd.studies import study
+from horkd.degradation import Degradation
+from horkd.studies import report
+from horkd.studies.classification import figures
+from horkd.studies.classification.page import resolutions_page
+from horkd.studies.classification.tables import (
+    at_resolution,
+    crossed,
+    resolution_table,
+    resolutions,
+    swapped,
+)
+from horkd.studies.presets import get_preset
+from horkd.studies.results import gather, live, save_records, top1
+from horkd.studies.study import study
 
 report.style()
 pd.set_option("display.max_colwidth", None)
@@ -50,9 +61,9 @@ display(report.describe_arms(study(sizes, "resolutions")))
 # ## The runs
 
 # %%
-source = findings.live(sizes, train_missing)
-arms = findings.gather(sizes, ("two_stage", "resolutions"), source)
-table = findings.resolution_table(sizes, arms)
+source = live(sizes, train_missing)
+arms = gather(sizes, ("two_stage", "resolutions"), source)
+table = resolution_table(sizes, arms)
 report.save_table(table, out, "resolutions")
 display(table)
 
@@ -80,8 +91,8 @@ plt.show()
 # does.
 
 # %%
-matrix = findings.crossed(sizes, arms, source)
-kernels = findings.swapped(sizes, arms, source)
+matrix = crossed(sizes, arms, source)
+kernels = swapped(sizes, arms, source)
 figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.2), width_ratios=(1.15, 1))
 for ax, values, labels in (
     (left, matrix, ("trained at (px)", "tested at (px)")),
@@ -94,7 +105,7 @@ for ax, values, labels in (
 right.tick_params(axis="x", rotation=20)
 report.save_figure(figure, out, "resolutions_crossed")
 plt.show()
-findings.save_records(sizes, ("two_stage", "resolutions"), arms, source, out)
+save_records(sizes, ("two_stage", "resolutions"), arms, source, out)
 
 # %% [markdown]
 # ## One image, all resolutions
@@ -112,13 +123,13 @@ def probability(name: str, index: int) -> float:
     """What an arm's first run gives to the right class of a test image."""
     run = arms[name][0]
     network = networks.setdefault(name, run.network())
-    logits = evaluate.predict(network, test.images[[index]], dataset, run.config.degradation).logits
+    logits = predict_.predict(network, test.images[[index]], dataset, run.config.degradation).logits
     return logits.softmax(1)[0, test.labels[index]].item()
 
 
 def look(index: int) -> plt.Figure:
     """A test image at every resolution, and what the students make of it."""
-    steps = sorted(findings.resolutions(sizes))
+    steps = sorted(resolutions(sizes))
     figure = plt.figure(figsize=(11, 4.2))
     grid = figure.add_gridspec(2, len(steps), height_ratios=(1, 1.3))
     for column, r in enumerate(steps):
@@ -126,7 +137,7 @@ def look(index: int) -> plt.Figure:
         report.plot_images([figure.add_subplot(grid[0, column])], image, [f"{r} px"])
     ax = figure.add_subplot(grid[1, :])
     for kind, style in (("student", "-"), ("alone", "--")):
-        names = {r: findings.at_resolution(r, sizes)[kind] for r in steps}
+        names = {r: at_resolution(r, sizes)[kind] for r in steps}
         x = [i for i, r in enumerate(steps) if names[r] in arms]
         y = [probability(names[steps[i]], index) for i in x]
         label, color, marker = figures.KINDS[kind]
@@ -153,7 +164,7 @@ slider.observe(lambda change: view.update(look(change["new"])), names="value")
 # ## Verdict
 
 # %%
-page = findings.resolutions_page(sizes, arms, source)
+page = resolutions_page(sizes, arms, source)
 display(Markdown(page))
 report.save_summary(
     out,
@@ -166,5 +177,5 @@ report.save_summary(
 # %%
 # The diagonal of the matrix is the accuracy on record, whatever machine measured it again.
 for r in matrix.index:
-    run = arms[findings.at_resolution(r, sizes)["student"]][0]
-    assert np.isclose(matrix.loc[r, r], report.top1([run])[0], atol=0.3), r
+    run = arms[at_resolution(r, sizes)["student"]][0]
+    assert np.isclose(matrix.loc[r, r], top1([run])[0], atol=0.3), r

@@ -47,12 +47,19 @@ import pandas as pd
 import torch
 from IPython.display import Markdown, display
 
-from horkd import evaluate, face_findings, figures, findings, report, verification
+from horkd import evaluate
 from horkd.data import load_dataset, verification_set
-from horkd.presets import get_preset
-from horkd.resolution import Degradation
-from horkd.runs import Look
-from horkd.studies import study, with_teacher
+from horkd.degradation import Degradation
+from horkd.lab.looks import Look
+from horkd.protocols import verification
+from horkd.studies import report
+from horkd.studies.faces import figures as face_figures
+from horkd.studies.faces import page as face_page
+from horkd.studies.faces import tables as face_tables
+from horkd.studies.presets import get_preset
+from horkd.studies.results import live, save_records
+from horkd.studies.study import study
+from horkd.studies.teacher import with_teacher
 
 report.style()
 pd.set_option("display.max_colwidth", None)
@@ -67,22 +74,22 @@ display(report.describe_arms(study(sizes, "faces")))
 # TAR is the share of same pairs that are accepted when at most so many of the different pairs are.
 
 # %%
-source = findings.live(sizes, train_missing)
-arms = face_findings.face_arms(sizes, source)
-face_findings.look_at_all(sizes, arms, source)
-table = face_findings.verification_table(sizes, arms, source)
+source = live(sizes, train_missing)
+arms = face_tables.face_arms(sizes, source)
+face_tables.look_at_all(sizes, arms, source)
+table = face_tables.verification_table(sizes, arms, source)
 report.save_table(table, out, "faces_verification")
 display(table)
 
 # %%
-rows = face_findings.tested(sizes, arms, source)
-curves = face_findings.curves(sizes, arms, source)
+rows = face_tables.tested(sizes, arms, source)
+curves = face_tables.curves(sizes, arms, source)
 figure = plt.figure(figsize=(12, 7.2))
 grid = figure.add_gridspec(2, 3)
-figures.plot_faces(rows, figure.add_subplot(grid[0, 0]))
+face_figures.plot_faces(rows, figure.add_subplot(grid[0, 0]))
 for panel, (pixels, lines) in enumerate(list(curves.items())[:5], 1):
     ax = figure.add_subplot(grid[panel // 3, panel % 3])
-    figures.plot_roc(lines, ax)
+    face_figures.plot_roc(lines, ax)
     ax.set_title(f"{pixels} px")
 figure.axes[0].set_title(f"{sizes.teacher} → {sizes.compact}, {sizes.data}")
 report.save_figure(figure, out, "faces")
@@ -96,7 +103,7 @@ plt.show()
 # the first one alone, where one accuracy has a standard error of about a point.
 
 # %%
-published = face_findings.published(sizes, arms, source)
+published = face_tables.published(sizes, arms, source)
 report.save_table(published, out, "faces_table2")
 display(published)
 
@@ -108,9 +115,9 @@ display(published)
 # compare, and nothing about the paper's numbers.
 
 # %%
-identified = face_findings.identification_table(sizes, arms, source)
+identified = face_tables.identification_table(sizes, arms, source)
 report.save_table(identified, out, "faces_identification")
-display(face_findings.published_identification(), identified)
+display(face_tables.published_identification(), identified)
 
 # %% [markdown]
 # ## One image small, or both
@@ -118,7 +125,7 @@ display(face_findings.published_identification(), identified)
 # The teacher fed one image of each pair at the low resolution and the other one at the full one.
 
 # %%
-mixed = face_findings.mixed_table(sizes, arms, source)
+mixed = face_tables.mixed_table(sizes, arms, source)
 report.save_table(mixed, out, "faces_mixed")
 display(mixed)
 
@@ -129,12 +136,12 @@ display(mixed)
 # pair and a resolution: what do teacher and student say of it?
 
 # %%
-low = face_findings.lows(sizes)[0]
+low = face_tables.lows(sizes)[0]
 name = next((n for n in (f"student {low}", "student", *arms) if n in arms and n != "teacher"), None)
 photos = not sizes.faces or show_faces
 if name is not None:
     student, teacher = arms[name][0], arms["teacher"][0]
-    dataset = load_dataset(face_findings.tested_on(sizes))
+    dataset = load_dataset(face_tables.tested_on(sizes))
     images, pairs, folds = verification_set(dataset)
     inside = torch.isin(pairs.fold, torch.tensor(folds or range(10))).nonzero()[:, 0]
     scores = evaluate.pair_scores(
@@ -142,7 +149,7 @@ if name is not None:
     )
     hardness = np.where(pairs.same[inside].numpy(), -scores, scores)
     hardest = inside[torch.from_numpy(np.argsort(-hardness))]
-    view = face_findings.view_of(sizes, teacher, low)
+    view = face_tables.view_of(sizes, teacher, low)
     others = evaluate.pair_scores(teacher.network(), dataset, view, index=inside)
 
     def right(run, seen, given):
@@ -206,9 +213,7 @@ if name is not None and photos:
 if name is not None and photos:
     rank = widgets.IntSlider(0, 0, min(200, len(hardest)) - 1, description="pair")
     rank.continuous_update = False
-    pixels = widgets.Dropdown(
-        options=list(face_findings.ladder(sizes)), value=low, description="px"
-    )
+    pixels = widgets.Dropdown(options=list(face_tables.ladder(sizes)), value=low, description="px")
     display(widgets.HBox([rank, pixels]))
     shown = display(look(rank.value, pixels.value), display_id=True)
     for control in (rank, pixels):
@@ -220,14 +225,14 @@ else:
 # ## What these networks are for
 
 # %%
-display(Markdown(face_findings.model_card(sizes)))
+display(Markdown(face_page.model_card(sizes)))
 
 # %% [markdown]
 # ## Verdict
 
 # %%
-page = face_findings.faces_page(sizes, arms, source)
-findings.save_records(sizes, ("faces",), arms, source, out)
+page = face_page.faces_page(sizes, arms, source)
+save_records(sizes, ("faces",), arms, source, out)
 display(Markdown(page))
 hardest_figure = "\n\n![Hardest pairs](figures/faces_hardest.png)" if photos else ""
 report.save_summary(
@@ -238,7 +243,7 @@ report.save_summary(
 
 # %%
 # Nobody who is tested was trained on, whatever the photo.
-data_tested = load_dataset(face_findings.tested_on(sizes))
+data_tested = load_dataset(face_tables.tested_on(sizes))
 if sizes.faces and data_tested.folds:
     _, pairs, folds = verification_set(data_tested)
     ends = torch.cat([pairs.left, pairs.right])[

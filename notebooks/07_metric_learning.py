@@ -50,19 +50,28 @@ import pandas as pd
 import torch
 from IPython.display import Markdown, display
 
-from horkd import evaluate, figures, findings, metric_findings, report, retrieval, runs
+from horkd import predict as predict_
 from horkd.data import load_dataset
-from horkd.data.disjoint import plain_name
-from horkd.presets import get_preset
-from horkd.resolution import Degradation
-from horkd.studies import METRIC, study, with_teacher
+from horkd.data.retrieval import plain_name
+from horkd.degradation import Degradation
+from horkd.lab import looks as looks_
+from horkd.protocols import retrieval
+from horkd.studies import report
+from horkd.studies.presets import get_preset
+from horkd.studies.results import live, save_records
+from horkd.studies.retrieval import figures as metric_figures
+from horkd.studies.retrieval import page as metric_page
+from horkd.studies.retrieval import tables as metric_tables
+from horkd.studies.retrieval.arms import METRIC
+from horkd.studies.study import study
+from horkd.studies.teacher import with_teacher
 
 report.style()
 pd.set_option("display.max_colwidth", None)
 sizes = with_teacher(
     get_preset(preset, data, seeds, select), teacher_weights, teacher_model, teacher_statistics
 )
-metric_findings.sizes_of(sizes)
+metric_tables.sizes_of(sizes)
 display(report.describe_arms(study(sizes, "metric")))
 
 # %% [markdown]
@@ -73,10 +82,10 @@ display(report.describe_arms(study(sizes, "metric")))
 # students' images, enlarged.
 
 # %%
-source = findings.live(sizes, train_missing)
-arms = metric_findings.metric_arms(sizes, source)
-metric_findings.look_at_all(sizes, arms, source)
-table = metric_findings.retrieval_table(sizes, arms, source)
+source = live(sizes, train_missing)
+arms = metric_tables.metric_arms(sizes, source)
+metric_tables.look_at_all(sizes, arms, source)
+table = metric_tables.retrieval_table(sizes, arms, source)
 report.save_table(table, out, "retrieval")
 display(table)
 
@@ -87,27 +96,27 @@ display(table)
 # and ResNet101 were taken by the paper from another study, with a ResNet101 as teacher.
 
 # %%
-published = metric_findings.published(sizes, arms)
+published = metric_tables.published(sizes, arms)
 report.save_table(published, out, "table4")
 display(published)
 
 # %%
-rows = metric_findings.tested(sizes, arms, source)
-crossed = metric_findings.across_rows(sizes, arms, source)
+rows = metric_tables.tested(sizes, arms, source)
+crossed = metric_tables.across_rows(sizes, arms, source)
 main = sizes.metric.lows[0]
 figure, axes = plt.subplots(1, 3, figsize=(14.5, 5), layout="constrained")
-figures.plot_metric(rows, axes[0])
+metric_figures.plot_metric(rows, axes[0])
 networks = f"{sizes.metric.teacher} → {sizes.metric.compact}".replace("torchvision:", "")
 axes[0].set_title(f"here: {networks}, {plain_name(sizes.metric.data)}", fontsize=11)
-figures.plot_table4(axes[1])
+metric_figures.plot_table4(axes[1])
 axes[1].set_title("the paper: ResNet50 → ResNet18", fontsize=11)
-figures.plot_across([row for row in crossed if row.pixels == main], axes[2])
+metric_figures.plot_across([row for row in crossed if row.pixels == main], axes[2])
 axes[2].set_title(f"queries of {main} px in two indices", fontsize=11)
 report.save_figure(figure, out, "metric_learning")
 plt.show()
 
 # %%
-effect = metric_findings.assistant_effect(sizes, arms)
+effect = metric_page.assistant_effect(sizes, arms)
 display(Markdown(effect or "no resolution has both a student with and one without assistant"))
 
 # %% [markdown]
@@ -120,7 +129,7 @@ display(Markdown(effect or "no resolution has both a student with and one withou
 # needs no such step.
 
 # %%
-table = metric_findings.across_table(sizes, arms, source)
+table = metric_tables.across_table(sizes, arms, source)
 report.save_table(table, out, "retrieval_across")
 display(table)
 
@@ -149,13 +158,13 @@ embedded = {}
 def features(name: str) -> torch.Tensor:
     """What an arm's first network says of every test image."""
     if name not in embedded:
-        embedded[name] = runs.features(arms[name][0])
+        embedded[name] = looks_.features(arms[name][0])
     return embedded[name]
 
 
 def pictures(index: torch.Tensor) -> torch.Tensor:
     """Test images at full resolution, uint8 (N, 3, S, S)."""
-    test = evaluate.central(dataset.test)
+    test = predict_.central(dataset.test)
     if isinstance(test, torch.Tensor):
         return test[index]
     inner = slice(test.margin, test.margin + test.size)
@@ -170,7 +179,7 @@ def seen(index: torch.Tensor, pixels: int) -> np.ndarray:
 def look(queries: list[int], pixels: int) -> plt.Figure:
     """Neighbours by teacher and student of some queries."""
     student = student_at(pixels)
-    pairs = [(metric_findings.TEACHER, metric_findings.full(sizes)), (student, pixels)]
+    pairs = [(metric_tables.TEACHER, metric_tables.full(sizes)), (student, pixels)]
     asked, found = torch.tensor(queries), []
     for name, resolution in pairs:
         if name not in arms:
@@ -180,7 +189,7 @@ def look(queries: list[int], pixels: int) -> plt.Figure:
         images = images.reshape(len(queries), SHOWN, *images.shape[1:])
         right = (labels[near] == labels[asked][:, None]).numpy()
         found.append(
-            (f"nearest by {metric_findings.short(name)}, which sees {resolution} px", images, right)
+            (f"nearest by {metric_tables.short(name)}, which sees {resolution} px", images, right)
         )
     widths = [1.0, *([0.3, *[1.0] * SHOWN] * len(found))]
     figure, axes = plt.subplots(
@@ -191,7 +200,7 @@ def look(queries: list[int], pixels: int) -> plt.Figure:
         layout="constrained",
         width_ratios=widths,
     )
-    figures.plot_neighbours(seen(asked, pixels), found, axes)
+    metric_figures.plot_neighbours(seen(asked, pixels), found, axes)
     plt.close(figure)
     return figure
 
@@ -204,7 +213,7 @@ if student_at(main) is not None:
 picture = "\n\n![Queries and their neighbours](figures/neighbours.png)" if student_at(main) else ""
 
 # %%
-choices = [r for r in sorted((*sizes.metric.lows, metric_findings.full(sizes))) if student_at(r)]
+choices = [r for r in sorted((*sizes.metric.lows, metric_tables.full(sizes))) if student_at(r)]
 if choices:
     query = widgets.IntSlider(0, 0, len(labels) - 1, description="query")
     query.continuous_update = False
@@ -220,8 +229,8 @@ if choices:
 # ## Verdict
 
 # %%
-page = metric_findings.metric_page(sizes, arms, source)
-findings.save_records(sizes, ("metric",), arms, source, out)
+page = metric_page.metric_page(sizes, arms, source)
+save_records(sizes, ("metric",), arms, source, out)
 display(Markdown(page))
 report.save_summary(
     out,
@@ -234,12 +243,12 @@ report.save_summary(
 # No class is trained on and tested, and no query finds itself.
 trained = {*dataset.train.classes, *(dataset.validation.classes if dataset.validation else ())}
 assert not trained & set(dataset.test.classes)
-if metric_findings.TEACHER in arms:
+if metric_tables.TEACHER in arms:
     own = torch.arange(len(labels))
     near, _ = retrieval.nearest(
-        features(metric_findings.TEACHER), features(metric_findings.TEACHER), 1, own
+        features(metric_tables.TEACHER), features(metric_tables.TEACHER), 1, own
     )
     assert (near[:, 0] != own).all()
-    again = retrieval.measure(features(metric_findings.TEACHER), labels)["recall"]["1"]
-    kept = arms[metric_findings.TEACHER][0].record["results"]["test"]["recall"]["1"]
+    again = retrieval.measure(features(metric_tables.TEACHER), labels)["recall"]["1"]
+    kept = arms[metric_tables.TEACHER][0].record["results"]["test"]["recall"]["1"]
     assert abs(again - kept) < 1.0, "the record is of this network and these images"

@@ -21,10 +21,20 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.models import ResNet18_Weights
 
-from horkd import pretrained
 from horkd.errors import HorkdError
-from horkd.models import ModelSpec, Network, load_network, save_network, spec_from_dict
-from horkd.pretrained import digest, imagenet_name, load_pretrained, start_backbone
+from horkd.networks import imagenet
+from horkd.networks import weights as weights_
+from horkd.networks.imagenet import (
+    _as_torchvision_reads,
+    _download,
+    _Published,
+    _timm_files,
+    _torchvision_files,
+    imagenet_name,
+    start_backbone,
+)
+from horkd.networks.network import ModelSpec, Network, load_network, save_network, spec_from_dict
+from horkd.networks.weights import digest, load_pretrained
 from horkd.storage import save_tensors
 
 CONNECT = socket.create_connection
@@ -140,7 +150,7 @@ def test_which_weights_are_meant():
     assert imagenet_name("timm:resnet50") == "a1_in1k"
     assert imagenet_name("timm:resnet50.tv_in1k") == "tv_in1k"
     known = torchvision.models.ResNet50_Weights.IMAGENET1K_V1.url
-    found = pretrained._torchvision_files("torchvision:resnet50")[0]
+    found = _torchvision_files("torchvision:resnet50")[0]
     assert (found.url, found.name, found.sha256) == (known, "resnet50-0676ba61.pth", "0676ba61")
 
 
@@ -211,7 +221,7 @@ def test_old_names_of_torchvision(monkeypatch):
         whole = torchvision.models.get_model(name, weights=None).state_dict()
         old = {n.replace(today, then): t + 1 for n, t in whole.items()}
         assert old.keys() != whole.keys()
-        found = pretrained._as_torchvision_reads(f"torchvision:{name}", old)
+        found = _as_torchvision_reads(f"torchvision:{name}", old)
         assert found.keys() == whole.keys()
         assert all(torch.equal(found[n], t + 1) for n, t in whole.items())
 
@@ -262,7 +272,7 @@ def test_a_name_server_that_does_not_answer_is_not_waited_for(monkeypatch):
 
     monkeypatch.setattr(socket, "create_connection", wait)
     started = time.monotonic()
-    assert not pretrained._answers("https://x.invalid/w.pth", seconds=0.1)
+    assert not imagenet._answers("https://x.invalid/w.pth", seconds=0.1)
     assert time.monotonic() - started < 0.9
 
 
@@ -300,7 +310,7 @@ def test_downloads_are_checked_and_kept(monkeypatch, server, tv18, x, hub):
     assert_starts(network, tv18, x)
     path.unlink()
     assert "HTTP Error 404" in one_line(
-        pretrained._download, "m", pretrained._Published(f"{address}/models/none.pth", "none.pth")
+        _download, "m", _Published(f"{address}/models/none.pth", "none.pth")
     )
     again = Network(TV)
     start_backbone(again, "imagenet")  # from the cache
@@ -328,14 +338,14 @@ def test_timms_weights_from_the_cache_of_the_hub(of_timm, x, tmp_path, tries):
 
 
 def test_timms_weights_under_the_name_of_their_release(monkeypatch, of_timm, x, hub):
-    assert pretrained._timm_files("timm:resnet18")[1].sha256 == "d63eafa0"
+    assert _timm_files("timm:resnet18")[1].sha256 == "d63eafa0"
     entry = timm.models.get_pretrained_cfg("test_resnet")
     entry.url = "https://x.invalid/test_resnet_0-d63eafa0.pth"
     monkeypatch.setattr(timm, "get_pretrained_cfg", lambda _name: entry)
     torch.save(of_timm.state_dict(), hub / "test_resnet_0-d63eafa0.pth")
     network = Network(TIMM)
     assert "not d63eafa0" in one_line(start_backbone, network, "imagenet")
-    monkeypatch.setattr(pretrained, "_sha256", lambda _path: "d63eafa0" * 8)
+    monkeypatch.setattr(weights_, "_sha256", lambda _path: "d63eafa0" * 8)
     start_backbone(network, "imagenet")
     assert_starts(network, of_timm, x)
 
@@ -352,7 +362,7 @@ def test_timms_weights_from_the_hub(monkeypatch, of_timm, x, tmp_path):
     network = Network(TIMM)
     assert "huggingface.co does not answer" in one_line(start_backbone, network, "imagenet")
     assert asked == []  # it would try again and again
-    monkeypatch.setattr(pretrained, "_answers", lambda _url: True)
+    monkeypatch.setattr(imagenet, "_answers", lambda _url: True)
     start_backbone(network, "imagenet")
     assert asked == [("timm/test_resnet.r160_in1k", "model.safetensors")]
     assert_starts(network, of_timm, x)
@@ -397,7 +407,7 @@ def test_a_file_is_found_by_its_digest(monkeypatch, tv18, x, weights, recwarn):
         {f"module.{n}": t for n, t in tv18.state_dict().items()}, weights / "faces.safetensors"
     )
     hashed = []
-    monkeypatch.setattr(pretrained, "digest", lambda path: hashed.append(path.name) or digest(path))
+    monkeypatch.setattr(weights_, "digest", lambda path: hashed.append(path.name) or digest(path))
     for _ in range(2):
         network = Network(TV)
         start_backbone(network, digest(weights / "faces.safetensors"))

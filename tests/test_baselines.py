@@ -24,7 +24,7 @@ from horkd.baselines import (
     standardise,
 )
 from horkd.errors import HorkdError
-from horkd.models import ModelSpec, Network, Output, macs, macs_of
+from horkd.networks.network import ModelSpec, Network, Output, macs, macs_of
 from horkd.objectives import Frozen
 
 ON_LOGITS = (kd, kd_standardised)

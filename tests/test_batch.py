@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from horkd import batch, paths
+from horkd import paths
+from horkd import reproduce as reproduce_
 from horkd.errors import HorkdError
 
 nbformat = pytest.importorskip("nbformat")
@@ -27,11 +28,11 @@ from nbformat.v4 import (  # noqa: E402
 )
 from PIL import Image  # noqa: E402
 
-from horkd.batch import reproduce  # noqa: E402
 from horkd.notebook_html import draw_equations, to_html, without_paths  # noqa: E402
+from horkd.reproduce import reproduce  # noqa: E402
 
 # What other tests or an editor do to horkd's source meanwhile is not the subject here.
-FIXED_SOURCE = "from horkd import batch; batch._source_digest = lambda package: 'fixed'"
+FIXED_SOURCE = "from horkd import batch; reproduce_._source_digest = lambda package: 'fixed'"
 
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 PARAMETERS = 'preset: str = "smoke"\ndata: str = ""\nout: str = ""\n'
@@ -52,7 +53,7 @@ with open("ran.txt", "a") as log:
 
 @pytest.fixture(autouse=True)
 def fixed_source(monkeypatch):
-    monkeypatch.setattr(batch, "_source_digest", lambda package: "fixed")
+    monkeypatch.setattr(reproduce_, "_source_digest", lambda package: "fixed")
 
 
 def add(folder: Path, name: str, *cells: str, parameters: str = PARAMETERS) -> Path:
@@ -163,7 +164,7 @@ def test_a_change_of_horkd_or_of_the_notebook_puts_it_out_of_date(tmp_path, monk
     own = {"preset": "quick", "data": "", "out": "x"}
 
     def digest(**changes):
-        return batch._plan([path], {**own, **changes}, {})[0].digest
+        return reproduce_._plan([path], {**own, **changes}, {})[0].digest
 
     first = digest()
     assert digest(out="elsewhere") == first
@@ -171,15 +172,15 @@ def test_a_change_of_horkd_or_of_the_notebook_puts_it_out_of_date(tmp_path, monk
     add(tmp_path, "05_new", "2")
     second = digest()
     assert second != first
-    monkeypatch.setattr(batch, "_source_digest", lambda package: "another")
+    monkeypatch.setattr(reproduce_, "_source_digest", lambda package: "another")
     assert digest() != second
     monkeypatch.undo()
     package = tmp_path / "package"
     package.mkdir()
     (package / "losses.py").write_text("1")
-    source = batch._source_digest(package)
+    source = reproduce_._source_digest(package)
     (package / "losses.py").write_text("2")
-    assert batch._source_digest(package) != source
+    assert reproduce_._source_digest(package) != source
 
 
 INTERRUPTED = """
@@ -253,7 +254,7 @@ def test_batches_at_once_do_not_disturb_each_other(tmp_path):
 
 def test_a_report_folder_in_use_is_refused(tmp_path):
     add(tmp_path, "01_first", writes("01_first"))
-    with batch._locked(tmp_path / "out"), pytest.raises(HorkdError, match="another batch"):
+    with reproduce_._locked(tmp_path / "out"), pytest.raises(HorkdError, match="another batch"):
         reproduce("smoke", out=tmp_path / "out", notebooks=tmp_path)
     assert ran(tmp_path) == []
 
@@ -279,7 +280,7 @@ def test_what_does_not_exist_is_refused_before_anything_runs(tmp_path, monkeypat
     refused("04_bare.ipynb has no cell tagged `parameters` that sets data, out")
     (tmp_path / "04_bare.ipynb").write_text('{"cells": [')
     refused("04_bare.ipynb cannot be read")
-    monkeypatch.setattr(batch, "find_spec", lambda name: None)
+    monkeypatch.setattr(reproduce_, "find_spec", lambda name: None)
     refused(r"pip install 'horkd\[notebook\]'")
     assert ran(tmp_path) == []
     assert not out.exists()
@@ -287,13 +288,13 @@ def test_what_does_not_exist_is_refused_before_anything_runs(tmp_path, monkeypat
 
 def test_order_is_by_number_after_what_a_notebook_reads():
     names = ["05_new", "00_tour", "02_two_stage_transfer", "01_relational_potentials"]
-    assert batch.in_order(names) == [
+    assert reproduce_.in_order(names) == [
         "02_two_stage_transfer",
         "00_tour",
         "01_relational_potentials",
         "05_new",
     ]
-    assert batch.in_order(["05_new", "00_tour", "05_new"]) == ["00_tour", "05_new"]
+    assert reproduce_.in_order(["05_new", "00_tour", "05_new"]) == ["00_tour", "05_new"]
 
 
 def test_the_notebooks_of_this_checkout_can_be_planned():
@@ -301,8 +302,8 @@ def test_the_notebooks_of_this_checkout_can_be_planned():
     if not list(folder.glob("[0-9][0-9]_*.ipynb")):
         pytest.skip("no notebooks here: an installed package")
     own = {"preset": "smoke", "data": "", "out": ""}
-    planned = {n.name: n for n in batch._plan(batch._choose(folder, ()), own, {})}
-    assert {*batch.AFTER, *sum(batch.AFTER.values(), ())} <= set(planned)
+    planned = {n.name: n for n in reproduce_._plan(reproduce_._choose(folder, ()), own, {})}
+    assert {*reproduce_.AFTER, *sum(reproduce_.AFTER.values(), ())} <= set(planned)
     assert all(notebook.question != name for name, notebook in planned.items())
 
 

@@ -14,10 +14,13 @@ import pytest
 import tiny
 import torch
 
-from horkd import cli, presets, runs, storage
-from horkd.models import load_network
-from horkd.presets import get_preset
-from horkd.studies import configure, queue, study
+from horkd import cli, storage
+from horkd.lab import runner, store
+from horkd.lab.store import read
+from horkd.networks.network import load_network
+from horkd.studies import presets
+from horkd.studies.presets import get_preset
+from horkd.studies.study import configure, queue, study
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -85,7 +88,7 @@ MISTAKES = [
 )
 def test_a_mistake_is_one_line_and_code_2(horkd, monkeypatch, arguments, complaint):
     tiny.patch(monkeypatch)
-    monkeypatch.setattr(runs, "_finished", lambda *_: None)
+    monkeypatch.setattr(store, "_finished", lambda *_: None)
     code, out, err = horkd(*arguments)
     assert code == 2
     assert out == ""
@@ -147,7 +150,7 @@ def test_ctrl_c_in_this_process(horkd, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runs, "run", interrupt)
+    monkeypatch.setattr(runner, "run", interrupt)
     code, out, err = horkd("work", "--preset", "smoke")
     assert code == 130
     assert_one_line(err, "interrupted; the same command goes on")
@@ -236,7 +239,7 @@ LAST = (
 
 
 def test_queue_lists_what_is_missing_and_does_nothing(horkd, monkeypatch, folder):
-    monkeypatch.setattr(runs, "_train", None)
+    monkeypatch.setattr(runner, "_train", None)
     code, out, err = horkd("queue", *SMOKE)
     assert (code, err) == (0, "")
     *lines, last = out.splitlines()
@@ -268,12 +271,12 @@ def test_work_then_queue_then_export(horkd, monkeypatch, tmp_path, folder):
     line, last = out.splitlines()
     assert last == "1 runs done, 0 diverged, 0 missing"
     student = smoke_arm("student")
-    record = runs.read(student).record
+    record = read(student).record
     assert line.startswith("student, seed 0: test top-1 ")
     assert f"test top-1 {record['results']['test']['top1']:.2f} %" in line
     assert student.name in line
 
-    monkeypatch.setattr(runs, "_train", None)  # from here on everything is read
+    monkeypatch.setattr(runner, "_train", None)  # from here on everything is read
     code, out, _ = horkd("queue", *TWO_STAGE, "--all")
     found = states(out)
     assert list(found) == list(study(get_preset("smoke"), "two_stage"))
@@ -295,7 +298,7 @@ def test_work_then_queue_then_export(horkd, monkeypatch, tmp_path, folder):
     assert metadata["classes"] == list(tiny.data().train.classes)
     assert metadata["test"] == record["results"]["test"]
     assert not any("projector" in name or "centers" in name for name in exported)
-    network, whole = load_network(tmp_path / "out" / "student.safetensors"), runs.read(student)
+    network, whole = load_network(tmp_path / "out" / "student.safetensors"), read(student)
     for p, q in zip(network.parameters(), whole.network().parameters(), strict=True):
         torch.testing.assert_close(p, q, atol=1e-3, rtol=1e-3)
 
@@ -316,7 +319,7 @@ def test_an_arm_that_diverges_is_named_and_the_rest_goes_on(horkd, monkeypatch, 
     code, out, _ = horkd("queue", *TWO_STAGE, *arms, "--all")
     assert states(out) == {"teacher": "done", "student alone": "diverged"}
     assert out.splitlines()[-1].startswith("0 of 2 runs missing, about 0 s, ")
-    monkeypatch.setattr(runs, "_train", None)
+    monkeypatch.setattr(runner, "_train", None)
     assert horkd(*WORK, *arms)[1] == "0 runs done, 0 diverged, 0 missing\n"
 
 

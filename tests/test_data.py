@@ -15,9 +15,9 @@ from torchvision.datasets import cifar as torchvision_cifar
 
 from horkd.data import Batches, ImageSet, load_dataset, normalise
 from horkd.data.cifar import MEAN, STD, load_cifar100
+from horkd.degradation import Degradation
 from horkd.errors import HorkdError
-from horkd.resolution import Degradation
-from horkd.train import Task
+from horkd.training import Task
 
 
 def noise_images(n: int, size: int = 8, classes: int = 3, seed: int = 0) -> ImageSet:

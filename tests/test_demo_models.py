@@ -28,16 +28,19 @@ from app.gallery import FILTERS, Gallery
 from app.pictures import SIDE, Picture, as_image
 from app.reference import familiarity, measure
 from app.show import Exhibit
-from horkd import models, runs, storage
+from horkd import storage
 from horkd.data import PhotoFiles, load_dataset
 from horkd.data.cifar import load_cifar100
+from horkd.data.faces import load_lfw
 from horkd.data.glyphs import CHARACTERS, render
-from horkd.data.open_set import load_lfw
+from horkd.degradation import Degradation, resize
 from horkd.errors import HorkdError
-from horkd.evaluate import predict
-from horkd.models import ModelSpec, Network, save_network
-from horkd.resolution import Degradation, resize
-from horkd.verification import cosine
+from horkd.lab import store
+from horkd.lab.config import config_from_dict
+from horkd.networks import network
+from horkd.networks.network import ModelSpec, Network, save_network
+from horkd.predict import predict
+from horkd.protocols.verification import cosine
 
 REPORTS = Path(__file__).parents[1] / "reports"
 FOLDERS = {"cifar100": REPORTS / "cpu-cifar100" / "models",
@@ -132,7 +135,7 @@ def run_folders(tmp_path_factory) -> dict[str, Path]:
         for name, config in {"teacher": teacher, "assistant": assistant,
                              "student": tiny.student(frozen=assistant)}.items():  # fmt: skip
             run = tiny.run(config, folder)
-            runs.export(run, folder / "exports" / f"{name}.safetensors")
+            store.export(run, folder / "exports" / f"{name}.safetensors")
             found[name] = run.folder
     return found
 
@@ -459,9 +462,9 @@ def test_logits_far_apart_diverge_finitely():
 def test_costs(data):
     for model in (committed(data)[0].teacher, committed(data)[0].students[8]):
         cost = model.cost
-        assert cost["parameters"] == models.parameters(model.network)
+        assert cost["parameters"] == network.parameters(model.network)
         assert cost["parameters"] == sum(p.numel() for p in model.network.parameters())
-        assert cost["macs"] == models.macs_of(model.network.spec, model.size)
+        assert cost["macs"] == network.macs_of(model.network.spec, model.size)
         assert cost["bytes"] == (FOLDERS[data] / f"{model.name}.safetensors").stat().st_size
         assert 0 < cost["milliseconds"] < 10_000
         assert model.cost is cost
@@ -1223,7 +1226,7 @@ def test_a_run_whose_class_names_are_not_at_hand(offline, monkeypatch, tmp_path)
     monkeypatch.setenv("HORKD_DATA", str(tmp_path))
     records = Path(__file__).parents[1] / "reports" / "cpu-cifar100" / "records"
     record = storage.load_json(next(records.glob("*-resnet14x2-32px-ce-seed0-713eeacdca9f.json")))
-    config = runs.config_from_dict(record["config"])
+    config = config_from_dict(record["config"])
     folder = tmp_path / config.name
     folder.mkdir()
     record.pop("digest", None)

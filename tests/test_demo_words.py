@@ -28,8 +28,8 @@ from app.reference import Reference, load
 from app.show import Exhibit
 from horkd import storage
 from horkd.data.glyphs import CHARACTERS
-from horkd.models import ModelSpec, Network
-from horkd.resolution import Degradation
+from horkd.degradation import Degradation
+from horkd.networks.network import ModelSpec, Network
 
 ROOT = Path(__file__).parents[1]
 REPORTS = ROOT / "reports"

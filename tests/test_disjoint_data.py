@@ -21,8 +21,13 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import CIFAR100
 
 from horkd import evaluate
-from horkd.data import cifar, disjoint
-from horkd.data.disjoint import (
+from horkd import predict as predict_
+from horkd.data import cifar
+from horkd.data.faces import MEAN, STD
+from horkd.data.glyphs import CHARACTERS, UNSEEN_CHARACTERS, load_glyphs
+from horkd.data.images import Dataset, ImageSet
+from horkd.data.photos import FULL_CROP, WHOLE_CROP, PhotoFiles
+from horkd.data.retrieval import (
     RETRIEVAL,
     is_retrieval,
     listing_digest,
@@ -32,13 +37,9 @@ from horkd.data.disjoint import (
     plain_name,
     retrieval_images,
 )
-from horkd.data.glyphs import CHARACTERS, UNSEEN_CHARACTERS, load_glyphs
-from horkd.data.images import Dataset, ImageSet
-from horkd.data.open_set import MEAN, STD
-from horkd.data.photos import FULL_CROP, WHOLE_CROP, PhotoFiles
+from horkd.degradation import Degradation
 from horkd.errors import HorkdError
-from horkd.resolution import Degradation
-from horkd.runs import RunConfig
+from horkd.lab.config import RunConfig
 
 
 def colour(number: int) -> tuple[int, int, int]:
@@ -530,7 +531,7 @@ def test_a_folder_that_cannot_be_listed(home, monkeypatch):
     def no(_folder):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(disjoint, "find_classes", no)
+    monkeypatch.setattr("horkd.data.folder.find_classes", no)
     assert f"cannot list {home}/locked: Permission denied" in refusal("folder:locked")
 
 
@@ -762,7 +763,7 @@ def by_hand(files: PhotoFiles) -> torch.Tensor:
 
 @pytest.mark.parametrize("batch_size", [1, 4, 500])
 def test_a_network_is_tested_on_the_centre_of_whole_photos(noisy, batch_size):
-    parts = list(evaluate._parts(noisy.test, batch_size))
+    parts = list(predict_._parts(noisy.test, batch_size))
     assert [len(part) for part in parts] == {1: [1] * 6, 4: [4, 2], 500: [6]}[batch_size]
     want = by_hand(noisy.test)
     assert torch.equal(torch.cat(parts), want)
@@ -774,11 +775,11 @@ def test_a_network_is_tested_on_the_centre_of_whole_photos(noisy, batch_size):
 @pytest.mark.parametrize("batch_size", [4, None])
 def test_features_of_whole_photos_are_of_their_centre(noisy, batch_size, pixels):
     net, view = tiny.network(), Degradation(pixels)
-    disk = evaluate.predict(net, noisy.test, noisy, view, batch_size)
-    memory = evaluate.predict(net, by_hand(noisy.test), noisy, view)
+    disk = predict_.predict(net, noisy.test, noisy, view, batch_size)
+    memory = predict_.predict(net, by_hand(noisy.test), noisy, view)
     torch.testing.assert_close(disk.features, memory.features, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(disk.logits, memory.logits, atol=1e-5, rtol=1e-5)
-    squeezed = evaluate.predict(net, replace(noisy.test, margin=0).load(), noisy, view)
+    squeezed = predict_.predict(net, replace(noisy.test, margin=0).load(), noisy, view)
     assert (disk.features - squeezed.features).abs().max() > 1e-2
 
 
@@ -792,7 +793,7 @@ def test_retrieval_among_whole_photos_is_among_their_centres(noisy):
 
 def test_the_margin_of_other_crops_is_left_out_before_decoding(noisy):
     files = replace(noisy.test, crop=FULL_CROP)
-    parts = torch.cat(list(evaluate._parts(files, 4)))
+    parts = torch.cat(list(predict_._parts(files, 4)))
     assert parts.shape == (6, 3, 28, 28)
     assert torch.equal(parts, replace(files, margin=0).load())
 

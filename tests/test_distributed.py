@@ -10,8 +10,8 @@ import torch.multiprocessing as mp
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from horkd.distributed import gather
 from horkd.errors import HorkdError
+from horkd.fast.distributed import gather
 from horkd.losses import HybridOrderLoss
 
 WEIGHTS = {"1": 0.5, "2": 25.0, "3": 50.0, "C": 1.5}

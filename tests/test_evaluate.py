@@ -7,9 +7,12 @@ import tiny
 import torch
 
 from horkd.data import ImageSet
+from horkd.degradation import Degradation
 from horkd.errors import HorkdError
-from horkd.evaluate import accuracy, agreement, latency, predict, score
-from horkd.resolution import Degradation
+from horkd.evaluate import score
+from horkd.machine import latency
+from horkd.predict import predict
+from horkd.protocols.classification import accuracy, agreement
 
 HALF = Degradation(16)
 

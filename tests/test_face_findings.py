@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import matplotlib as mpl
@@ -12,14 +12,22 @@ import pytest
 from matplotlib import pyplot as plt
 from scipy import stats
 
-from horkd import face_findings, figures, findings, paper, report, runs, storage
+from horkd import paper, storage
+from horkd.degradation import Degradation
 from horkd.errors import HorkdError
-from horkd.models import ModelSpec, macs_of
-from horkd.presets import get_preset
-from horkd.resolution import Degradation
-from horkd.runs import Look, Run, known_looks
-from horkd.studies import configure, seeds, study, subsets
-from horkd.verification import summary, tar_at_far
+from horkd.lab.looks import Look, known_looks
+from horkd.lab.store import Run
+from horkd.networks.network import ModelSpec, macs_of
+from horkd.protocols.verification import summary, tar_at_far
+from horkd.studies import report
+from horkd.studies.arm import subsets
+from horkd.studies.claims import as_lines
+from horkd.studies.faces import figures as face_figures
+from horkd.studies.faces import page as face_page
+from horkd.studies.faces import tables as face_tables
+from horkd.studies.presets import get_preset
+from horkd.studies.results import Source, recorded
+from horkd.studies.study import configure, seeds, study
 
 mpl.use("Agg")
 EACH = 200  # pairs of a fold, half of them same
@@ -83,7 +91,7 @@ class Made:
         place = self.folder / "runs" / config.name
         record = {
             "key": config.key,
-            "config": json.loads(json.dumps(runs.asdict(config))),
+            "config": json.loads(json.dumps(asdict(config))),
             "results": {"test": {"accuracy": 50.0}},
             "history": [{"gradient_shares": {"order1": SHARE} if config.orders else {}}],
             "cost": {"parameters": 1_230_000, "macs": 10**6},
@@ -91,20 +99,20 @@ class Made:
             "machine": {"name": "a machine", "threads": 1},
         }
         storage.save_json(place / "record.json", record)
-        listed = [{"look": runs.asdict(look), "result": r} for look, r in looks.items()]
+        listed = [{"look": asdict(look), "result": r} for look, r in looks.items()]
         content = {"key": config.key, "files": {}, "looks": listed}
         storage.save_json(place / "open_set.json", content)
         run = Run(config, place, record)
         self.runs.append(run)
         return run
 
-    def source(self) -> findings.Source:
+    def source(self) -> Source:
         report.save_records(self.runs, self.folder / "report")
-        return findings.recorded(self.folder / "report")
+        return recorded(self.folder / "report")
 
 
 def fed_view(preset, pixels: int) -> Degradation:
-    return Degradation(pixels, upsample=pixels < face_findings.side(preset))
+    return Degradation(pixels, upsample=pixels < face_tables.side(preset))
 
 
 def teacher_looks(preset) -> dict[Look, dict]:
@@ -154,7 +162,7 @@ def faces(folder: Path, leave_out=(), preset=None, only=()) -> tuple:
             looks = teacher_looks(preset) if teacher else arm_looks(preset, arm, seed)
             made.add(arm, seed, looks)
     source = made.source()
-    return preset, face_findings.face_arms(preset, source), source
+    return preset, face_tables.face_arms(preset, source), source
 
 
 SMOKE = replace(get_preset("smoke", seeds=3), repeat_all=True)
@@ -183,7 +191,7 @@ def glyphs(folder: Path, leave_out=(), preset=SMOKE) -> tuple:
                         looks[Look("identification", "glyphs", at)] = identified(pixels, what)
                 made.add(arm, seed, looks)
     source = made.source()
-    return preset, face_findings.face_arms(preset, source), source
+    return preset, face_tables.face_arms(preset, source), source
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +234,7 @@ def test_the_made_up_results_follow_their_rule():
     assert result["standard_error"] is None
     assert result["n"] == EACH
     assert found([10, 20, 30])["accuracies"] == [95.0, 90.0, 85.0]
-    content = {"looks": [{"look": runs.asdict(Look("verification", "lfw", Degradation(8))),
+    content = {"looks": [{"look": asdict(Look("verification", "lfw", Degradation(8))),
                           "result": result}]}  # fmt: skip
     assert known_looks(json.loads(json.dumps(content))) == {
         Look("verification", "lfw", Degradation(8)): result
@@ -238,24 +246,24 @@ def test_the_made_up_results_follow_their_rule():
 
 def test_resolutions_of_both_kinds_of_preset():
     lfw, small, large = get_preset("faces"), get_preset("smoke"), get_preset("faces-paper")
-    assert [face_findings.side(p) for p in (lfw, small, large)] == [112, 32, 224]
-    assert face_findings.lows(lfw) == (16, 32)
-    assert face_findings.lows(small) == (16,)
-    assert face_findings.ladder(lfw) == (112, 64, 32, 16, 8)
-    assert face_findings.ladder(small) == (32, 24, 16, 12, 8)
-    assert face_findings.ladder(large)[0] == 224
+    assert [face_tables.side(p) for p in (lfw, small, large)] == [112, 32, 224]
+    assert face_tables.lows(lfw) == (16, 32)
+    assert face_tables.lows(small) == (16,)
+    assert face_tables.ladder(lfw) == (112, 64, 32, 16, 8)
+    assert face_tables.ladder(small) == (32, 24, 16, 12, 8)
+    assert face_tables.ladder(large)[0] == 224
     tiny = replace(lfw, data="lfw@16")
-    assert face_findings.ladder(tiny) == (16, 8)
-    assert face_findings.tested_on(lfw) == "lfw-1"
-    assert face_findings.tested_on(tiny) == "lfw-1@16"
-    assert face_findings.tested_on(large) == "lfw@224"
-    assert face_findings.tested_on(small) == "glyphs"
+    assert face_tables.ladder(tiny) == (16, 8)
+    assert face_tables.tested_on(lfw) == "lfw-1"
+    assert face_tables.tested_on(tiny) == "lfw-1@16"
+    assert face_tables.tested_on(large) == "lfw@224"
+    assert face_tables.tested_on(small) == "glyphs"
 
 
 def test_the_first_fold_of_the_preset_is_the_one_compared_on():
     sizes = replace(get_preset("faces").faces, folds=(4, 2, 9))
     preset = replace(get_preset("faces"), faces=sizes)
-    assert face_findings.tested_on(preset) == "lfw-4"
+    assert face_tables.tested_on(preset) == "lfw-4"
     student = configure(preset, study(preset, "faces")["student 16"])
     assert student.data == "lfw-4"
 
@@ -265,16 +273,16 @@ def test_the_first_fold_of_the_preset_is_the_one_compared_on():
 
 def test_every_arm_is_a_row_and_folds_are_none(lfw):
     preset, arms, source = lfw
-    table = face_findings.verification_table(preset, arms, source)
+    table = face_tables.verification_table(preset, arms, source)
     fed = [f"teacher fed {r} px" for r in (64, 32, 16, 8)]
     own = [a.name for a in study(preset, "faces").values() if not a.fold and a.name != "teacher"]
     assert table["network"].tolist() == ["teacher, 112 px", *fed, *own]
-    assert face_findings.missing(preset, arms, source) == ""
+    assert face_page.missing(preset, arms, source) == ""
 
 
 def test_accuracy_spread_seeds_and_cost_of_a_row(lfw):
     preset, arms, source = lfw
-    table = face_findings.verification_table(preset, arms, source).set_index("network")
+    table = face_tables.verification_table(preset, arms, source).set_index("network")
     cell = "LFW, first held-out fold %"
     for arm, pixels, count in (("student 16", 16, 3), ("student 16 alone", 16, 3),
                                ("student 32", 32, 3), ("tuned 16", 16, 1),
@@ -295,9 +303,7 @@ def test_accuracy_spread_seeds_and_cost_of_a_row(lfw):
 
 def test_rates_that_too_few_pairs_show_stand_in_parentheses(lfw):
     preset, arms, source = lfw
-    row = (
-        face_findings.verification_table(preset, arms, source).set_index("network").loc["tuned 16"]
-    )
+    row = face_tables.verification_table(preset, arms, source).set_index("network").loc["tuned 16"]
     assert row["TAR % at FAR 0.1"] == "69.0"  # 31 of 100 same pairs rejected
     assert row["TAR % at FAR 0.01"] == "69.0"  # one false accept in a hundred pairs
     assert row["TAR % at FAR 0.001"] == "(69.0)"
@@ -309,8 +315,8 @@ def test_a_rate_is_the_one_asked_for(different, sure):
     scores = np.concatenate([rng.normal(1, 1, 500), rng.normal(0, 1, different)])
     same = np.arange(len(scores)) < 500
     result = summary(scores, same, np.arange(len(scores)) % 2)
-    expected = tar_at_far(scores, same, face_findings.FARS)
-    cells = [face_findings._rate([result], far) for far in face_findings.FARS]
+    expected = tar_at_far(scores, same, face_tables.FARS)
+    cells = [face_tables._rate([result], far) for far in face_tables.FARS]
     for place, (cell, row) in enumerate(zip(cells, expected, strict=True)):
         text = f"{100 * row['tar']:.1f}"
         assert cell == (text if place < sure else f"({text})")
@@ -318,11 +324,11 @@ def test_a_rate_is_the_one_asked_for(different, sure):
 
 def test_folds_in_turn(lfw):
     preset, arms, source = lfw
-    table = face_findings.verification_table(preset, arms, source).set_index("network")
+    table = face_tables.verification_table(preset, arms, source).set_index("network")
     cells = table["LFW, folds in turn %"]
     for arm, pixels in (("student 16", 16), ("student 32", 32), ("tuned 16", 16), ("tuned 32", 32)):
         assert cells[arm] == in_turn(by_fold(arm, pixels)), arm
-        whole = face_findings.all_folds(preset, source, arms, arm)
+        whole = face_tables.all_folds(preset, source, arms, arm)
         assert whole["folds"] == list(FOLDS)
         assert whole["accuracies"] == pytest.approx(by_fold(arm, pixels))
     for pixels in (64, 32, 16, 8):
@@ -335,15 +341,15 @@ def test_some_folds_are_counted_and_two_are_none(tmp_path):
     out = [f"student 16, fold {k}" for k in (3, 5, 6, 7, 8, 9, 10)]
     out += [f"tuned 32, fold {k}" for k in range(3, 11)]
     preset, arms, source = faces(tmp_path, out)
-    whole = face_findings.all_folds(preset, source, arms, "student 16")
+    whole = face_tables.all_folds(preset, source, arms, "student 16")
     assert whole["folds"] == [1, 2, 4]
     values = by_fold("student 16", 16)[[0, 1, 3]]
-    table = face_findings.verification_table(preset, arms, source).set_index("network")
+    table = face_tables.verification_table(preset, arms, source).set_index("network")
     cells = table["LFW, folds in turn %"]
     assert cells["student 16"] == f"{in_turn(values)} (3 folds)"
     assert cells["tuned 32"] == "–"
-    assert face_findings.all_folds(preset, source, arms, "tuned 32") is None
-    claims = face_findings.claims(preset, arms, source).set_index("claim")
+    assert face_tables.all_folds(preset, source, arms, "tuned 32") is None
+    claims = face_page.claims(preset, arms, source).set_index("claim")
     row = claims.loc["student 16 beats the teacher fed 16 px, over folds"]
     differences = values - by_fold("teacher", 16)[[0, 1, 3]]
     assert row["difference"].endswith("points (n = 3 folds)")
@@ -353,7 +359,7 @@ def test_some_folds_are_counted_and_two_are_none(tmp_path):
 
 def test_the_embedded_set_has_ten_folds_at_once(embedded):
     preset, arms, source = embedded
-    table = face_findings.verification_table(preset, arms, source)
+    table = face_tables.verification_table(preset, arms, source)
     own = [*study(preset, "two_stage"), *study(preset, "faces")]
     fed = [f"teacher fed {r} px" for r in (24, 16, 12, 8)]
     assert table["network"].tolist() == ["teacher, 32 px", *fed, *own[1:]]
@@ -363,8 +369,8 @@ def test_the_embedded_set_has_ten_folds_at_once(embedded):
     assert row["accuracy %"] == f"{np.mean(means):.2f} ± {np.std(means, ddof=1):.2f}"
     error = by_fold("student", 16).std(ddof=1) / np.sqrt(10)
     assert row["± over folds"] == f"{error:.2f}"
-    assert face_findings.all_folds(preset, source, arms, "student") is None
-    assert face_findings.fed(preset, source, arms, 16) is None
+    assert face_tables.all_folds(preset, source, arms, "student") is None
+    assert face_tables.fed(preset, source, arms, 16) is None
 
 
 def test_a_network_that_was_not_looked_at_is_no_row(tmp_path):
@@ -376,10 +382,10 @@ def test_a_network_that_was_not_looked_at_is_no_row(tmp_path):
         looks = arm_looks(preset, kinds["student 16"], seed) if seed < 2 else {}
         made.add(kinds["student 16"], seed, looks)
     source = made.source()
-    arms = face_findings.face_arms(preset, source)
+    arms = face_tables.face_arms(preset, source)
     assert len(arms["student 16"]) == 3
     # the other run of two seeds is the same configuration under the name of a subset
-    shown = {row.arm for row in face_findings.tested(preset, arms, source)}
+    shown = {row.arm for row in face_tables.tested(preset, arms, source)}
     assert shown == {"teacher", "{1,2,3} 16"}
 
 
@@ -387,7 +393,7 @@ def test_a_network_that_was_not_looked_at_is_no_row(tmp_path):
 
 
 def claims_of(made: tuple):
-    return face_findings.claims(*made).set_index("claim")
+    return face_page.claims(*made).set_index("claim")
 
 
 def test_claims_are_paired_by_seed(lfw):
@@ -434,8 +440,8 @@ def test_claims_over_folds(lfw):
 
 def test_every_question_about_faces_is_answered_once(lfw):
     preset, arms, source = lfw
-    table = face_findings.claims(preset, arms, source)
-    asked = [claim for claim, *_ in face_findings._questions(preset)]
+    table = face_page.claims(preset, arms, source)
+    asked = [claim for claim, *_ in face_page._questions(preset)]
     assert len(set(asked)) == len(asked)
     assert table["claim"].tolist()[: len(asked)] == asked
     assert len(table) == len(asked) + 4
@@ -445,8 +451,8 @@ def test_questions_are_about_arms_that_there_are():
     for name in ("smoke", "quick", "faces", "faces-paper"):
         preset = replace(get_preset(name), omit=())
         known = {*study(preset, "two_stage"), *study(preset, "faces")}
-        known |= {f"teacher fed {r} px" for r in face_findings.ladder(preset)[1:]}
-        for claim, arm, control in face_findings._questions(preset):
+        known |= {f"teacher fed {r} px" for r in face_tables.ladder(preset)[1:]}
+        for claim, arm, control in face_page._questions(preset):
             assert {arm, control} <= known, claim
 
 
@@ -459,7 +465,7 @@ def test_seeds_that_are_missing_are_not_compared(tmp_path):
     assert row["difference"] == "+5.50 points (n = 1 seed)"
     assert row["verdict"] == "not shown"
     assert "distillation beats the names at 32 px" not in table.index  # no seed in common
-    verification = face_findings.verification_table(*made).set_index("network")
+    verification = face_tables.verification_table(*made).set_index("network")
     assert verification.loc["student 16 alone", "seeds"] == "1"
     assert verification.loc["student 16", "seeds"] == "3"
 
@@ -490,9 +496,9 @@ def test_claims_of_the_embedded_set(embedded):
 
 
 def test_without_claims_there_is_an_empty_table(tmp_path):
-    table = face_findings.claims(*faces(tmp_path, only=("teacher",)))
+    table = face_page.claims(*faces(tmp_path, only=("teacher",)))
     assert table.empty
-    assert findings.as_lines(table) == ""
+    assert as_lines(table) == ""
 
 
 # Published numbers
@@ -510,7 +516,7 @@ PRINTED = [
 
 
 def test_table_2_is_printed_whole_and_ours_stand_below(lfw):
-    table = face_findings.published(*lfw)
+    table = face_tables.published(*lfw)
     theirs = table[table["source"] == "paper"]
     assert theirs["model"].tolist() == [row.model for row in paper.TABLE_2]
     assert len(theirs) == 15
@@ -525,7 +531,7 @@ def test_table_2_is_printed_whole_and_ours_stand_below(lfw):
 
 
 def test_ours_stand_in_table_2_with_the_folds_that_were_tested(lfw):
-    table = face_findings.published(*lfw)
+    table = face_tables.published(*lfw)
     ours = table[table["source"] != "paper"].set_index("model")
     fed = [f"ours: teacher fed {r} px" for r in (64, 32, 16, 8)]
     students = [f"ours: {kind} {r}" for r in (16, 32) for kind in ("student", "tuned")]
@@ -544,18 +550,18 @@ def test_ours_stand_in_table_2_with_the_folds_that_were_tested(lfw):
 
 
 def test_the_embedded_set_has_no_row_in_table_2(embedded):
-    assert len(face_findings.published(*embedded)) == 15
+    assert len(face_tables.published(*embedded)) == 15
 
 
 def test_without_folds_table_2_has_the_first_one(tmp_path):
     made = faces(tmp_path, only=("student 16", "student 16 alone"))
-    ours = face_findings.published(*made)[15:]
+    ours = face_tables.published(*made)[15:]
     assert ours["model"].tolist() == ["ours: student 16", "ours: student 16 alone"]
     assert ours["LFW accuracy %"].str.endswith("(fold 1 alone)").all()
 
 
 def test_table_3_as_printed():
-    table = face_findings.published_identification().set_index("model")
+    table = face_tables.published_identification().set_index("model")
     assert table.index.tolist() == ["VLRR", "SKD", "OUR-16-R"]
     assert table["top-1 error %"].tolist() == ["40.97", "32.75", "22.19"]
     assert table["top-5 error %"].tolist() == ["22.35", "18.30", "10.23"]
@@ -567,7 +573,7 @@ def test_table_3_as_printed():
 
 def test_identification(lfw):
     preset, arms, source = lfw
-    table = face_findings.identification_table(preset, arms, source).set_index("network")
+    table = face_tables.identification_table(preset, arms, source).set_index("network")
     row = table.loc["student 16"]
     assert row["rank-1 error %"] == "21.00 ± 1.00"
     assert row["rank-5 error %"] == "10.50 ± 0.50"
@@ -577,20 +583,20 @@ def test_identification(lfw):
     assert table.loc["tuned 32", "rank-1 error %"] == "20.00"
     assert table.loc["teacher, 112 px", "rank-1 error %"] == "112.00"
     assert table.loc["teacher fed 8 px", "rank-1 error %"] == "8.00"
-    verified = face_findings.verification_table(preset, arms, source)["network"]
+    verified = face_tables.verification_table(preset, arms, source)["network"]
     assert table.index.tolist() == verified.tolist()
 
 
 def test_identification_on_a_set_of_its_own(lfw):
-    table = face_findings.identification_table(*lfw, "uccs")
+    table = face_tables.identification_table(*lfw, "uccs")
     assert table["network"].tolist()[0] == "teacher, 112 px"
     assert len(table) == 5  # only the teacher was asked
     assert not [column for column in table.columns if column.startswith("DIR")]
-    assert face_findings.identification_table(*lfw, "tinyface").empty
+    assert face_tables.identification_table(*lfw, "tinyface").empty
 
 
 def test_verification_elsewhere(lfw):
-    table = face_findings.elsewhere_table(*lfw, "xqlfw").set_index("network")
+    table = face_tables.elsewhere_table(*lfw, "xqlfw").set_index("network")
     fed = [f"teacher fed {r} px" for r in (64, 32, 16, 8)]
     assert table.index.tolist() == ["teacher, 112 px", *fed]  # others have seen its people
     # four more wrong in each of ten folds
@@ -598,11 +604,11 @@ def test_verification_elsewhere(lfw):
         table.loc["teacher fed 16 px", "accuracy %"] == f"{by_fold('teacher', 16).mean() - 2:.2f}"
     )
     assert table.loc["teacher fed 16 px", "seeds"] == "1"
-    assert face_findings.elsewhere_table(*lfw, "another").empty
+    assert face_tables.elsewhere_table(*lfw, "another").empty
 
 
 def test_mixed_pairs(lfw):
-    table = face_findings.mixed_table(*lfw)
+    table = face_tables.mixed_table(*lfw)
     assert table.to_dict("records") == [
         {"px": "16", "both small %": "69.50", "one small, one at 112 px %": "95.00",
          "both small, mirror images added %": "75.00"},
@@ -613,16 +619,16 @@ def test_mixed_pairs(lfw):
 
 def test_mixed_pairs_of_the_embedded_set(embedded):
     preset, arms, source = embedded
-    table = face_findings.mixed_table(preset, arms, source)
+    table = face_tables.mixed_table(preset, arms, source)
     assert table.columns.tolist() == ["px", "both small %", "one small, one at 32 px %"]
     assert table.loc[0, "both small %"] == f"{by_fold('teacher', 16).mean():.2f}"
     assert table.loc[0, "one small, one at 32 px %"] == "–"  # not asked
-    assert face_findings.mixed_table(preset, {}, source).empty
+    assert face_tables.mixed_table(preset, {}, source).empty
 
 
 def test_subsets_are_in_the_order_of_the_study(lfw):
     preset, arms, source = lfw
-    table = face_findings.subset_table(preset, arms, source)
+    table = face_tables.subset_table(preset, arms, source)
     names = [f"{{{','.join(orders)}}}" for orders in subsets() if orders]
     assert table["orders"].drop_duplicates().tolist() == ["{1,2,3}", *names[:10], *names[11:]]
     first = table.iloc[0]  # the student itself, with all its seeds
@@ -635,13 +641,13 @@ def test_subsets_are_in_the_order_of_the_study(lfw):
 
 
 def test_a_subset_is_one_row(lfw):
-    table = face_findings.subset_table(*lfw)
+    table = face_tables.subset_table(*lfw)
     assert not table["orders"].duplicated().any()
     assert len(table) == 15
 
 
 def test_the_embedded_set_has_no_table_of_subsets(embedded):
-    assert face_findings.subset_table(*embedded).empty
+    assert face_tables.subset_table(*embedded).empty
 
 
 # The page
@@ -649,7 +655,7 @@ def test_the_embedded_set_has_no_table_of_subsets(embedded):
 
 def test_what_became_of_the_papers_numbers(lfw):
     preset, arms, source = lfw
-    high, low = face_findings.aims(preset, arms, source).splitlines()
+    high, low = face_page.aims(preset, arms, source).splitlines()
     assert high == (
         f"- Best student at 32 px: tuned 32, 93.50 % on the first fold (n = 1), "
         f"{in_turn(by_fold('tuned 32', 32))} % over folds; the teacher fed 32 px "
@@ -662,7 +668,7 @@ def test_what_became_of_the_papers_numbers(lfw):
 
 def test_without_tuned_students_another_one_is_best(tmp_path):
     preset, arms, source = faces(tmp_path, only=("student 16", "student 16 slim", "{1} 16"))
-    (line,) = face_findings.aims(preset, arms, source).splitlines()
+    (line,) = face_page.aims(preset, arms, source).splitlines()
     assert line == (
         "- Best student at 16 px: student 16 slim, 82.00 % on the first fold (n = 1). The paper "
         "prints 90.03 % for a student trained on UMDFaces with another teacher."
@@ -671,11 +677,11 @@ def test_without_tuned_students_another_one_is_best(tmp_path):
 
 def test_subsets_and_controls_are_no_students_to_boast_of(tmp_path):
     preset, arms, source = faces(tmp_path, only=("teacher", "{1} 16", "student 16 alone"))
-    assert face_findings.aims(preset, arms, source) == ""
+    assert face_page.aims(preset, arms, source) == ""
 
 
 def test_the_embedded_set_has_no_number_of_the_paper_to_reach(embedded):
-    assert face_findings.aims(*embedded) == ""
+    assert face_page.aims(*embedded) == ""
 
 
 def check_page(text: str) -> None:
@@ -687,18 +693,18 @@ def check_page(text: str) -> None:
 
 def test_the_page_shows_every_table(lfw):
     preset, arms, source = lfw
-    text = face_findings.faces_page(preset, arms, source)
+    text = face_page.faces_page(preset, arms, source)
     check_page(text)
     for table in (
-        face_findings.verification_table(preset, arms, source),
-        face_findings.identification_table(preset, arms, source),
-        face_findings.identification_table(preset, arms, source, "uccs"),
-        face_findings.elsewhere_table(preset, arms, source, "xqlfw"),
-        face_findings.mixed_table(preset, arms, source),
-        face_findings.subset_table(preset, arms, source),
+        face_tables.verification_table(preset, arms, source),
+        face_tables.identification_table(preset, arms, source),
+        face_tables.identification_table(preset, arms, source, "uccs"),
+        face_tables.elsewhere_table(preset, arms, source, "xqlfw"),
+        face_tables.mixed_table(preset, arms, source),
+        face_tables.subset_table(preset, arms, source),
     ):
         assert report.markdown(table) in text
-    for _, row in face_findings.claims(preset, arms, source).iterrows():
+    for _, row in face_page.claims(preset, arms, source).iterrows():
         assert f"- **{row['claim']}: {row['verdict']}.** {row['compared']}: " in text
     assert "**Verification.** Preset `faces`: teacher mobilefacenet" in text
     assert "weights {1: 1000, 2: 25, 3: 50}, without names unless said" in text
@@ -709,8 +715,8 @@ def test_the_page_shows_every_table(lfw):
     assert "**Identification on uccs:**" in text
     assert "tinyface" not in text
     assert "**Verification on xqlfw:**" in text
-    assert face_findings.aims(preset, arms, source) in text
-    assert text.endswith("**Model card.** " + face_findings.model_card(preset))
+    assert face_page.aims(preset, arms, source) in text
+    assert text.endswith("**Model card.** " + face_page.model_card(preset))
 
 
 def papers(folder: Path) -> tuple:
@@ -720,58 +726,56 @@ def papers(folder: Path) -> tuple:
     for name in ("teacher", "student 16", "student 16 alone"):
         config = configure(preset, kinds[name], 0)
         looks = {}
-        for pixels in face_findings.ladder(preset) if name == "teacher" else (16,):
+        for pixels in face_tables.ladder(preset) if name == "teacher" else (16,):
             wrong = [wrong_of(name, pixels, k) for k in FOLDS]
             view = fed_view(preset, pixels) if name == "teacher" else config.degradation
             for data, more in (("lfw@224", 0), ("xqlfw@224", 4)):
                 looks[Look("verification", data, view)] = found([w + more for w in wrong])
         made.add(kinds[name], 0, looks)
     source = made.source()
-    return preset, face_findings.face_arms(preset, source), source
+    return preset, face_tables.face_arms(preset, source), source
 
 
 def test_the_page_of_a_large_training_set(tmp_path):
     preset, arms, source = papers(tmp_path)
-    text = face_findings.faces_page(preset, arms, source)
+    text = face_page.faces_page(preset, arms, source)
     check_page(text)
     values = by_fold("student 16", 16)
-    table = face_findings.verification_table(preset, arms, source).set_index("network")
+    table = face_tables.verification_table(preset, arms, source).set_index("network")
     row = table.loc["student 16"]
     assert (row["accuracy %"], row["seeds"]) == (f"{values.mean():.2f}", "1")
     assert row["mean ± error over folds"] == in_turn(values)
     assert not [column for column in table.columns if "fold" in column and "mean" not in column]
-    whole = face_findings.all_folds(preset, source, arms, "student 16")
+    whole = face_tables.all_folds(preset, source, arms, "student 16")
     assert whole["folds"] == list(FOLDS)
     assert whole["accuracies"] == pytest.approx(values)
-    assert face_findings.all_folds(preset, source, arms, "student 32") is None  # not run
-    ours = face_findings.published(preset, arms, source).set_index("model")
+    assert face_tables.all_folds(preset, source, arms, "student 32") is None  # not run
+    ours = face_tables.published(preset, arms, source).set_index("model")
     row = ours.loc["ours: student 16"]
     assert (row["trained on"], row["LFW accuracy %"]) == ("umdfaces", in_turn(values))
     assert ours.loc["ours: teacher, 224 px", "trained on"] == "by others"
-    claims = face_findings.claims(preset, arms, source).set_index("claim")
+    claims = face_page.claims(preset, arms, source).set_index("claim")
     row = claims.loc["student 16 beats the teacher fed 16 px, over folds"]
     assert row["difference"].endswith("points (n = 10 folds)")
     assert f"{values.mean():.2f} % on all of LFW (n = 1), {in_turn(values)} % over folds" in text
     assert "Trained on umdfaces@224, tested on the ten folds of LFW" in text
     assert "first fold" not in text
-    elsewhere = face_findings.elsewhere_table(preset, arms, source, "xqlfw@224").set_index(
-        "network"
-    )
+    elsewhere = face_tables.elsewhere_table(preset, arms, source, "xqlfw@224").set_index("network")
     assert elsewhere.loc["student 16", "accuracy %"] == f"{values.mean() - 2:.2f}"
     assert "**Verification on xqlfw:**" in text
     left = [name for name in study(preset, "faces") if name not in arms]
     assert left
-    card = "**Model card.** " + face_findings.model_card(preset)
+    card = "**Model card.** " + face_page.model_card(preset)
     assert text.endswith(f"Not run: {', '.join(left)}.\n\n{card}")
 
 
 def test_the_page_of_the_embedded_set(embedded):
     preset, arms, source = embedded
-    text = face_findings.faces_page(preset, arms, source)
+    text = face_page.faces_page(preset, arms, source)
     check_page(text)
-    assert report.markdown(face_findings.verification_table(preset, arms, source)) in text
-    assert report.markdown(face_findings.identification_table(preset, arms, source)) in text
-    assert report.markdown(face_findings.mixed_table(preset, arms, source)) in text
+    assert report.markdown(face_tables.verification_table(preset, arms, source)) in text
+    assert report.markdown(face_tables.identification_table(preset, arms, source)) in text
+    assert report.markdown(face_tables.mixed_table(preset, arms, source)) in text
     assert "resnet14x0.5 → resnet8x0.5, glyphs" in text
     assert "LFW" not in text
     assert "(30 characters never trained on)" in text
@@ -781,13 +785,13 @@ def test_the_page_of_the_embedded_set(embedded):
 def test_the_page_is_a_function_of_the_records(kind, tmp_path, lfw, embedded):
     """Copied to another report and read again, they give the same page."""
     preset, arms, source = lfw if kind == "faces" else embedded
-    first = face_findings.faces_page(preset, arms, source)
+    first = face_page.faces_page(preset, arms, source)
     folder = arms["teacher"][0].folder  # of the report's records
     for path in folder.glob("*.json"):
         target = tmp_path / "records" / path.name
         storage.save_json(target, storage.load_json(path))
-    again = findings.recorded(tmp_path)
-    assert face_findings.faces_page(preset, face_findings.face_arms(preset, again), again) == first
+    again = recorded(tmp_path)
+    assert face_page.faces_page(preset, face_tables.face_arms(preset, again), again) == first
 
 
 def test_looking_at_all_is_enough_for_every_table(lfw, embedded):
@@ -799,16 +803,16 @@ def test_looking_at_all_is_enough_for_every_table(lfw, embedded):
             asked.update((run.config.key, look) for look in wanted)
             return source.looks(run, wanted)
 
-        face_findings.look_at_all(preset, arms, replace(source, looks=note))
+        face_tables.look_at_all(preset, arms, replace(source, looks=note))
 
         def late(run, wanted, source=source, asked=asked, more=more):
             more += [look for look in wanted if (run.config.key, look) not in asked]
             return source.looks(run, wanted)
 
         later = replace(source, looks=late)
-        face_findings.faces_page(preset, arms, later)
-        face_findings.published(preset, arms, later)
-        face_findings.curves(preset, arms, later)
+        face_page.faces_page(preset, arms, later)
+        face_tables.published(preset, arms, later)
+        face_tables.curves(preset, arms, later)
         assert more == []
 
 
@@ -820,10 +824,10 @@ def asked_of(preset) -> list[Look]:
     }
     looks = []
     source = replace(
-        findings.recorded(Path("nowhere")),
+        recorded(Path("nowhere")),
         looks=lambda run, wanted: looks.extend(wanted) or [None] * len(wanted),
     )
-    face_findings.look_at_all(preset, arms, source)
+    face_tables.look_at_all(preset, arms, source)
     return looks
 
 
@@ -872,8 +876,8 @@ def test_xqlfw_is_not_asked_of_networks_that_saw_its_people(name, asked):
 
     arms = {name: [Run(configure(preset, arm), Path(), {})]
             for name, arm in study(preset, "faces").items()}  # fmt: skip
-    source = replace(findings.recorded(Path("nowhere")), looks=note)
-    face_findings.look_at_all(preset, arms, source)
+    source = replace(recorded(Path("nowhere")), looks=note)
+    face_tables.look_at_all(preset, arms, source)
     assert trained == asked
 
 
@@ -883,7 +887,7 @@ def test_xqlfw_is_not_asked_of_networks_that_saw_its_people(name, asked):
 def test_an_empty_report_is_one_line(tmp_path):
     for name, wanted in (("faces", "faces"), ("smoke", "two_stage"), ("quick", "two_stage")):
         with pytest.raises(HorkdError, match=rf"no run of study {wanted} is finished") as error:
-            face_findings.face_arms(get_preset(name), findings.recorded(tmp_path))
+            face_tables.face_arms(get_preset(name), recorded(tmp_path))
         assert "\n" not in str(error.value)
         assert f"horkd work --preset {name}" in str(error.value)
 
@@ -891,30 +895,30 @@ def test_an_empty_report_is_one_line(tmp_path):
 @pytest.mark.parametrize("name", ["cpu", "paper", "paper-short"])
 def test_cifar_has_nothing_that_was_never_trained_on(tmp_path, name):
     with pytest.raises(HorkdError, match="CIFAR-100 has no classes that are never trained") as e:
-        face_findings.face_arms(get_preset(name), findings.recorded(tmp_path))
+        face_tables.face_arms(get_preset(name), recorded(tmp_path))
     assert "\n" not in str(e.value)
 
 
 def test_a_report_of_the_teacher_alone(tmp_path):
     preset, arms, source = faces(tmp_path, only=("teacher",))
     assert list(arms) == ["teacher"]
-    text = face_findings.faces_page(preset, arms, source)
+    text = face_page.faces_page(preset, arms, source)
     check_page(text)
     assert text.startswith("**Verification.**")
     assert "Orders without names" not in text
-    assert len(face_findings.verification_table(preset, arms, source)) == 5
+    assert len(face_tables.verification_table(preset, arms, source)) == 5
     left = [name for name in study(preset, "faces") if name != "teacher"]
-    assert face_findings.missing(preset, arms, source) == f"Not run: {', '.join(left)}."
+    assert face_page.missing(preset, arms, source) == f"Not run: {', '.join(left)}."
 
 
 def test_a_report_without_the_teacher(tmp_path):
     preset, arms, source = faces(tmp_path, only=("student 16", "student 16 alone"))
-    text = face_findings.faces_page(preset, arms, source)
+    text = face_page.faces_page(preset, arms, source)
     check_page(text)
     assert "distillation beats the names at 16 px: holds" in text
     assert "one image small or both" not in text
-    assert face_findings.fed(preset, source, arms, 16) is None
-    assert face_findings.missing(preset, arms, source).startswith("Not run: teacher, ")
+    assert face_tables.fed(preset, source, arms, 16) is None
+    assert face_page.missing(preset, arms, source).startswith("Not run: teacher, ")
 
 
 def test_a_report_of_records_without_looks(tmp_path):
@@ -922,19 +926,19 @@ def test_a_report_of_records_without_looks(tmp_path):
     made = Made(tmp_path, preset)
     made.add(study(preset, "faces")["student 16"], 0, {})
     source = made.source()
-    arms = face_findings.face_arms(preset, source)
+    arms = face_tables.face_arms(preset, source)
     assert list(arms) == ["student 16", "{1,2,3} 16"]  # one run under two names
-    assert face_findings.tested(preset, arms, source) == []
-    check_page(face_findings.faces_page(preset, arms, source))
-    assert len(face_findings.published(preset, arms, source)) == 15
-    assert face_findings.curves(preset, arms, source) == {}
+    assert face_tables.tested(preset, arms, source) == []
+    check_page(face_page.faces_page(preset, arms, source))
+    assert len(face_tables.published(preset, arms, source)) == 15
+    assert face_tables.curves(preset, arms, source) == {}
 
 
 def test_a_report_of_faces_alone_on_the_embedded_set(tmp_path):
     two_stage = study(SMOKE, "two_stage")
     preset, arms, source = glyphs(tmp_path, tuple(two_stage))
     assert list(arms) == list(study(SMOKE, "faces"))
-    check_page(face_findings.faces_page(preset, arms, source))
+    check_page(face_page.faces_page(preset, arms, source))
 
 
 def test_other_weights_are_another_teacher(tmp_path):
@@ -942,14 +946,14 @@ def test_other_weights_are_another_teacher(tmp_path):
     preset, _, source = faces(tmp_path, only=("teacher", "student 16"))
     other = replace(preset, faces=replace(preset.faces, weights="0" * 16))
     with pytest.raises(HorkdError, match="no run of study faces"):
-        face_findings.face_arms(other, source)
+        face_tables.face_arms(other, source)
 
 
 # Figures
 
 
 def test_curves_by_resolution(lfw, embedded):
-    panels = face_findings.curves(*lfw)
+    panels = face_tables.curves(*lfw)
     assert list(panels) == [112, 64, 32, 16, 8]
     assert list(panels[16]) == ["teacher fed 16 px", "student 16", "student 16 alone", "tuned 16"]
     assert list(panels[112]) == ["teacher, 112 px"]
@@ -957,16 +961,16 @@ def test_curves_by_resolution(lfw, embedded):
     assert kinds == {"teacher fed 16 px": "teacher", "student 16": "student",
                      "student 16 alone": "alone", "tuned 16": "student"}  # fmt: skip
     assert panels[16]["student 16"][1]["accuracy"] == percent(41)
-    small = face_findings.curves(*embedded)
+    small = face_tables.curves(*embedded)
     assert set(small[16]) == {
         *("teacher fed 16 px", "student", "student alone", "student, no labels")
     }
 
 
 def test_the_figure_of_a_panel(lfw):
-    panel = face_findings.curves(*lfw)[16]
+    panel = face_tables.curves(*lfw)[16]
     figure, ax = plt.subplots()
-    figures.plot_roc(panel, ax)
+    face_figures.plot_roc(panel, ax)
     assert ax.get_xlim() == pytest.approx((0.01, 1))  # one of 100 different pairs
     assert ax.get_xscale() == "log"
     labels = [text.get_text() for text in ax.get_legend().get_texts()]
@@ -981,9 +985,9 @@ def test_the_figure_of_a_panel(lfw):
 
 
 def test_the_figure_of_resolutions(lfw):
-    rows = face_findings.tested(*lfw)
+    rows = face_tables.tested(*lfw)
     figure, ax = plt.subplots()
-    figures.plot_faces(rows, ax)
+    face_figures.plot_faces(rows, ax)
     assert [t.get_text() for t in ax.get_xticklabels()] == ["8", "16", "32", "64", "112"]
     teacher, *marks = ax.get_lines()
     expected = [percent(wrong_of("teacher", r)) for r in (8, 16, 32, 64, 112)]
@@ -1003,7 +1007,7 @@ def test_the_figure_of_resolutions(lfw):
 
 def test_the_figure_of_the_embedded_set(embedded):
     figure, ax = plt.subplots()
-    figures.plot_faces(face_findings.tested(*embedded), ax)
+    face_figures.plot_faces(face_tables.tested(*embedded), ax)
     labels = [text.get_text() for text in ax.get_legend().get_texts()]
     assert labels[1:] == ["student", "student, labels only", "student, no labels"]
     assert [t.get_text() for t in ax.get_xticklabels()] == ["8", "12", "16", "24", "32"]
@@ -1011,9 +1015,9 @@ def test_the_figure_of_the_embedded_set(embedded):
 
 
 def test_a_figure_without_a_teacher(tmp_path):
-    rows = face_findings.tested(*faces(tmp_path, only=("student 16", "student 16 alone")))
+    rows = face_tables.tested(*faces(tmp_path, only=("student 16", "student 16 alone")))
     figure, ax = plt.subplots()
-    figures.plot_faces(rows, ax)
+    face_figures.plot_faces(rows, ax)
     figure.canvas.draw()
     assert [t.get_text() for t in ax.get_xticklabels()] == ["16"]
     plt.close(figure)
@@ -1034,4 +1038,4 @@ def test_a_figure_without_a_teacher(tmp_path):
     ],
 )
 def test_looks_of_lines(label, look):
-    assert figures.face_look(label) == figures.FACE_LOOKS[look]
+    assert face_figures.face_look(label) == face_figures.FACE_LOOKS[look]

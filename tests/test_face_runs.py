@@ -17,15 +17,24 @@ from safetensors.torch import save_file
 from test_open_set import casia_tree, forget, lfw_tree, with_unseen
 from torch import Tensor
 
-from horkd import evaluate, pretrained, remembered, runs, storage, train
+from horkd import answers, evaluate, storage
+from horkd import machine as machine_
+from horkd import predict as predict_
 from horkd.data import FileBatches, load_dataset, normalise
+from horkd.degradation import Degradation
 from horkd.errors import HorkdError
+from horkd.lab import checkpoint, runner
+from horkd.lab import looks as looks_
+from horkd.lab.config import RunConfig, config_from_dict
+from horkd.lab.looks import _PREDICTED
+from horkd.lab.runner import import_network
+from horkd.lab.store import Run, export, read
 from horkd.losses import HybridOrderLoss, class_centers, unit_length
-from horkd.models import ModelSpec, Network, Output
+from horkd.networks import weights as weights_
+from horkd.networks.network import ModelSpec, Network, Output
+from horkd.networks.weights import digest
 from horkd.objectives import Frozen, Objective, margin_head
-from horkd.resolution import Degradation
-from horkd.runs import RunConfig, config_from_dict, import_network
-from horkd.train import Recipe, Task
+from horkd.training import Recipe, Task
 
 # Batches here are odd, and the networks a few channels wide: channels_last then makes the backward
 # pass of torch 2.15 on two threads write outside of its memory.
@@ -45,11 +54,11 @@ def tree(tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True)
 def faces(tree, monkeypatch) -> Iterator[None]:
     monkeypatch.setenv("HORKD_DATA", str(tree))
-    monkeypatch.setattr(runs, "SAVE_EVERY_SECONDS", 0)
-    monkeypatch.setattr(evaluate, "latency", lambda network, size: 1.0)
+    monkeypatch.setattr(checkpoint, "SAVE_EVERY_SECONDS", 0)
+    monkeypatch.setattr(machine_, "latency", lambda network, size: 1.0)
     forget()
-    runs._PREDICTED.clear()
-    remembered._VIEWS.clear()
+    _PREDICTED.clear()
+    answers._VIEWS.clear()
     yield
     forget()
 
@@ -83,7 +92,7 @@ def given(path: Path, model: str = TEACHER, **changes) -> RunConfig:
         "degradation": Degradation(16),
         "data": "lfw@16",
         "validation": False,
-        "weights": pretrained.digest(path),
+        "weights": digest(path),
     }
     return RunConfig(**{**values, **changes})
 
@@ -138,7 +147,7 @@ def kept(folder: Path) -> list[str]:
     return sorted(p.name for p in (folder / ".frozen").glob("*/*.safetensors"))
 
 
-def assert_same(run: runs.Run, other: runs.Run) -> None:
+def assert_same(run: Run, other: Run) -> None:
     """Digests stand for every weight; only settings and seconds may differ."""
     differing = {"settings", "seconds"}
     mine, theirs = ({n: v for n, v in r.record.items() if n not in differing} for r in (run, other))
@@ -165,17 +174,17 @@ def test_an_imported_network_is_a_finished_run(path, folder):
     assert config_from_dict(record["config"]) == config
     network = run.network()
     assert network.classifier is None
-    expected = pretrained.load_pretrained(path, ModelSpec(TEACHER, 0)).state_dict()
+    expected = weights_.load_pretrained(path, ModelSpec(TEACHER, 0)).state_dict()
     assert all(torch.equal(t, expected[n]) for n, t in network.state_dict().items())
     data = load_dataset("lfw@16")
     found = evaluate.test(OFF.place(network), data, Degradation(16))
     assert found == record["results"]["test"]
-    assert runs.read(config, folder).record == record
+    assert read(config, folder).record == record
 
 
 def test_every_finished_run_has_the_same_fields(teacher, folder):
-    imported = runs.read(teacher, folder).record
-    trained = runs.run(student(teacher), OFF, folder).record
+    imported = read(teacher, folder).record
+    trained = runner.run(student(teacher), OFF, folder).record
     assert set(imported) == set(trained)
     assert set(imported["seconds"]) == set(trained["seconds"])
 
@@ -187,15 +196,15 @@ def test_a_second_import_reads(path, folder, monkeypatch):
     def no(*_):
         raise AssertionError("it is here already")
 
-    monkeypatch.setattr(pretrained, "load_pretrained", no)
+    monkeypatch.setattr(weights_, "load_pretrained", no)
     assert import_network(config, path, OFF, folder).record == first.record
-    assert runs.run(config, OFF, folder).record == first.record
+    assert runner.run(config, OFF, folder).record == first.record
 
 
 def test_another_file_is_refused(path, folder, tmp_path):
     other = weights(tmp_path / "weights", seed=1)
     config = given(path)
-    with pytest.raises(HorkdError, match=f"has digest {pretrained.digest(other)}") as error:
+    with pytest.raises(HorkdError, match=f"has digest {digest(other)}") as error:
         import_network(config, other, OFF, folder)
     assert config.weights in one_line(error)
     with pytest.raises(HorkdError, match="there is no weights file") as error:
@@ -209,15 +218,15 @@ def test_a_file_of_another_architecture_is_refused(path, folder):
     with pytest.raises(HorkdError, match=r"does not fit resnet8x0\.25") as error:
         import_network(config, path, OFF, folder)
     one_line(error)
-    assert runs.read(config, folder) is None
+    assert read(config, folder) is None
 
 
 def test_a_network_that_is_not_imported_is_not_trained(path, folder):
     config = given(path)
     for asked in (config, student(config)):
         with pytest.raises(HorkdError, match=f"{config.weights} of {TEACHER} are not imported yet"):
-            runs.run(asked, OFF, folder)
-    assert runs.read(config, folder) is None
+            runner.run(asked, OFF, folder)
+    assert read(config, folder) is None
 
 
 def test_two_files_are_two_runs(path, tmp_path):
@@ -250,7 +259,7 @@ def test_teachers_of_other_kinds(name, tmp_path, folder):
     assert ":" not in imported.folder.name
     recipe = replace(RECIPE, epochs=1, batch_size=81)
     asked = student(config, data=f"lfw-1@{size}", recipe=recipe, orders=(("1", 1.0),))
-    run = runs.run(asked, ON, folder)
+    run = runner.run(asked, ON, folder)
     assert run.record["results"]["test"]["n"] == 4
     assert kept(folder) == ["view-0.safetensors"]
 
@@ -268,16 +277,16 @@ def test_mobilefacenet_as_a_student_of_small_faces(teacher, folder, path):
         orders=(("2", 1.0),),
         recipe=recipe,
     )
-    assert runs.run(asked, ON, folder).record["results"]["test"]["n"] == 4
+    assert runner.run(asked, ON, folder).record["results"]["test"]["n"] == 4
     too_small = replace(asked, degradation=Degradation(8))
     with pytest.raises(HorkdError, match="takes images of 112 pixels"):
-        runs.run(too_small, OFF, folder)
+        runner.run(too_small, OFF, folder)
 
 
 def test_an_exported_student_is_imported_as_a_teacher(teacher, folder, tmp_path):
-    first = runs.run(student(teacher), OFF, folder)
+    first = runner.run(student(teacher), OFF, folder)
     path = tmp_path / "export.safetensors"
-    runs.export(first, path)
+    export(first, path)
     config = given(path, "resnet8x0.25", degradation=Degradation(8))
     imported = import_network(config, path, OFF, folder)
     expected = first.network().state_dict()
@@ -285,23 +294,23 @@ def test_an_exported_student_is_imported_as_a_teacher(teacher, folder, tmp_path)
         rounded = expected[name].half().float() if tensor.is_floating_point() else tensor
         assert torch.equal(tensor, rounded), name
     asked = student(config, data="lfw-3@16", degradation=Degradation(4))
-    assert runs.run(asked, OFF, folder).record["results"]["test"]["folds"] == [2]
+    assert runner.run(asked, OFF, folder).record["results"]["test"]["folds"] == [2]
 
 
 def test_a_chain_of_teachers(teacher, folder):
     assistant = student(teacher, model="resnet8x0.5", degradation=Degradation(12))
     config = student(assistant, orders=(("1", 1.0),))
     assert config.teacher == teacher
-    run = runs.run(config, OFF, folder)
-    assert run.record["frozen_files"] == runs.read(assistant, folder).record["files"]
+    run = runner.run(config, OFF, folder)
+    assert run.record["frozen_files"] == read(assistant, folder).record["files"]
 
 
 def test_other_resolutions_of_a_finished_run(teacher, folder):
-    run = runs.run(student(teacher), OFF, folder)
-    at_4, at_8 = runs.views(run, [Degradation(4), Degradation(8)], OFF)
+    run = runner.run(student(teacher), OFF, folder)
+    at_4, at_8 = looks_.views(run, [Degradation(4), Degradation(8)], OFF)
     assert at_8 == run.record["results"]["test"]
     assert at_4["n"] == 4
-    assert runs.views(run, [Degradation(4)], OFF) == [at_4]
+    assert looks_.views(run, [Degradation(4)], OFF) == [at_4]
 
 
 # Training sets on disk
@@ -312,7 +321,7 @@ def large(tmp_path, monkeypatch) -> None:
     """20 photos on disk, decoded in this process."""
     monkeypatch.setenv("HORKD_DATA", str(casia_tree(lfw_tree(tmp_path / "large"))))
     forget()
-    monkeypatch.setattr(train, "FileBatches", functools.partial(FileBatches, workers=0))
+    monkeypatch.setattr("horkd.training.FileBatches", functools.partial(FileBatches, workers=0))
 
 
 @pytest.mark.parametrize("changes", [{}, {"clusters": 3, "unit": True}, {"head": "cosface"}])
@@ -322,13 +331,13 @@ def test_trained_from_disk(large, teacher, folder, changes, monkeypatch):
     config = student(
         teacher, data="casia@16", orders=orders, cross_entropy=1.0, recipe=recipe, **changes
     )
-    run = runs.run(config, ON, folder)
+    run = runner.run(config, ON, folder)
     assert run.record["training_images"] == 20
     assert run.record["results"]["test"]["n"] == 40  # all folds of LFW
     assert run.centers().shape == (changes.get("clusters", 5), 32)
     (run.folder / "record.json").unlink()
-    runs._PREDICTED.clear()
-    again = runs.run(config, ON, folder)  # from the kept answers
+    _PREDICTED.clear()
+    again = runner.run(config, ON, folder)  # from the kept answers
     assert again.record["seconds"]["frozen_answers_read"] == [1, 2, 3]
     assert_same(again, run)
 
@@ -336,9 +345,9 @@ def test_trained_from_disk(large, teacher, folder, changes, monkeypatch):
 def test_what_is_known_in_memory_changes_no_result(large, teacher, folder):
     recipe = replace(RECIPE, views=0, batch_size=6)
     config = student(teacher, data="casia@16", orders=(("C", 1.0),), recipe=recipe)
-    run = runs.run(config, OFF, folder)
+    run = runner.run(config, OFF, folder)
     (run.folder / "record.json").unlink()
-    assert_same(runs.run(config, OFF, folder), run)
+    assert_same(runner.run(config, OFF, folder), run)
 
 
 @pytest.mark.parametrize(
@@ -355,14 +364,14 @@ def test_views_of_photos_on_disk_are_refused(large, teacher, folder, order, sett
         teacher, data="casia@16", orders=((order, 1.0),), recipe=replace(RECIPE, batch_size=6)
     )
     with pytest.raises(HorkdError, match="fixed views need a set in memory"):
-        runs.run(config, settings, folder)
+        runner.run(config, settings, folder)
 
 
 # Views are computed once
 
 
 def test_folds_and_seeds_share_the_views(teacher, folder, passes):
-    runs.run(student(teacher), ON, folder)
+    runner.run(student(teacher), ON, folder)
     assert sum(passes) == RECIPE.views * PHOTOS  # each view of each photo once
     passes.clear()
     for changes in (
@@ -373,8 +382,8 @@ def test_folds_and_seeds_share_the_views(teacher, folder, passes):
         {"orders": (("1", 1.0), ("C", 1.0))},
         {"recipe": replace(RECIPE, epochs=2, batch_size=20, learning_rate=0.01)},
     ):
-        remembered._VIEWS.clear()  # as in another process
-        run = runs.run(student(teacher, **changes), ON, folder)
+        answers._VIEWS.clear()  # as in another process
+        run = runner.run(student(teacher, **changes), ON, folder)
         assert run.record["seconds"]["frozen_answers_read"] == list(
             range(1, run.config.recipe.epochs + 1)
         )
@@ -383,19 +392,19 @@ def test_folds_and_seeds_share_the_views(teacher, folder, passes):
 
 
 def test_other_views_are_computed_anew(teacher, folder, passes, tmp_path):
-    runs.run(student(teacher), ON, folder)
+    runner.run(student(teacher), ON, folder)
     passes.clear()
     more = replace(RECIPE, views=3)
-    runs.run(student(teacher, recipe=more), ON, folder)
+    runner.run(student(teacher, recipe=more), ON, folder)
     assert sum(passes) == PHOTOS  # of the third view alone
     passes.clear()
-    runs.run(student(teacher, recipe=replace(RECIPE, crop=0)), ON, folder)
+    runner.run(student(teacher, recipe=replace(RECIPE, crop=0)), ON, folder)
     assert sum(passes) == 2 * PHOTOS
     passes.clear()
     path = weights(tmp_path / "weights", seed=5)
     other = given(path)
     import_network(other, path, OFF, folder)
-    runs.run(student(other), ON, folder)
+    runner.run(student(other), ON, folder)
     assert sum(passes) == 2 * PHOTOS
 
 
@@ -411,14 +420,14 @@ def test_other_views_are_computed_anew(teacher, folder, passes, tmp_path):
 def test_kept_views_change_no_result(teacher, folder, changes, tmp_path):
     """`cache` off computes every answer anew."""
     config = student(teacher, **changes)
-    cached = runs.run(config, ON, folder)
+    cached = runner.run(config, ON, folder)
     (tmp_path / "other").mkdir()
     imported = folder / teacher.name
     target = tmp_path / "other" / teacher.name
     target.mkdir()
     for file in imported.iterdir():
         (target / file.name).write_bytes(file.read_bytes())
-    anew = runs.run(config, OFF, tmp_path / "other")
+    anew = runner.run(config, OFF, tmp_path / "other")
     assert anew.record["seconds"]["frozen_answers_read"] == []
     assert not (tmp_path / "other" / ".frozen").exists()
     # batches of other sizes round differently
@@ -428,9 +437,9 @@ def test_kept_views_change_no_result(teacher, folder, changes, tmp_path):
     for name, tensor in a.items():
         torch.testing.assert_close(tensor, b[name], atol=2e-4, rtol=1e-3, msg=name)
     # and again from what is kept
-    remembered._VIEWS.clear()
+    answers._VIEWS.clear()
     (cached.folder / "record.json").unlink()
-    assert_same(runs.run(config, ON, folder), cached)
+    assert_same(runner.run(config, ON, folder), cached)
 
 
 def test_views_of_glyphs(monkeypatch, folder, passes):
@@ -438,32 +447,32 @@ def test_views_of_glyphs(monkeypatch, folder, passes):
     tiny.patch(monkeypatch)
     recipe = replace(tiny.RECIPE, views=2)
     config = tiny.student(recipe=recipe)
-    cached = runs.run(config, ON, folder)
+    cached = runner.run(config, ON, folder)
     assert sum(passes) == 2 * 48
     passes.clear()
-    anew = runs.run(replace(config, seed=9), ON, folder)
+    anew = runner.run(replace(config, seed=9), ON, folder)
     assert not passes
     assert anew.record["seconds"]["frozen_answers_read"] == [1, 2, 3]
     (cached.folder / "record.json").unlink()
-    again = runs.run(config, OFF, folder)
+    again = runner.run(config, OFF, folder)
     for mine, theirs in zip(cached.record["history"], again.record["history"], strict=True):
         assert mine["terms"] == pytest.approx(theirs["terms"], rel=1e-4)
     # trained on the validation images as well: other images, other views
     passes.clear()
     both = tiny.student(recipe=recipe, validation=False, frozen=tiny.teacher(validation=False))
-    runs.run(both, ON, folder)
+    runner.run(both, ON, folder)
     assert sum(passes) == 2 * 66
 
 
 def test_a_damaged_view_is_computed_anew(teacher, folder, passes):
-    first = runs.run(student(teacher), ON, folder)
+    first = runner.run(student(teacher), ON, folder)
     (file,) = (folder / ".frozen").glob("*/view-1.safetensors")
     file.write_bytes(file.read_bytes()[:-1])
-    remembered._VIEWS.clear()
+    answers._VIEWS.clear()
     passes.clear()
     (first.folder / "record.json").unlink()
     with pytest.warns(UserWarning, match=r"view-1\.safetensors"):
-        again = runs.run(student(teacher), ON, folder)
+        again = runner.run(student(teacher), ON, folder)
     assert sum(passes) == PHOTOS
     assert_same(again, first)
 
@@ -495,17 +504,17 @@ def stop_at(monkeypatch, step: int) -> None:
 )
 def test_an_interrupted_run_ends_the_same(teacher, folder, changes, settings, step, monkeypatch):
     config = student(teacher, **changes)
-    whole = runs.run(config, settings, folder)
+    whole = runner.run(config, settings, folder)
     (whole.folder / "record.json").unlink()
     for file in whole.folder.iterdir():
         file.unlink()
     with monkeypatch.context() as patch:
         stop_at(patch, step)
         with pytest.raises(KeyboardInterrupt):
-            runs.run(config, settings, folder)
-    assert runs.read(config, folder) is None
-    remembered._VIEWS.clear()
-    again = runs.run(config, settings, folder)
+            runner.run(config, settings, folder)
+    assert read(config, folder) is None
+    answers._VIEWS.clear()
+    again = runner.run(config, settings, folder)
     assert_same(again, whole)
     assert len(again.record["seconds"]["epochs"]) == 3
 
@@ -515,12 +524,12 @@ def test_an_interrupted_run_ends_the_same(teacher, folder, changes, settings, st
 
 def centres(config: RunConfig, folder: Path) -> tuple[Tensor, Tensor, Tensor]:
     """The run's centres, and features and labels of its training images by hand."""
-    run = runs.run(config, ON, folder)
+    run = runner.run(config, ON, folder)
     data = load_dataset(config.data)
-    network = runs.read(config.frozen, folder).network()
+    network = read(config.frozen, folder).network()
     features = torch.cat(
         [
-            evaluate.predict(network, image[None], data, config.frozen.degradation).features
+            predict_.predict(network, image[None], data, config.frozen.degradation).features
             for image in data.train.central
         ]
     )
@@ -560,17 +569,17 @@ def test_centres_of_clusters(teacher, folder):
 def test_more_clusters_than_images_are_refused(teacher, folder):
     config = student(teacher, orders=(("C", 1.0),), clusters=163)
     with pytest.raises(HorkdError, match="163 clusters need as many images; there are 162"):
-        runs.run(config, OFF, folder)
+        runner.run(config, OFF, folder)
 
 
 def test_without_cross_entropy_there_is_no_classifier(teacher, folder):
     config = student(teacher)
-    run = runs.run(config, ON, folder)
+    run = runner.run(config, ON, folder)
     assert not config.classifies
     assert run.network().classifier is None
     assert set(run.record["history"][0]["terms"]) == {"loss", "order2", "order3"}
     assert set(run.record["results"]) == {"test"}
-    with_labels = runs.run(replace(config, cross_entropy=1.0), ON, folder)
+    with_labels = runner.run(replace(config, cross_entropy=1.0), ON, folder)
     assert with_labels.network().classifier.out_features == 54
     assert set(with_labels.record["history"][0]["terms"]) >= {"cross_entropy"}
     assert "accuracy" in with_labels.record["results"]["test"]
@@ -580,8 +589,8 @@ def test_without_cross_entropy_there_is_no_classifier(teacher, folder):
 def test_without_a_classifier_there_is_no_best_epoch(changes, monkeypatch, folder):
     """A validation split is held out and of no use; the characters never seen are the test."""
     tiny.patch(monkeypatch)
-    monkeypatch.setattr(runs, "load_dataset", lambda name, per_class=None: with_unseen())
-    run = runs.run(tiny.student(**changes), OFF, folder)
+    tiny.patch_data(monkeypatch, lambda name, per_class=None: with_unseen())
+    run = runner.run(tiny.student(**changes), OFF, folder)
     assert run.network().classifier is None
     assert set(run.record["results"]) == {"test"}
     assert run.record["results"]["test"]["folds"] == list(range(10))
@@ -592,7 +601,7 @@ def test_without_a_classifier_there_is_no_best_epoch(changes, monkeypatch, folde
 def test_answers_of_a_network_without_classes_are_refused(teacher, folder, name):
     config = student(teacher, orders=(), baselines=((name, 1.0),), cross_entropy=1.0)
     with pytest.raises(HorkdError, match=r"kd compares logits over the same classes") as error:
-        runs.run(config, OFF, folder)
+        runner.run(config, OFF, folder)
     one_line(error)
 
 
@@ -609,7 +618,7 @@ def test_a_librarys_network_has_no_maps_to_learn_from(tmp_path, folder, name):
     import_network(config, path, OFF, folder)
     asked = student(config, orders=(), baselines=((name, 1.0),), cross_entropy=1.0)
     with pytest.raises(HorkdError, match="maps") as error:
-        runs.run(asked, OFF, folder)
+        runner.run(asked, OFF, folder)
     one_line(error)
 
 
@@ -617,7 +626,7 @@ def test_a_run_without_teacher_on_faces(folder):
     config = RunConfig(
         "resnet8x0.25", Degradation(8), data="lfw-1@16", validation=False, recipe=RECIPE
     )
-    run = runs.run(config, OFF, folder)
+    run = runner.run(config, OFF, folder)
     assert run.record["training_images"] == 162
     assert run.record["results"]["test"]["folds"] == [0]
     assert "best" not in run.record["results"]
@@ -626,7 +635,7 @@ def test_a_run_without_teacher_on_faces(folder):
 @pytest.mark.parametrize("head", ["cosface", "arcface"])
 def test_a_margin_head_is_trained_and_stays_outside(teacher, folder, head):
     config = student(teacher, head=head, cross_entropy=1.0, orders=(("2", 1.0),))
-    run = runs.run(config, ON, folder)
+    run = runner.run(config, ON, folder)
     assert run.network().classifier is None
     saved, _ = storage.load_tensors(run.folder / "objective.safetensors")
     assert saved["head.W"].shape == (16, 54)
@@ -643,7 +652,7 @@ def test_a_margin_head_is_trained_and_stays_outside(teacher, folder, head):
     # the network itself starts as one that has another head
     slow = replace(config, recipe=replace(RECIPE, epochs=1, learning_rate=1e-12))
     for p, q in zip(
-        runs.run(slow, ON, folder).network().parameters(), first.parameters(), strict=True
+        runner.run(slow, ON, folder).network().parameters(), first.parameters(), strict=True
     ):
         torch.testing.assert_close(p, q, atol=1e-6, rtol=0)
 
@@ -651,8 +660,8 @@ def test_a_margin_head_is_trained_and_stays_outside(teacher, folder, head):
 def test_start_from_imported_weights(teacher, folder):
     recipe = replace(RECIPE, epochs=1, learning_rate=1e-12)
     config = student(teacher, model=TEACHER, start="frozen", recipe=recipe)
-    network = runs.run(config, ON, folder).network()
-    imported = runs.read(teacher, folder).network()
+    network = runner.run(config, ON, folder).network()
+    imported = read(teacher, folder).network()
     for (name, p), q in zip(network.named_parameters(), imported.parameters(), strict=True):
         torch.testing.assert_close(p, q, atol=1e-6, rtol=0, msg=name)
 
@@ -665,7 +674,7 @@ def test_start_from_imported_weights_with_a_classifier_is_refused(teacher):
 def test_there_is_no_validation_split_of_faces(teacher, folder):
     config = student(teacher, validation=True)
     with pytest.raises(HorkdError, match="no validation split: set validation=False") as error:
-        runs.run(config, OFF, folder)
+        runner.run(config, OFF, folder)
     assert "lfw-1@16" in one_line(error)
 
 
@@ -673,19 +682,19 @@ def test_both_models_must_see_one_crop(folder, path):
     config = given(path, data="lfw@40", degradation=Degradation(40))
     import_network(config, path, OFF, folder)
     with pytest.raises(HorkdError, match=r"lfw@40 and lfw-1@32 differ in size") as error:
-        runs.run(student(config, data="lfw-1@32"), OFF, folder)
+        runner.run(student(config, data="lfw-1@32"), OFF, folder)
     one_line(error)
 
 
 def test_a_resolution_above_the_faces_is_refused(teacher, folder):
     with pytest.raises(HorkdError, match="resolution 17 is above the 16 pixels"):
-        runs.run(student(teacher, degradation=Degradation(17)), OFF, folder)
+        runner.run(student(teacher, degradation=Degradation(17)), OFF, folder)
 
 
 def test_crops_need_a_margin(teacher, folder):
     config = student(teacher, recipe=replace(RECIPE, crop=2))
     with pytest.raises(HorkdError, match="crops of ±2 pixels need a margin; there are 1"):
-        runs.run(config, OFF, folder)
+        runner.run(config, OFF, folder)
 
 
 def test_fields_of_face_runs_are_part_of_the_key(path):
@@ -765,7 +774,7 @@ def test_a_teacher_is_fed_by_its_own_statistics(path, folder, settings, monkeypa
 
     monkeypatch.setattr(Task, "view", viewed)
     asked = student(config, recipe=replace(RECIPE, epochs=1))
-    runs.run(asked, settings, folder)
+    runner.run(asked, settings, folder)
     levels = torch.cat(seen) * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]
     levels = (levels * 255).round().long()
     theirs = {tuple(image.flatten().tolist()) for image in levels}
@@ -778,9 +787,9 @@ def test_a_teacher_is_fed_by_its_own_statistics(path, folder, settings, monkeypa
 
 
 def test_a_student_may_have_statistics_of_its_own(teacher, folder):
-    run = runs.run(student(teacher, mean=MEAN, std=STD), ON, folder)
+    run = runner.run(student(teacher, mean=MEAN, std=STD), ON, folder)
     network, data = run.network(), load_dataset("lfw-1@16")
-    assert evaluate.statistics(network, data) == (MEAN, STD)
+    assert predict_.statistics(network, data) == (MEAN, STD)
     found = evaluate.test(OFF.place(network), data, Degradation(8))
     assert run.record["results"]["test"] == found
 

@@ -4,38 +4,57 @@ import json
 import sys
 import warnings
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from fractions import Fraction
 from math import ceil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from PIL import Image
 from safetensors.torch import save_file
 from test_open_set import FOLDS, PEOPLE, PHOTOS, face, forget, lfw_tree, name_of
 
-from horkd import batch, cli, evaluate, paths, presets, runs, storage, studies, work
-from horkd.data import identification_set, load_dataset, open_set, training_images
+from horkd import cli, evaluate, paths, storage
+from horkd import machine as machine_
+from horkd import predict as predict_
+from horkd import reproduce as reproduce_
+from horkd.data import faces as face_data
+from horkd.data import identification_set, load_dataset, training_images
 from horkd.data.images import Dataset
+from horkd.degradation import Degradation
 from horkd.errors import HorkdError
-from horkd.models import ModelSpec, Network, macs_of
-from horkd.presets import PRESETS, get_preset
-from horkd.pretrained import digest
-from horkd.resolution import Degradation
-from horkd.studies import choose, configure, queue, seeds, study, subset_name, subsets, with_teacher
-from horkd.train import Recipe, Settings
+from horkd.lab import looks as looks_
+from horkd.lab import pace as pace_
+from horkd.lab import runner, work
+from horkd.lab.config import RunConfig, config_from_dict
+from horkd.lab.looks import Look, known_looks
+from horkd.lab.pace import estimates, frozen_macs, learner_macs
+from horkd.lab.store import read
+from horkd.machine import Settings
+from horkd.networks.network import ModelSpec, Network, macs_of
+from horkd.networks.weights import digest
+from horkd.studies import arm as arm_
+from horkd.studies import presets
+from horkd.studies import study as study_
+from horkd.studies.arm import subset_name, subsets
+from horkd.studies.faces import arms as face_arms_
+from horkd.studies.presets import PRESETS, get_preset
+from horkd.studies.study import STUDIES, choose, configure, queue, seeds, study
+from horkd.studies.teacher import with_teacher
+from horkd.training import Recipe
 
 FACES, PAPER = get_preset("faces"), get_preset("faces-paper")
 both = pytest.mark.parametrize("preset", [FACES, PAPER], ids=lambda p: p.name)
 
 
-def arms_of(preset) -> dict[str, studies.Arm]:
+def arms_of(preset) -> dict[str, arm_.Arm]:
     return study(preset, "faces")
 
 
-def config_of(preset, name: str, seed: int = 0) -> runs.RunConfig:
+def config_of(preset, name: str, seed: int = 0) -> RunConfig:
     return configure(preset, arms_of(preset)[name], seed)
 
 
@@ -50,13 +69,13 @@ def one_line(error: pytest.ExceptionInfo) -> str:
 
 @both
 def test_arms_have_names_of_their_own_and_no_other_study_has_arms(preset):
-    listed = studies._face_arms(preset)
+    listed = face_arms_._face_arms(preset)
     names, kept = [arm.name for arm in listed], list(arms_of(preset))
     assert len(set(names)) == len(names)
     assert kept == [name for name in names if name in kept]
     assert preset is PAPER or kept == names
     assert all(arm.what for arm in listed)
-    for name in studies.STUDIES:
+    for name in STUDIES:
         assert bool(study(preset, name)) == (name == "faces")
 
 
@@ -85,7 +104,7 @@ def test_every_other_arm_is_a_run_of_its_own(preset):
 def test_configurations_survive_their_record(preset):
     for arm in arms_of(preset).values():
         config = configure(preset, arm, 2)
-        again = runs.config_from_dict(json.loads(json.dumps(runs.asdict(config))))
+        again = config_from_dict(json.loads(json.dumps(asdict(config))))
         assert (again, again.key) == (config, config.key), arm.name
 
 
@@ -372,7 +391,7 @@ def tree(tmp_path_factory) -> Path:
 def home(tree, monkeypatch, tmp_path) -> Iterator[Path]:
     monkeypatch.setenv("HORKD_DATA", str(tree))
     monkeypatch.setenv("HORKD_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setattr(evaluate, "latency", lambda network, size: 1.0)
+    monkeypatch.setattr(machine_, "latency", lambda network, size: 1.0)
     forget()
     yield tree
     forget()
@@ -459,7 +478,7 @@ def test_a_teacher_is_imported_once(file, home, tmp_path, monkeypatch):
     assert preset == replace(small(), faces=replace(small().faces, weights=digest(file)))
     config = config_of(preset, "teacher")
     assert config.data == "lfw@16"
-    found = runs.read(config)
+    found = read(config)
     assert found.record["results"]["test"]["n"] == 4 * FOLDS
     state = found.network().backbone.state_dict()
     for name, tensor in network().backbone.state_dict().items():
@@ -468,10 +487,10 @@ def test_a_teacher_is_imported_once(file, home, tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("read again")
 
-    monkeypatch.setattr(runs.pretrained, "load_pretrained", refuse)
-    monkeypatch.setattr(runs.evaluate, "test", refuse)
+    monkeypatch.setattr("horkd.lab.runner.load_pretrained", refuse)
+    monkeypatch.setattr("horkd.evaluate.test", refuse)
     assert with_teacher(small(), file) == preset
-    assert runs.read(config).record == found.record
+    assert read(config).record == found.record
     assert len(list((tmp_path / "runs").glob("*/record.json"))) == 1
 
 
@@ -494,14 +513,14 @@ def test_statistics_and_model_of_a_teacher(home, tmp_path):
     assert half.faces.mean == half.faces.std == (0.5, 0.5, 0.5)
     keys = {config_of(preset, "teacher").key for preset in (plain, half)}
     assert len(keys) == 2
-    spec = runs.read(config_of(half, "teacher")).network().spec
+    spec = read(config_of(half, "teacher")).network().spec
     assert (spec.name, spec.mean, spec.num_classes) == ("resnet8x0.5", (0.5, 0.5, 0.5), 0)
 
 
 def test_statistics_as_six_numbers(file, home):
     preset = with_teacher(small(), file, "", "0.1,0.2,.3/1,2, 3e-1")
     assert (preset.faces.mean, preset.faces.std) == ((0.1, 0.2, 0.3), (1.0, 2.0, 0.3))
-    assert runs.read(config_of(preset, "teacher")).network().spec.std == (1.0, 2.0, 0.3)
+    assert read(config_of(preset, "teacher")).network().spec.std == (1.0, 2.0, 0.3)
     half = with_teacher(small(), file, "", "0.5,0.5,0.5/0.5,0.5,0.5")
     assert half == with_teacher(small(), file, "", "half")
 
@@ -528,14 +547,14 @@ def test_students_of_an_imported_teacher_are_trained(file, home):
     )
     for name in ("student 8", "tuned 8, fold 2", "student 8 alone"):
         config = config_of(preset, name)
-        test = runs.run(config, settings).record["results"]["test"]
+        test = runner.run(config, settings).record["results"]["test"]
         assert test["folds"] == [1 if "fold 2" in name else 0], name
         assert test["n"] == 4, name
 
 
 def test_without_its_file_a_teacher_is_asked_for(home):
     with pytest.raises(HorkdError, match="give their file with --teacher-"):
-        runs.run(config_of(small(), "student 8"))
+        runner.run(config_of(small(), "student 8"))
 
 
 def test_work_tells_what_it_did(file, home):
@@ -554,14 +573,14 @@ def test_work_tells_what_it_did(file, home):
 
 def flops(monkeypatch) -> None:
     """Pace without running the large networks."""
-    monkeypatch.setattr(work, "_time_training", lambda *_: 1e10)
+    monkeypatch.setattr(pace_, "_time_training", lambda *_: 1e10)
 
 
 def test_an_enlarged_face_costs_what_a_full_one_does():
     config = config_of(FACES, "tuned 16")
     one = macs_of(ModelSpec(FACES.teacher, 0), 112)
     images = training_images(config.data)
-    assert work.learner_macs(config) == 3 * one * images * config.recipe.epochs
+    assert learner_macs(config) == 3 * one * images * config.recipe.epochs
 
 
 @both
@@ -570,20 +589,20 @@ def test_work_of_students_is_estimated_without_data(preset, monkeypatch, tmp_pat
     monkeypatch.setenv("HORKD_RUNS", str(tmp_path / "runs"))
     flops(monkeypatch)
     jobs = [job for job in queue(preset) if not job.arm.startswith("tuned")]
-    pace = work.pace([job.config for job in jobs], Settings("cpu"))
-    times = work.estimates(jobs, pace, True)
+    pace = pace_.pace([job.config for job in jobs], Settings("cpu"))
+    times = estimates(jobs, pace, True)
     assert len(times) == len(jobs)
     assert times[config_of(preset, "teacher").key] == 0  # nothing is trained
     assert all(t > 0 for key, t in times.items() if key != config_of(preset, "teacher").key)
-    alone, slim = (work.learner_macs(config_of(preset, f"student 16{e}")) for e in (" alone", ""))
+    alone, slim = (learner_macs(config_of(preset, f"student 16{e}")) for e in (" alone", ""))
     assert alone == slim
-    assert work.frozen_macs(config_of(preset, "student 16 alone")) == 0
-    assert work.frozen_macs(config_of(preset, "student 16")) > 0
+    assert frozen_macs(config_of(preset, "student 16 alone")) == 0
+    assert frozen_macs(config_of(preset, "student 16")) > 0
 
 
 def test_networks_without_classes_are_timed(home):
     preset = replace(small(), faces=replace(small().faces, weights="0" * 16))
-    pace = work.pace([config_of(preset, "student 8")], Settings("cpu"))
+    pace = pace_.pace([config_of(preset, "student 8")], Settings("cpu"))
     assert pace.source == "a few steps of each network"
 
 
@@ -612,9 +631,9 @@ def asked(monkeypatch, tmp_path) -> list[tuple]:
 
     def reproduce(*arguments):
         calls.append(arguments)
-        return batch.BatchResult(tmp_path, tmp_path / "REPORT.md", (), (), {}, 0.0)
+        return reproduce_.BatchResult(tmp_path, tmp_path / "REPORT.md", (), (), {}, 0.0)
 
-    monkeypatch.setattr(batch, "reproduce", reproduce)
+    monkeypatch.setattr(reproduce_, "reproduce", reproduce)
     return calls
 
 
@@ -659,8 +678,8 @@ def small_faces(monkeypatch, home) -> Path:
     whole = load_dataset("lfw@16")
     folds = {f"lfw-{k}": load_dataset(f"lfw-{k}@16") for k in (1, 2, 3)}
     data = {"lfw": whole, **folds}
-    monkeypatch.setattr(runs, "load_dataset", lambda name, *_: replace(data[name], name=name))
-    wanted = studies._configure_faces
+    tiny.patch_data(monkeypatch, lambda name, *_: replace(data[name], name=name))
+    wanted = study_._configure_faces
 
     def at_16(preset, arm, seed):
         config = wanted(preset, arm, seed)
@@ -668,7 +687,7 @@ def small_faces(monkeypatch, home) -> Path:
             config = replace(config, degradation=Degradation(16))
         return config
 
-    monkeypatch.setattr(studies, "_configure_faces", at_16)
+    monkeypatch.setattr(study_, "_configure_faces", at_16)
     return home
 
 
@@ -688,11 +707,11 @@ def test_a_teachers_file_is_imported_and_passed_on(horkd, asked, small_faces, fi
         "show_faces": True,
     }
     chosen = with_teacher(get_preset("faces"), file, "", "half")
-    assert runs.read(config_of(chosen, "teacher")) is not None
+    assert read(config_of(chosen, "teacher")) is not None
 
 
 def test_the_notebook_knows_what_it_is_passed():
-    declared = batch._declared(batch.paths.root() / "notebooks" / "06_faces.ipynb")
+    declared = reproduce_._declared(reproduce_.paths.root() / "notebooks" / "06_faces.ipynb")
     assert {"teacher_weights", "teacher_model", "teacher_statistics", "seeds"} <= set(declared)
 
 
@@ -780,7 +799,7 @@ def ran(monkeypatch) -> list[tuple[str, dict]]:
         found.append((notebook.name, dict(notebook.parameters)))
         return {"inputs": notebook.digest, "seconds": 0.0, "files": []}
 
-    monkeypatch.setattr(batch, "_run", note)
+    monkeypatch.setattr(reproduce_, "_run", note)
     return found
 
 
@@ -790,36 +809,38 @@ ALL = ("00_tour", "02_two_stage_transfer", "06_faces")
 def test_presets_of_faces_have_one_notebook(tmp_path, ran):
     folder = notebooks(tmp_path / "notebooks", *ALL)
     given = {"teacher_weights": "/weights"}
-    result = batch.reproduce("faces", parameters=given, out=tmp_path / "out", notebooks=folder)
+    result = reproduce_.reproduce("faces", parameters=given, out=tmp_path / "out", notebooks=folder)
     assert result.done == ("06_faces",)
     (name, parameters), = ran  # fmt: skip
     assert name == "06_faces"
     assert parameters["teacher_weights"] == "/weights"
     assert (parameters["preset"], parameters["data"]) == ("faces", "lfw")
     ran.clear()
-    batch.reproduce("quick", out=tmp_path / "quick", notebooks=folder)
+    reproduce_.reproduce("quick", out=tmp_path / "quick", notebooks=folder)
     assert [name for name, _ in ran] == [ALL[1], ALL[0], ALL[2]]
 
 
 def test_the_papers_preset_has_it_as_well(tmp_path, ran):
     folder = notebooks(tmp_path / "notebooks", *ALL)
-    batch.reproduce("faces-paper", out=tmp_path / "out", notebooks=folder)
+    reproduce_.reproduce("faces-paper", out=tmp_path / "out", notebooks=folder)
     assert [name for name, _ in ran] == ["06_faces"]
     chosen = get_preset(ran[0][1]["preset"], ran[0][1]["data"])  # as the notebook does
     assert chosen == PAPER
-    batch.reproduce(chosen.name, chosen.data, out=tmp_path / "out", notebooks=folder)
+    reproduce_.reproduce(chosen.name, chosen.data, out=tmp_path / "out", notebooks=folder)
 
 
 def test_numbers_are_names_of_notebooks(tmp_path, ran):
     folder = notebooks(tmp_path / "notebooks", *ALL)
     only = ["06", "00_tour"]
-    batch.reproduce("quick", only=only, out=tmp_path / "out", notebooks=folder)
+    reproduce_.reproduce("quick", only=only, out=tmp_path / "out", notebooks=folder)
     assert [name for name, _ in ran] == ["00_tour", "06_faces"]
     ran.clear()
-    batch.reproduce("faces", only=["02"], out=tmp_path / "faces", notebooks=folder)
+    reproduce_.reproduce("faces", only=["02"], out=tmp_path / "faces", notebooks=folder)
     assert [name for name, _ in ran] == ["02_two_stage_transfer"]  # what is asked for by name
     with pytest.raises(HorkdError, match="there is no notebook 07, 6; there are: 00_tour, ") as e:
-        batch.reproduce("faces", only=["06", "07", "6"], out=tmp_path / "new", notebooks=folder)
+        reproduce_.reproduce(
+            "faces", only=["06", "07", "6"], out=tmp_path / "new", notebooks=folder
+        )
     one_line(e)
     assert not (tmp_path / "new").exists()
 
@@ -827,7 +848,7 @@ def test_numbers_are_names_of_notebooks(tmp_path, ran):
 def test_a_folder_without_the_notebook_of_faces(tmp_path, ran):
     folder = notebooks(tmp_path / "notebooks", "00_tour")
     with pytest.raises(HorkdError, match=r"no notebook in .* shows runs of preset faces"):
-        batch.reproduce("faces", out=tmp_path / "out", notebooks=folder)
+        reproduce_.reproduce("faces", out=tmp_path / "out", notebooks=folder)
 
 
 # People to find -----------------------------------------------------------------------------------
@@ -869,8 +890,8 @@ def test_identification_is_what_its_features_say():
     data = load_dataset("glyphs", 8)
     search, net = identification_set(data), network()
     result = evaluate.identify(net, data, Degradation(16), Degradation(32))
-    gallery = evaluate.embed(net, search.images[search.gallery], data, Degradation(32)).double()
-    probes = evaluate.embed(net, search.images[search.probes], data, Degradation(16)).double()
+    gallery = predict_.embed(net, search.images[search.gallery], data, Degradation(32)).double()
+    probes = predict_.embed(net, search.images[search.probes], data, Degradation(16)).double()
     best = (probes @ gallery.T).argmax(1)
     wrong = search.labels[search.gallery][best] != search.labels[search.probes]
     assert result["rank1_error"] == pytest.approx(100 * wrong.double().mean().item(), abs=0.2)
@@ -977,7 +998,7 @@ def uccs_shown() -> list[set[tuple]]:
 
 @pytest.mark.parametrize("strangers", [1000, pytest.param(2)])
 def test_the_order_of_rows_of_uccs_changes_nothing(own, monkeypatch, strangers):
-    monkeypatch.setattr(open_set, "STRANGERS", strangers)
+    monkeypatch.setattr(face_data, "STRANGERS", strangers)
     uccs_tree(own, SUBJECTS + 3)
     first = uccs_shown()
     assert len(first[2]) == min(3, strangers)
@@ -1088,15 +1109,15 @@ def test_sets_that_are_not_there(own, name):
 def test_looks_of_a_finished_teacher_are_kept(file, home, monkeypatch):
     """Verification and identification of all that a page asks, read at the second time."""
     preset = with_teacher(small(), file)
-    run = runs.read(config_of(preset, "teacher"))
-    looks = [runs.Look(task, "lfw-1@16", Degradation(8, upsample=True))
+    run = read(config_of(preset, "teacher"))
+    looks = [Look(task, "lfw-1@16", Degradation(8, upsample=True))
              for task in ("verification", "identification")]  # fmt: skip
     settings = Settings("cpu", "fp32", channels_last="off", compile="off", progress=False)
-    first = runs.open_set(run, looks, settings)
+    first = looks_.open_set(run, looks, settings)
     assert first[0]["n"] == 4
     assert first[1]["subjects"] == PEOPLE
     content = storage.load_json(run.folder / "open_set.json")
-    assert runs.known_looks(content) == dict(zip(looks, first, strict=True))
+    assert known_looks(content) == dict(zip(looks, first, strict=True))
     monkeypatch.setattr(evaluate, "verify", None)
     monkeypatch.setattr(evaluate, "identify", None)
-    assert runs.open_set(run, looks[::-1], settings) == first[::-1]
+    assert looks_.open_set(run, looks[::-1], settings) == first[::-1]

@@ -17,17 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from horkd.data.faces import (
-    LAYOUTS,
-    TRAINING,
-    Pairs,
-    load_lfw,
-    load_tinyface,
-    load_training_faces,
-    load_uccs,
-    load_xqlfw,
-    sample_pairs,
-)
+from horkd.data.face_sets import TRAINING, load_tinyface, load_training_faces, load_uccs
+from horkd.data.lfw import LAYOUTS, Pairs, load_lfw, load_xqlfw, sample_pairs
 from horkd.data.photos import BOX_CROP, CENTRE_CROP, FULL_CROP, Crop, PhotoFiles
 from horkd.errors import HorkdError
 

@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import matplotlib as mpl
 import numpy as np
@@ -10,12 +10,50 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
-from horkd import face_findings, figures, findings, metric_findings, paths, report, runs, storage
+from horkd import paths, storage
+from horkd.degradation import Degradation
 from horkd.errors import HorkdError
-from horkd.presets import get_preset
-from horkd.resolution import Degradation
-from horkd.runs import Run
-from horkd.studies import FULL, STUDIES, collect, configure, seeds, study
+from horkd.lab.config import config_from_dict
+from horkd.lab.store import Run
+from horkd.losses import ORDERS as TERMS
+from horkd.studies import claims as claims_
+from horkd.studies import results as results_
+from horkd.studies.arm import FULL
+from horkd.studies.claims import as_lines, mean_and_spread
+from horkd.studies.classification import figures, tables
+from horkd.studies.classification.page import (
+    TABLE1,
+    TABLE1_CLAIMS,
+    _closeness,
+    _slopes,
+    order_claims,
+    orders_page,
+    resolution_claims,
+    resolutions_page,
+    table1_page,
+    two_stage_page,
+)
+from horkd.studies.classification.tables import (
+    _control,
+    at_resolution,
+    effects,
+    fed,
+    main_effect,
+    order_arms,
+    order_table,
+    resolution_table,
+    resolutions,
+    short,
+    table1,
+    weight_table,
+)
+from horkd.studies.faces import page as face_page
+from horkd.studies.faces import tables as face_tables
+from horkd.studies.presets import get_preset
+from horkd.studies.results import gain, gather, recorded, save_records
+from horkd.studies.retrieval import page as metric_page
+from horkd.studies.retrieval import tables as metric_tables
+from horkd.studies.study import STUDIES, collect, configure, seeds, study
 
 mpl.use("Agg")
 REPORTS = {
@@ -30,22 +68,22 @@ TOURS = ("quick-glyphs", "cpu-cifar100")
 
 def page(name: str, folder, preset) -> str:
     """What a notebook's summary says, made again from the records alone."""
-    source = findings.recorded(folder)
+    source = recorded(folder)
     if name == "02_two_stage_transfer":
         arms = collect(preset, "two_stage", source.find)
-        return findings.two_stage_page(preset, arms, source)
+        return two_stage_page(preset, arms, source)
     if name == "03_table1":
-        arms = findings.gather(preset, findings.TABLE1, source)
-        return findings.table1_page(preset, arms, source)
+        arms = gather(preset, TABLE1, source)
+        return table1_page(preset, arms, source)
     if name == "04_order_ablation":
-        return findings.orders_page(preset, findings.order_arms(preset, source), source)
+        return orders_page(preset, order_arms(preset, source), source)
     if name == "05_resolution_sweep":
-        arms = findings.gather(preset, ("two_stage", "resolutions"), source)
-        return findings.resolutions_page(preset, arms, source)
+        arms = gather(preset, ("two_stage", "resolutions"), source)
+        return resolutions_page(preset, arms, source)
     if name == "07_metric_learning":
-        arms = metric_findings.metric_arms(preset, source)
-        return metric_findings.metric_page(preset, arms, source)
-    return face_findings.faces_page(preset, face_findings.face_arms(preset, source), source)
+        arms = metric_tables.metric_arms(preset, source)
+        return metric_page.metric_page(preset, arms, source)
+    return face_page.faces_page(preset, face_tables.face_arms(preset, source), source)
 
 
 PAGES = {
@@ -85,7 +123,7 @@ def test_a_committed_record_is_of_its_configuration_and_of_a_study(folder):
     for path in sorted((out / "records").glob("*.json")):
         content = storage.load_json(path)
         if "config" in content:
-            config = runs.config_from_dict(content["config"])
+            config = config_from_dict(content["config"])
             assert config.key == content["key"]
             assert path.name.startswith(config.name)
         assert content["key"] in asked, f"{path.name} belongs to no study"
@@ -95,15 +133,15 @@ def test_a_committed_record_is_of_its_configuration_and_of_a_study(folder):
 def test_the_tour_shows_accuracies_that_are_on_record(folder):
     """The tour measures again, on its own machine: an image or two may differ."""
     out, preset = paths.root() / "reports" / folder, get_preset(REPORTS[folder])
-    arms = collect(preset, "two_stage", findings.recorded(out).find)
+    arms = collect(preset, "two_stage", recorded(out).find)
     tour = pd.read_csv(out / "tables" / "tour.csv").set_index("model")
     ours = next(c for c in tour.columns if c.startswith("test top-1"))
     for arm in ("teacher", "assistant", "student", "student alone"):
         mean = float(str(tour.loc[arm, ours]).split()[0])
-        assert mean == pytest.approx(np.mean(report.top1(arms[arm])), abs=0.3), arm
+        assert mean == pytest.approx(np.mean(results_.top1(arms[arm])), abs=0.3), arm
 
 
-def tables(text: str) -> list[list[dict[str, str]]]:
+def tables_of(text: str) -> list[list[dict[str, str]]]:
     """The Markdown tables of a text, each a list of rows."""
     found = []
     for block in re.findall(r"(?:^\|.*\|\n)+", text, re.MULTILINE):
@@ -115,12 +153,12 @@ def tables(text: str) -> list[list[dict[str, str]]]:
 def test_the_readme_table_of_faces_is_what_the_records_say():
     text = (paths.root() / "README.md").read_text(encoding="utf-8")
     first = "first fold %"
-    found = [t for t in tables(text) if t and {"network", first} <= t[0].keys()]
+    found = [t for t in tables_of(text) if t and {"network", first} <= t[0].keys()]
     assert len(found) == 1, "the table of faces is gone"
     preset, out = get_preset("faces"), paths.root() / "reports" / "faces-lfw"
-    source = findings.recorded(out)
-    arms = face_findings.face_arms(preset, source)
-    ours = face_findings.verification_table(preset, arms, source).set_index("network")
+    source = recorded(out)
+    arms = face_tables.face_arms(preset, source)
+    ours = face_tables.verification_table(preset, arms, source).set_index("network")
     for row in found[0]:
         name = row["network"].replace("*", "")
         assert row["px"] == ours.loc[name, "px"], name
@@ -135,48 +173,48 @@ def test_the_readme_table_of_faces_is_what_the_records_say():
 )
 def test_the_readme_table_of_retrieval_is_what_the_records_say(column, folder):
     text = (paths.root() / "README.md").read_text(encoding="utf-8")
-    found = [t for t in tables(text) if t and {"student", "characters, R@1 %"} <= t[0].keys()]
+    found = [t for t in tables_of(text) if t and {"student", "characters, R@1 %"} <= t[0].keys()]
     assert len(found) == 1, "the table of retrieval is gone"
     preset, out = get_preset(REPORTS[folder]), paths.root() / "reports" / folder
-    source = findings.recorded(out)
-    arms = metric_findings.metric_arms(preset, source)
-    rows = {row.label: row for row in metric_findings.tested(preset, arms, source)}
-    crossed = {row.arm: row for row in metric_findings.across_rows(preset, arms, source)}
+    source = recorded(out)
+    arms = metric_tables.metric_arms(preset, source)
+    rows = {row.label: row for row in metric_tables.tested(preset, arms, source)}
+    crossed = {row.arm: row for row in metric_tables.across_rows(preset, arms, source)}
     for line in found[0]:
         name, value = line["student"].replace("*", ""), line[f"{column}, R@1 %"].replace("*", "")
         index = line[f"{column}, in the teacher's index %"]
         if name not in rows:
             assert value == index == "–", name
             continue
-        assert value == report.mean_and_spread(rows[name].rates()), name
+        assert value == mean_and_spread(rows[name].rates()), name
         assert line[f"{column}, n"] == str(len(rows[name].runs)), name
         other = crossed.get(f"metric {name}")
-        expected = "–" if other is None else report.mean_and_spread(other.as_is)
+        expected = "–" if other is None else mean_and_spread(other.as_is)
         assert index == expected, name
 
 
 def test_the_readme_table_is_what_the_records_say():
     text = (paths.root() / "README.md").read_text(encoding="utf-8")
-    results = [t for t in tables(text) if t and {"arm", "top-1 %", "n"} <= t[0].keys()]
+    results = [t for t in tables_of(text) if t and {"arm", "top-1 %", "n"} <= t[0].keys()]
     assert len(results) == 1, "the result table is gone"
     preset, out = get_preset("cpu"), paths.root() / "reports" / "cpu-cifar100"
-    source = findings.recorded(out)
-    arms = findings.gather(preset, (*findings.TABLE1, "resolutions"), source)
-    seen = findings.fed(preset, arms, source)
+    source = recorded(out)
+    arms = gather(preset, (*TABLE1, "resolutions"), source)
+    seen = fed(preset, arms, source)
     for row in results[0]:
         name, value = row["arm"].replace("*", ""), row["top-1 %"].replace("*", "")
         if name in seen:
             assert value == f"{seen[name]['test']['top1']:.2f}", name
             continue
-        assert value == report.mean_and_spread(report.top1(arms[name])), name
+        assert value == mean_and_spread(results_.top1(arms[name])), name
         assert int(row["n"]) == len(arms[name]), name
         assert int(row["pixels"]) == arms[name][0].config.degradation.size, name
         alone = row["over labels only"].replace("*", "")
-        control = findings._control(arms[name][0], arms)
+        control = _control(arms[name][0], arms)
         if control is None:
             assert alone == "–", name
         else:
-            assert alone == findings.short(report.gain(arms, name, control)), name
+            assert alone == short(gain(arms, name, control)), name
 
 
 def test_every_number_of_the_results_in_the_readme_is_on_record():
@@ -201,11 +239,11 @@ PRESET = replace(get_preset("paper-short"), seeds=3, sweep=(16, 8))
 
 def fake(config, top1: float, folder, shares=None) -> Run:
     """A finished run without a network."""
-    names = ["cross_entropy", *(findings.TERMS[o] for o, _ in config.orders)]
+    names = ["cross_entropy", *(TERMS[o] for o, _ in config.orders)]
     shares = shares or {name: 1 / len(names) for name in names}
     record = {
         "key": config.key,
-        "config": json.loads(json.dumps(runs.asdict(config))),
+        "config": json.loads(json.dumps(asdict(config))),
         "results": {"test": {"top1": top1, "top5": 90.0, "n": 10_000}},
         "history": [
             {"epoch": e, "gradient_shares": shares, "validation": {"top1": top1 - 1}}
@@ -228,7 +266,7 @@ def pretend(folder, studies=STUDIES, leave_out=()):
                 there = (folder / "records" / f"{config.name}.json").exists()  # in two studies
                 if arm.name not in leave_out and not there:
                     fake(config, score(arm.name, seed), folder)
-    return findings.recorded(folder)
+    return recorded(folder)
 
 
 def score(arm: str, seed: int) -> float:
@@ -239,8 +277,8 @@ def score(arm: str, seed: int) -> float:
 
 def test_table1_has_every_arm_with_gain_paper_and_difference(tmp_path):
     source = pretend(tmp_path)
-    arms = findings.gather(PRESET, findings.TABLE1, source)
-    table = findings.table1(PRESET, arms, source).set_index("arm")
+    arms = gather(PRESET, TABLE1, source)
+    table = table1(PRESET, arms, source).set_index("arm")
     assert list(table.index) == [*study(PRESET, "table1"), *study(PRESET, "plus")]
     assert table.loc["student", "cifar100 top-1 %"] == "74.10 ± 0.10"
     assert table.loc["student", "gain over labels only"] == "+1.90 ± 0.10"
@@ -259,16 +297,16 @@ def test_table1_has_every_arm_with_gain_paper_and_difference(tmp_path):
 
 def test_a_claim_about_runs_of_unequal_precision_is_not_shown(tmp_path):
     source = pretend(tmp_path)
-    arms = findings.gather(PRESET, findings.TABLE1, source)
+    arms = gather(PRESET, TABLE1, source)
     question = {"it helps": ("student", "student alone")}
     for number, run in enumerate((*arms["student"], *arms["student alone"])):
         run.record["settings"] = {"precision": "bf16" if number < 1 else "fp32"}
-    row = findings.claims(PRESET, arms, question, source).iloc[0]
+    row = claims_.claims(PRESET, arms, question, source).iloc[0]
     assert row["verdict"] == "not shown"
     assert row.iloc[2].endswith("in unequal precision (bf16, fp32)")
     for run in arms["student"]:
         run.record["settings"] = {"precision": "fp32"}
-    row = findings.claims(PRESET, arms, question, source).iloc[0]
+    row = claims_.claims(PRESET, arms, question, source).iloc[0]
     assert row["verdict"] == "holds"
     assert "precision" not in row.iloc[2]
 
@@ -277,13 +315,11 @@ def test_small_networks_have_no_difference_to_the_paper(tmp_path):
     small = replace(PRESET, compact="resnet8", teacher="resnet14", second="vgg11x0.25")
     arm = study(small, "table1")["student"]
     run = fake(configure(small, arm), 50.0, tmp_path)
-    table = findings.table1(small, {"student": [run]}, findings.recorded(tmp_path))
+    table = table1(small, {"student": [run]}, recorded(tmp_path))
     row = table.set_index("arm").loc["student"]
     assert row["paper %"] == "74.65"
     assert row["ours − paper"] == "–"
-    assert "whose networks are others" in findings._closeness(
-        small, {"student": [run], "teacher": [run]}
-    )
+    assert "whose networks are others" in _closeness(small, {"student": [run], "teacher": [run]})
 
 
 def test_failures_and_gaps_stay_in_the_table(tmp_path):
@@ -291,49 +327,49 @@ def test_failures_and_gaps_stay_in_the_table(tmp_path):
     config = configure(PRESET, study(PRESET, "table1")["student, paper's weights"])
     note = {"key": config.key, "epoch": 2, "config": {}}
     storage.save_json(tmp_path / "records" / f"{config.name}.diverged.json", note)
-    source = findings.recorded(tmp_path)
-    arms = findings.gather(PRESET, findings.TABLE1, source)
-    table = findings.table1(PRESET, arms, source).set_index("arm")["cifar100 top-1 %"]
+    source = recorded(tmp_path)
+    arms = gather(PRESET, TABLE1, source)
+    table = table1(PRESET, arms, source).set_index("arm")["cifar100 top-1 %"]
     assert table["student, paper's weights"] == "diverged in epoch 2"
     assert table["AT"] == "not run"
-    findings.save_records(PRESET, ("table1",), {}, source, tmp_path / "copy")
-    assert findings.recorded(tmp_path / "copy").failed(config)["epoch"] == 2
+    save_records(PRESET, ("table1",), {}, source, tmp_path / "copy")
+    assert recorded(tmp_path / "copy").failed(config)["epoch"] == 2
 
 
 def test_networks_fed_small_images_are_rows_of_their_own(tmp_path):
     source = pretend(tmp_path)
     run = source.find(configure(PRESET, study(PRESET, "table1")["teacher"]))
     views = [
-        {"degradation": runs.asdict(Degradation(16, upsample=up)), "test": {"top1": 30.0 + up}}
+        {"degradation": asdict(Degradation(16, upsample=up)), "test": {"top1": 30.0 + up}}
         for up in (False, True)
     ]
     content = {"key": run.config.key, "files": {}, "views": views}
     storage.save_json(tmp_path / "records" / f"{run.config.name}.views.json", content)
-    source = findings.recorded(tmp_path)
-    arms = findings.gather(PRESET, findings.TABLE1, source)
-    seen = findings.fed(PRESET, arms, source)
+    source = recorded(tmp_path)
+    arms = gather(PRESET, TABLE1, source)
+    seen = fed(PRESET, arms, source)
     assert list(seen) == ["teacher fed 16 px", "teacher fed 16 px, enlarged"]
     assert [s["test"]["top1"] for s in seen.values()] == [30.0, 31.0]
     assert seen["teacher fed 16 px, enlarged"]["macs"] > 3.9 * seen["teacher fed 16 px"]["macs"]
-    table = findings.table1(PRESET, arms, source).set_index("arm")
+    table = table1(PRESET, arms, source).set_index("arm")
     assert table.loc["teacher fed 16 px", "cifar100 top-1 %"] == "30.00"
 
 
 def test_claims_name_both_arms_and_leave_out_what_is_not_there(tmp_path):
     source = pretend(tmp_path, leave_out=("FitNet",))
-    arms = findings.gather(PRESET, findings.TABLE1, source)
-    table = findings.claims(PRESET, arms, findings.TABLE1_CLAIMS, source).set_index("claim")
+    arms = gather(PRESET, TABLE1, source)
+    table = claims_.claims(PRESET, arms, TABLE1_CLAIMS, source).set_index("claim")
     two_stages = table.loc["two stages beat KD of the teacher in one"]
     assert two_stages["verdict"] == "does not hold"  # -1.1 ± 0.1
     assert two_stages["compared"] == "student − KD"
     assert "hybrid orders beat FitNet, both of the teacher" not in table.index
-    lines = findings.as_lines(table.reset_index())
+    lines = as_lines(table.reset_index())
     assert ": does not hold.** student − KD: -1.10 ± 0.10" in lines
 
 
 def test_methods_are_compared_at_one_teacher_and_one_recipe():
     kinds = {**study(PRESET, "table1"), **study(PRESET, "plus")}
-    for claim, pair in findings.TABLE1_CLAIMS.items():
+    for claim, pair in TABLE1_CLAIMS.items():
         configs = [configure(PRESET, kinds[name]) for name in pair]
         if "both of the teacher" in claim or "both of the assistant" in claim:
             assert configs[0].frozen == configs[1].frozen is not None, claim
@@ -348,25 +384,25 @@ def test_a_seed_that_diverged_is_counted_and_no_claim_is_shown(tmp_path):
     (tmp_path / "records" / f"{config.name}.json").unlink()
     note = {"key": config.key, "epoch": 3, "config": {}}
     storage.save_json(tmp_path / "records" / f"{config.name}.diverged.json", note)
-    source = findings.recorded(tmp_path)
-    arms = findings.gather(PRESET, findings.TABLE1, source)
-    table = findings.table1(PRESET, arms, source).set_index("arm")
+    source = recorded(tmp_path)
+    arms = gather(PRESET, TABLE1, source)
+    table = table1(PRESET, arms, source).set_index("arm")
     assert table.loc["student direct", "n"] == "2, 1 diverged"
     assert table.loc["student direct", "shown?"] == "not shown"
-    claims = findings.claims(PRESET, arms, findings.TABLE1_CLAIMS, source).set_index("claim")
+    claims = claims_.claims(PRESET, arms, TABLE1_CLAIMS, source).set_index("claim")
     assert claims.loc["the assistant helps", "verdict"] == "not shown"
     assert "diverged" in claims.loc["the assistant helps", "difference in test top-1"]
-    findings.save_records(PRESET, ("table1",), {}, source, tmp_path / "copy")
-    assert findings.recorded(tmp_path / "copy").failed(config)["epoch"] == 3
+    save_records(PRESET, ("table1",), {}, source, tmp_path / "copy")
+    assert recorded(tmp_path / "copy").failed(config)["epoch"] == 3
 
 
 def test_a_gap_to_the_teacher_needs_three_seeds(tmp_path):
-    arms = findings.gather(PRESET, ("two_stage",), pretend(tmp_path))
-    text = findings._closeness(PRESET, arms)  # gaps of 6.0, 5.9 and 5.8 against 3.11
+    arms = gather(PRESET, ("two_stage",), pretend(tmp_path))
+    text = _closeness(PRESET, arms)  # gaps of 6.0, 5.9 and 5.8 against 3.11
     assert "does not hold" in text
     assert "5.90 ± 0.10" in text
     one = {name: found[:1] for name, found in arms.items()}
-    assert "not shown" in findings._closeness(PRESET, one)
+    assert "not shown" in _closeness(PRESET, one)
 
 
 def additive(folder, noise=0.0, count=1):
@@ -377,7 +413,7 @@ def additive(folder, noise=0.0, count=1):
         for seed in range(count):
             total = 60 + sum(worth[o] for o in arm.orders) + noise * seed
             fake(configure(preset, arm, seed), total, folder)
-    return worth, findings.order_arms(preset, findings.recorded(folder))
+    return worth, order_arms(preset, recorded(folder))
 
 
 def test_main_effects_are_means_over_all_pairs(tmp_path):
@@ -386,27 +422,27 @@ def test_main_effects_are_means_over_all_pairs(tmp_path):
     assert list(found) == [16, FULL]
     for arms in found.values():
         assert len(arms) == 16
-        pairs = findings.effects(arms)
-        main = {order: findings.main_effect(values) for order, values in pairs.items()}
+        pairs = effects(arms)
+        main = {order: main_effect(values) for order, values in pairs.items()}
         assert {o: e["mean"] for o, e in main.items()} == pytest.approx(worth)
         assert {len(values) for values in pairs.values()} == {8}
         assert {e["n"] for e in main.values()} == {1}
-        assert findings._slopes(arms) == pytest.approx([np.mean(list(worth.values()))])
-    table = findings.order_table(found)
+        assert _slopes(arms) == pytest.approx([np.mean(list(worth.values()))])
+    table = order_table(found)
     assert len(table) == 32
     assert table.loc[0, "orders"] == "{2,3,C}"
     assert table.loc[0, "over labels only"] == "+3.25"
 
 
 def test_one_seed_of_the_ablation_shows_nothing(tmp_path):
-    text = findings.order_claims(additive(tmp_path)[1])
+    text = order_claims(additive(tmp_path)[1])
     assert "holds" not in text.replace("does not hold", "")
     assert "does not hold" not in text
     assert "At 16 px, {2,3,C} is the best subset: not shown.** It is number 1 of 16" in text
 
 
 def test_three_seeds_of_the_ablation_give_verdicts(tmp_path):
-    text = findings.order_claims(additive(tmp_path, noise=0.3, count=3)[1])
+    text = order_claims(additive(tmp_path, noise=0.3, count=3)[1])
     assert "At 16 px, adding order C helps: holds.** +2.00 ± 0.00" in text
     assert "At 16 px, adding order 1 helps: does not hold.** -0.50 ± 0.00" in text
     assert "At 16 px, more orders help: holds.** +0.69" in text  # mean of the four
@@ -420,7 +456,7 @@ def test_the_ablation_is_sorted_by_number_not_by_text(tmp_path):
     for arm in study(PRESET, "orders").values():
         if arm.orders in scores and arm.pixels == 16:
             fake(configure(PRESET, arm), scores[arm.orders], tmp_path)
-    table = findings.order_table(findings.order_arms(PRESET, findings.recorded(tmp_path)))
+    table = order_table(order_arms(PRESET, recorded(tmp_path)))
     assert table["test top-1 %"].tolist() == ["43.00", "10.20", "9.50", "5.00"]
 
 
@@ -430,18 +466,18 @@ def test_weights_are_judged_on_the_validation_split(tmp_path):
     for name in ("two_stage", "weights"):
         for arm in study(preset, name).values():
             fake(configure(preset, arm), score(arm.name, 0), tmp_path)
-    source = findings.recorded(tmp_path)
-    table = findings.weight_table(preset, source).set_index("weights")
+    source = recorded(tmp_path)
+    table = weight_table(preset, source).set_index("weights")
     assert table.loc["as they are", "validation top-1 %"] == "73.00"  # the test has 74
     assert table.loc["order 2 × 10", "order 2"] == "250"
     assert table.loc["order 2 × 10", "change"] == "-4.00"
-    assert findings.weight_table(preset, findings.recorded(tmp_path / "empty")).empty
+    assert weight_table(preset, recorded(tmp_path / "empty")).empty
 
 
 def test_the_resolution_table_pairs_each_student_with_its_control(tmp_path):
     source = pretend(tmp_path)
-    arms = findings.gather(PRESET, ("two_stage", "resolutions"), source)
-    table = findings.resolution_table(PRESET, arms).set_index("px")
+    arms = gather(PRESET, ("two_stage", "resolutions"), source)
+    table = resolution_table(PRESET, arms).set_index("px")
     assert list(table.index) == ["32", "16", "8"]
     assert table.loc["16", "from the assistant %"] == "74.10 ± 0.10"
     assert table.loc["16", "gain, assistant"] == "+1.90 ± 0.10"
@@ -449,37 +485,36 @@ def test_the_resolution_table_pairs_each_student_with_its_control(tmp_path):
     assert table.loc["16", "n"] == "3/3/3"
     assert table.loc["8", "n"] == "1/1/1"
     assert table.loc["32", "from the teacher %"] == "76.00"
-    text = findings.resolution_claims(PRESET, arms)
+    text = resolution_claims(PRESET, arms)
     assert "At 16 px distillation helps: holds" in text
     assert "none was seen at 32, 8 px" in text  # 70 - 76.5 and 70 - 70
 
 
 def test_matrices_need_the_views_of_every_cell(tmp_path):
     source = pretend(tmp_path)
-    arms = findings.gather(PRESET, ("two_stage", "resolutions"), source)
-    assert findings.crossed(PRESET, arms, source).empty
-    sizes = findings.resolutions(PRESET)
+    arms = gather(PRESET, ("two_stage", "resolutions"), source)
+    assert tables.crossed(PRESET, arms, source).empty
+    sizes = resolutions(PRESET)
     for r in sizes:
-        run = arms[findings.at_resolution(r, PRESET)["student"]][0]
+        run = arms[at_resolution(r, PRESET)["student"]][0]
         views = [
-            {"degradation": runs.asdict(Degradation(s)), "test": {"top1": 10.0 * r + s}}
-            for s in sizes
+            {"degradation": asdict(Degradation(s)), "test": {"top1": 10.0 * r + s}} for s in sizes
         ]
         content = {"key": run.config.key, "files": {}, "views": views}
         storage.save_json(tmp_path / "records" / f"{run.config.name}.views.json", content)
-    matrix = findings.crossed(PRESET, arms, findings.recorded(tmp_path))
+    matrix = tables.crossed(PRESET, arms, recorded(tmp_path))
     assert matrix.loc[16, 8] == 168.0
     assert matrix.shape == (3, 3)
 
 
 def test_gather_says_what_to_train_when_nothing_is_there(tmp_path):
     with pytest.raises(HorkdError, match=r"no run of study table1 .*horkd work --preset"):
-        findings.gather(PRESET, findings.TABLE1, findings.recorded(tmp_path))
+        gather(PRESET, TABLE1, recorded(tmp_path))
 
 
 def test_the_figures_show_every_arm(tmp_path):
     source = pretend(tmp_path)
-    arms = findings.gather(PRESET, findings.TABLE1, source)
+    arms = gather(PRESET, TABLE1, source)
     figure, axes = plt.subplots(2, 2)
     figures.plot_methods(PRESET, arms, source, 16, axes[0, 0])
     figures.plot_methods(PRESET, arms, source, FULL, axes[0, 1])
@@ -490,25 +525,25 @@ def test_the_figures_show_every_arm(tmp_path):
     best = axes[0, 0].get_yticklabels()[-1].get_text()
     assert best == max(
         (n for n in arms if arms[n][0].config.degradation.size == 16),
-        key=lambda n: np.mean(report.top1(arms[n])),
+        key=lambda n: np.mean(results_.top1(arms[n])),
     )
     assert [t.get_text() for t in axes[1, 1].get_yticklabels()][-1] == "Teacher ResNet50, 32 px"
     plt.close(figure)
-    found = findings.order_arms(PRESET, source)
+    found = order_arms(PRESET, source)
     figure, axes = plt.subplots(1, 3)
     figures.plot_subsets(found[16], axes)
     assert len(axes[0].get_yticklabels()) == 16
     assert {ax.get_ylim() for ax in axes} == {axes[0].get_ylim()}, "rows are aligned"
     plt.close(figure)
     figure, axes = plt.subplots(1, 2)
-    figures.plot_resolutions(PRESET, findings.gather(PRESET, STUDIES, source), axes)
+    figures.plot_resolutions(PRESET, gather(PRESET, STUDIES, source), axes)
     assert [t.get_text() for t in axes[0].get_xticklabels()] == ["8", "16", "32"]
     plt.close(figure)
 
 
 def test_every_family_is_told_from_its_configuration(tmp_path):
     source = pretend(tmp_path)
-    arms = findings.gather(PRESET, findings.TABLE1, source)
+    arms = gather(PRESET, TABLE1, source)
     kinds = {name: figures.family(name, found[0]) for name, found in arms.items()}
     assert kinds["student alone"] == kinds["assistant V alone"] == "labels only"
     assert kinds["student"] == kinds["student, paper's weights"] == "hybrid orders"

@@ -9,10 +9,10 @@ import torch
 import typer.main
 
 from horkd import cli, paths
-from horkd.models import ModelSpec, Network
-from horkd.presets import PRESETS, get_preset
-from horkd.runs import config_from_dict
-from horkd.studies import ON_REQUEST, STUDIES, TRIALS, configure, seeds, study
+from horkd.lab.config import config_from_dict
+from horkd.networks.network import ModelSpec, Network
+from horkd.studies.presets import PRESETS, get_preset
+from horkd.studies.study import ON_REQUEST, STUDIES, TRIALS, configure, seeds, study
 
 FROZEN = Path(__file__).parent / "frozen"
 RECORDS = sorted(

@@ -6,14 +6,20 @@ import pytest
 import tiny
 import torch
 
-from horkd import paths, pretrained, runs, studies, work
+from horkd import paths, storage
 from horkd.cli import main
+from horkd.degradation import Degradation
 from horkd.errors import HorkdError
-from horkd.models import load_network
-from horkd.presets import get_preset
-from horkd.resolution import Degradation
-from horkd.runs import RunConfig
-from horkd.studies import configure, study, with_teacher
+from horkd.lab import runner, store
+from horkd.lab.config import RunConfig
+from horkd.lab.pace import Pace, estimates
+from horkd.lab.store import Run, export
+from horkd.networks.network import load_network
+from horkd.networks.weights import digest
+from horkd.predict import predict
+from horkd.studies.presets import get_preset
+from horkd.studies.study import _frozen, configure, queue, study
+from horkd.studies.teacher import with_teacher
 
 EVERYTHING = {
     "orders": (("1", 1.0), ("2", 25.0), ("3", 50.0), ("C", 1.0)),
@@ -29,29 +35,29 @@ def small(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def trained() -> runs.Run:
-    return runs.run(tiny.teacher(), tiny.SETTINGS)
+def trained() -> Run:
+    return runner.run(tiny.teacher(), tiny.SETTINGS)
 
 
-def exported(trained: runs.Run, bits: int = 8):
+def exported(trained: Run, bits: int = 8):
     path = paths.reports_dir() / "a-preset" / "models" / "teacher.safetensors"
-    return path, runs.export(trained, path, bits, tiny.SETTINGS)
+    return path, export(trained, path, bits, tiny.SETTINGS)
 
 
 def given(path, **changes) -> RunConfig:
     return RunConfig(
-        "resnet8x0.5", Degradation(16), weights=pretrained.digest(path), classifier=True, **changes
+        "resnet8x0.5", Degradation(16), weights=digest(path), classifier=True, **changes
     )
 
 
 def test_what_eight_bits_cost_is_measured_and_written_down(trained):
     path, results = exported(trained)
     assert results["test"] == trained.record["results"]["test"]
-    header = runs.storage.load_tensors(path)[1]
+    header = storage.load_tensors(path)[1]
     assert header["rounded"] == results["rounded"]
     data, network = tiny.data(), load_network(path)
     hits = [
-        int(runs.evaluate.predict(network, image[None], data, Degradation(16)).logits.argmax())
+        int(predict(network, image[None], data, Degradation(16)).logits.argmax())
         for image in data.test.images
     ]
     right = sum(a == b for a, b in zip(hits, data.test.labels.tolist(), strict=True))
@@ -59,7 +65,7 @@ def test_what_eight_bits_cost_is_measured_and_written_down(trained):
 
 
 def test_other_files_are_not_tested_again(trained, monkeypatch):
-    monkeypatch.setattr(runs.evaluate, "test", None)
+    monkeypatch.setattr("horkd.evaluate.test", None)
     assert exported(trained, 16)[1] == {"test": trained.record["results"]["test"]}
 
 
@@ -67,9 +73,9 @@ def test_a_student_learns_from_the_very_file(trained):
     """Its classifier included: by softened answers, too."""
     path, _ = exported(trained)
     frozen = given(path)
-    student = runs.run(tiny.student(frozen=frozen, **EVERYTHING), tiny.SETTINGS)  # imports it
-    imported = runs.read(frozen)
-    assert imported.record["results"]["test"] == runs.storage.load_tensors(path)[1]["rounded"]
+    student = runner.run(tiny.student(frozen=frozen, **EVERYTHING), tiny.SETTINGS)  # imports it
+    imported = store.read(frozen)
+    assert imported.record["results"]["test"] == storage.load_tensors(path)[1]["rounded"]
     file = load_network(path).state_dict()
     assert all(torch.equal(t, file[n]) for n, t in imported.network().state_dict().items())
     assert student.record["frozen_files"] == imported.record["files"]
@@ -83,7 +89,7 @@ def test_the_key_is_that_of_the_weights(trained):
     path, _ = exported(trained)
     key = given(path).key
     assert given(path).key == key
-    runs.export(trained, path, 16)
+    export(trained, path, 16)
     assert given(path).key != key
 
 
@@ -92,13 +98,13 @@ def test_a_file_that_is_nowhere_is_one_line(trained):
     frozen = given(path)
     path.unlink()
     with pytest.raises(HorkdError, match="are not imported yet, and no report has"):
-        runs.run(frozen, tiny.SETTINGS)
+        runner.run(frozen, tiny.SETTINGS)
 
 
 def test_a_file_of_another_network_is_one_line(trained):
     path, _ = exported(trained)
     with pytest.raises(HorkdError, match=r"holds resnet8x0\.5 with 6 classes"):
-        runs.run(replace(given(path), model="resnet8x0.25"), tiny.SETTINGS)
+        runner.run(replace(given(path), model="resnet8x0.25"), tiny.SETTINGS)
     assert not list((paths.runs_dir()).glob("*/record.json"))[1:]
 
 
@@ -118,28 +124,28 @@ def preset():
 
 def test_a_preset_distils_from_given_networks_and_trains_the_rest(preset, trained):
     from_arm = configure(preset, study(preset, "table1")["KD"])
-    path, _ = exported(runs.run(from_arm.frozen, tiny.SETTINGS))
-    with_file = replace(preset, given=(("teacher", pretrained.digest(path)),))
+    path, _ = exported(runner.run(from_arm.frozen, tiny.SETTINGS))
+    with_file = replace(preset, given=(("teacher", digest(path)),))
     kd = configure(with_file, study(preset, "table1")["KD"])
-    assert (kd.frozen.weights, kd.frozen.classifies) == (pretrained.digest(path), True)
+    assert (kd.frozen.weights, kd.frozen.classifies) == (digest(path), True)
     assert replace(kd, frozen=None, baselines=()) == replace(from_arm, frozen=None, baselines=())
     teacher = study(preset, "two_stage")["teacher"]
     assert configure(with_file, teacher) == configure(preset, teacher)  # can still be trained
-    assert studies.queue(with_file)[-1].arm == "teacher"  # but nobody waits for it
-    times = work.estimates(studies.queue(with_file)[:1], work.Pace({("a", 8): 1.0}, "a test"), True)
+    assert queue(with_file)[-1].arm == "teacher"  # but nobody waits for it
+    times = estimates(queue(with_file)[:1], Pace({("a", 8): 1.0}, "a test"), True)
     assert times.get(kd.frozen.key, 0.0) == 0.0  # nothing is trained
     student = configure(with_file, study(preset, "two_stage")["student"])
     assert student.frozen.frozen == kd.frozen
-    assert runs.run(kd, tiny.SETTINGS).record["results"]["agreement"]
+    assert runner.run(kd, tiny.SETTINGS).record["results"]["agreement"]
 
 
 def test_a_teacher_of_ones_own_is_given_by_its_file(preset, trained, monkeypatch, tmp_path):
     file = tmp_path / "mine.safetensors"
     frozen = configure(preset, study(preset, "two_stage")["teacher"])
-    runs.export(runs.run(frozen, tiny.SETTINGS), file, 8, tiny.SETTINGS)
+    export(runner.run(frozen, tiny.SETTINGS), file, 8, tiny.SETTINGS)
     chosen = with_teacher(preset, str(file))
-    assert chosen.given == (("teacher", pretrained.digest(file)),)
-    assert runs.read(studies._frozen(chosen, "teacher")) is not None
+    assert chosen.given == (("teacher", digest(file)),)
+    assert store.read(_frozen(chosen, "teacher")) is not None
     for wrong in ({"model": "resnet14"}, {"statistics": "half"}):
         with pytest.raises(HorkdError, match="says itself what it is"):
             with_teacher(preset, str(file), **wrong)
@@ -147,7 +153,7 @@ def test_a_teacher_of_ones_own_is_given_by_its_file(preset, trained, monkeypatch
 
 def test_the_command_line_writes_eight_bits(trained, monkeypatch, capsys, tmp_path):
     finished = {"teacher": trained}
-    monkeypatch.setattr(runs, "read", lambda config: finished.get("teacher"))
+    monkeypatch.setattr(store, "read", lambda config: finished.get("teacher"))
     args = ["horkd", "export", str(tmp_path / "out"), "--arm", "teacher", "--bits", "8"]
     monkeypatch.setattr("sys.argv", args)
     with pytest.raises(SystemExit) as ended:
@@ -159,5 +165,5 @@ def test_the_command_line_writes_eight_bits(trained, monkeypatch, capsys, tmp_pa
 
 def test_another_number_of_bits_is_one_line(trained, tmp_path):
     with pytest.raises(HorkdError, match="bits is 4"):
-        runs.export(trained, tmp_path / "x.safetensors", 4)
+        export(trained, tmp_path / "x.safetensors", 4)
     assert not (tmp_path / "x.safetensors").exists()

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from horkd.errors import HorkdError
-from horkd.identification import cmc, dir_at_far, rank_errors, rank_k, split_subjects
+from horkd.protocols.identification import cmc, dir_at_far, rank_errors, rank_k, split_subjects
 
 some = settings(max_examples=40, deadline=None)
 #: A failing example is drawn again from its seed alone.

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from horkd import kernels
 from horkd.errors import HorkdError
+from horkd.fast import angles, distances, terms
 from horkd.losses import HybridOrderLoss, order1, order2, order3, order_c
 from horkd.potentials import angle_cosines, center_distances, pairwise_distances
 
@@ -85,9 +85,9 @@ def sides(n: int, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, tor
 @pytest.mark.parametrize("block", [1, 700, 1 << 18])
 @pytest.mark.parametrize("n", [5, 31, 32, 33, 64, 65, 97])
 def test_blocks_add_up_to_the_plain_sum(n, block, equal, monkeypatch):
-    monkeypatch.setattr(kernels, "_BLOCK", block)
+    monkeypatch.setattr(angles, "_BLOCK", block)
     p, q = sides(n)
-    loss, to_q = kernels.angles_blocked(p, q, equal, True)
+    loss, to_q = angles.angles_blocked(p, q, equal, True)
     q.requires_grad_()
     expected = plain_angles(p, q, equal)
     (expected_gradient,) = torch.autograd.grad(expected, q)
@@ -95,7 +95,7 @@ def test_blocks_add_up_to_the_plain_sum(n, block, equal, monkeypatch):
     symmetric = expected_gradient + expected_gradient.T  # all that reaches the features
     symmetric.fill_diagonal_(0)
     torch.testing.assert_close((to_q + to_q.T).fill_diagonal_(0), symmetric, rtol=1e-9, atol=1e-9)
-    without, _ = kernels.angles_blocked(p, q.detach(), equal, False)
+    without, _ = angles.angles_blocked(p, q.detach(), equal, False)
     assert without == loss
 
 
@@ -113,8 +113,8 @@ def test_large_batches_equal_explicit_loops():
 
 @every_loss
 def test_gradcheck_beyond_one_block(name, monkeypatch):
-    monkeypatch.setattr(kernels, "_ROWS", 3)
-    monkeypatch.setattr(kernels, "_BLOCK", 20)
+    monkeypatch.setattr(angles, "_ROWS", 3)
+    monkeypatch.setattr(angles, "_BLOCK", 20)
     g = features(8, seed=1)[:, :12].requires_grad_()
     assert gradcheck(lambda x: LOSSES[name](features(8), x), (g,))
 
@@ -159,7 +159,7 @@ class Largest(TorchDispatchMode):
 ])  # fmt: skip
 def test_nothing_of_three_dimensions_is_ever_held(name, bound, monkeypatch):
     """N = 300, D = 64, C = 7: 2 N·D and 3 N² are the bounds; N³, N²·D and N·C·D are above."""
-    monkeypatch.setattr(kernels, "_BLOCK", 4000)
+    monkeypatch.setattr(angles, "_BLOCK", 4000)
     centres = torch.randn(7, 64)
     loss = LOSSES[name] if name != "order_c" else lambda f, g: order_c(f, g, centres)
     f, g = torch.randn(300, 64), torch.randn(300, 64, requires_grad=True)
@@ -298,15 +298,15 @@ def test_antipodes_at_the_edge_of_float32():
 def test_inexact_matrix_products_are_not_trusted(monkeypatch):
     """Where a setting allows TF32 or bf16 inside of them, distances come from float64."""
     x = features(30, dtype=torch.float32)
-    assert kernels.geometry(x).q.dtype == torch.float32
+    assert distances.geometry(x).q.dtype == torch.float32
     monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "medium")
-    assert kernels.geometry(x).q.dtype == torch.float64
+    assert distances.geometry(x).q.dtype == torch.float64
 
     def mixed_settings():
         raise RuntimeError("mix of the legacy and new APIs")
 
     monkeypatch.setattr(torch, "get_float32_matmul_precision", mixed_settings)
-    assert kernels.geometry(x).q.dtype == torch.float64
+    assert distances.geometry(x).q.dtype == torch.float64
 
 
 @every_loss
@@ -378,7 +378,7 @@ def test_what_the_compiler_is_told_is_true(layout):
     for kind in ("pairs", "triples", "centers"):
         arguments = (features(20, 6, 1, torch.float32), x, features(5, 6, 2, torch.float32))
         torch.library.opcheck(
-            kernels._term, (*arguments, kind, False), test_utils=("test_schema", "test_faketensor")
+            terms._term, (*arguments, kind, False), test_utils=("test_schema", "test_faketensor")
         )
 
 
@@ -472,7 +472,7 @@ for n in (3, 6, 32, 45):
     p, q = p[:n, :n].contiguous(), q[:n, :n].contiguous()
     for equal in (False, True):
         loss, to_q = angles_fused(p.float(), q.float(), equal, True)
-        expected, to_q_expected = kernels.angles_blocked(p, q, equal, True)
+        expected, to_q_expected = angles.angles_blocked(p, q, equal, True)
         to_q, to_q_expected = to_q + to_q.T, to_q_expected + to_q_expected.T
         error = (to_q - to_q_expected).abs().max() / to_q_expected.abs().max()
         assert abs(loss - expected) <= 1e-5 * expected, (n, equal, loss, expected)
@@ -530,11 +530,11 @@ def test_the_fused_form_compiles_for_ampere_and_hopper(tmp_path):
 @pytest.mark.parametrize("equal", [False, True])
 @pytest.mark.parametrize("n", [3, 32, 100, 513])
 def test_the_fused_form_equals_the_blocked_one_on_a_gpu(n, equal):
-    from horkd.kernels_triton import angles_fused
+    from horkd.fast.fused import angles_fused
 
     p, q = (x[:n, :n].contiguous().cuda() for x in sides(max(n, 5)))
     loss, to_q = angles_fused(p.float(), q.float(), equal, True)
-    expected, to_q_expected = kernels.angles_blocked(p, q, equal, True)
+    expected, to_q_expected = angles.angles_blocked(p, q, equal, True)
     torch.testing.assert_close(loss.double(), expected, rtol=1e-4, atol=0)
     assert relative(to_q + to_q.T, to_q_expected + to_q_expected.T) < 1e-4
 
@@ -550,13 +550,13 @@ def test_losses_on_a_gpu_equal_those_on_the_cpu(name):
 def test_a_form_can_be_forced(monkeypatch):
     f, g = features(6, dtype=torch.float32), features(6, seed=1, dtype=torch.float32)
     expected = order3(f, g)
-    with kernels.angles_form("blocked"):
+    with angles.angles_form("blocked"):
         assert order3(f, g) == expected
-    with kernels.angles_form("fused"), pytest.raises(HorkdError, match="float32 on CUDA"):
+    with angles.angles_form("fused"), pytest.raises(HorkdError, match="float32 on CUDA"):
         order3(f, g)
     assert order3(f, g) == expected
     with pytest.raises(HorkdError, match=r"'quick'.*auto, blocked, fused"), \
-            kernels.angles_form("quick"):  # fmt: skip
+            angles.angles_form("quick"):  # fmt: skip
         pass
     monkeypatch.setenv("HORKD_ANGLES", "fused")
     with pytest.raises(HorkdError, match="float32 on CUDA"):
@@ -571,14 +571,14 @@ def test_a_fused_form_that_is_wrong_is_not_used(error, works, monkeypatch):
     """At its first use on a device it is compared with the blocked form."""
 
     def fused(p, q, equal, gradient):
-        loss, to_q = kernels.angles_blocked(p, q, equal, gradient)
+        loss, to_q = angles.angles_blocked(p, q, equal, gradient)
         return loss, to_q * (1 + error)
 
     module = types.SimpleNamespace(angles_fused=fused)
     monkeypatch.setitem(sys.modules, "horkd.kernels_triton", module)
-    kernels._fused_works.cache_clear()
+    angles._fused_works.cache_clear()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        assert kernels._fused_works(torch.device("cpu")) == works
+        assert angles._fused_works(torch.device("cpu")) == works
     assert [w for w in caught if "blocked form" in str(w.message)] != [] or works
-    kernels._fused_works.cache_clear()
+    angles._fused_works.cache_clear()

@@ -6,23 +6,30 @@ import json
 import math
 import time
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import tiny
 
-from horkd import evaluate, runs, storage, train
+from horkd import evaluate, storage, training
+from horkd import machine as machine_
+from horkd import predict as predict_
 from horkd.baselines import NAMES
+from horkd.degradation import Degradation
 from horkd.errors import HorkdError
-from horkd.models import ModelSpec, Network
+from horkd.lab import checkpoint, runner
+from horkd.lab.checkpoint import Control, TimeUp
+from horkd.lab.config import RunConfig, config_from_dict
+from horkd.lab.looks import views
+from horkd.lab.runner import Busy
+from horkd.lab.store import Run, diverged, read
+from horkd.networks.network import ModelSpec, Network, save_network
 from horkd.objectives import Objective
-from horkd.presets import get_preset
-from horkd.resolution import Degradation
-from horkd.runs import Busy, Control, RunConfig, TimeUp, config_from_dict, diverged, read, views
-from horkd.studies import configure, study
-from horkd.train import Diverged
+from horkd.studies.presets import get_preset
+from horkd.studies.study import configure, study
+from horkd.training import Diverged
 
 VIEWS = (Degradation(8), Degradation(16), Degradation(8, "area"), Degradation(4, upsample=True))
 
@@ -61,7 +68,7 @@ def scored(monkeypatch) -> list[Degradation]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> runs.Run:
+def whole(tmp_path_factory) -> Run:
     """The student's run (after its teacher's), never interrupted."""
     with pytest.MonkeyPatch.context() as patch:
         tiny.patch(patch)
@@ -83,7 +90,7 @@ def with_teacher(whole, tmp_path) -> Path:
 
 
 @pytest.fixture
-def finished(whole, with_teacher) -> runs.Run:
+def finished(whole, with_teacher) -> Run:
     """A copy of the student's run, to leave views in."""
     copy_run(whole.folder.parent, with_teacher, tiny.student())
     return read(tiny.student(), with_teacher)
@@ -93,7 +100,7 @@ def comparable(record: dict) -> dict:
     return {name: value for name, value in record.items() if name != "seconds"}
 
 
-def assert_same(run: runs.Run, whole: runs.Run) -> None:
+def assert_same(run: Run, whole: Run) -> None:
     """Digests stand for every weight."""
     assert comparable(run.record) == comparable(whole.record)
     assert {p.name for p in run.folder.iterdir()} == {p.name for p in whole.folder.iterdir()}
@@ -102,12 +109,12 @@ def assert_same(run: runs.Run, whole: runs.Run) -> None:
 # Views
 
 
-def expected(finished: runs.Run, degradation: Degradation) -> dict:
+def expected(finished: Run, degradation: Degradation) -> dict:
     """Counted image by image."""
     data, network, hits = tiny.data(), finished.network(), [0, 0]
     for index, label in enumerate(data.test.labels.tolist()):
         image = data.test.images[index : index + 1]
-        logits = evaluate.predict(network, image, data, degradation).logits[0].tolist()
+        logits = predict_.predict(network, image, data, degradation).logits[0].tolist()
         order = sorted(range(tiny.CLASSES), key=lambda c: -logits[c])
         hits[0] += order[0] == label
         hits[1] += label in order[:5]
@@ -166,7 +173,7 @@ def test_views_of_other_weights_are_ignored(finished, scored):
     """The same configuration trained again elsewhere: views.json is whole but stale."""
     views(finished, VIEWS[:2], tiny.SETTINGS)
     network = Network(ModelSpec("resnet8x0.25", tiny.CLASSES))
-    runs.save_network(finished.folder / "model.safetensors", network, key=finished.config.key)
+    save_network(finished.folder / "model.safetensors", network, key=finished.config.key)
     record = storage.load_json(finished.folder / "record.json")
     record["files"]["model.safetensors"] = storage.tensor_digest(network.state_dict())
     storage.save_json(finished.folder / "record.json", record)
@@ -302,13 +309,13 @@ def test_a_run_stops_at_its_deadline_and_goes_on_later(whole, with_teacher, step
     folder = with_teacher / config.name
     for epoch in (1, 2):
         with pytest.raises(TimeUp, match=f"time is up after epoch {epoch} of 3 of") as caught:
-            runs.run(config, tiny.SETTINGS, with_teacher, control=Control(deadline=past))
+            runner.run(config, tiny.SETTINGS, with_teacher, control=Control(deadline=past))
         assert "\n" not in str(caught.value)
         assert len(steps) == 4 * epoch
         assert [p.name for p in folder.iterdir()] == ["state.safetensors"]
         assert storage.load_tensors(folder / "state.safetensors")[1]["epoch"] == epoch
         assert read(config, with_teacher) is None
-    run = runs.run(config, tiny.SETTINGS, with_teacher, control=Control(deadline=past))
+    run = runner.run(config, tiny.SETTINGS, with_teacher, control=Control(deadline=past))
     assert len(steps) == 12
     assert_same(run, whole)
     assert len(run.record["seconds"]["epochs"]) == 3
@@ -317,9 +324,9 @@ def test_a_run_stops_at_its_deadline_and_goes_on_later(whole, with_teacher, step
 def test_the_state_is_saved_at_a_deadline_however_recent_the_last_one(
     whole, with_teacher, steps, monkeypatch
 ):
-    monkeypatch.setattr(runs, "SAVE_EVERY_SECONDS", 1e9)
+    monkeypatch.setattr(checkpoint, "SAVE_EVERY_SECONDS", 1e9)
     with pytest.raises(TimeUp):
-        runs.run(
+        runner.run(
             tiny.student(), tiny.SETTINGS, with_teacher, control=Control(deadline=time.monotonic())
         )
     steps.clear()
@@ -330,7 +337,7 @@ def test_the_state_is_saved_at_a_deadline_however_recent_the_last_one(
 def test_a_deadline_far_away_changes_nothing(whole, with_teacher):
     later = time.monotonic() + 1e6
     assert_same(
-        runs.run(tiny.student(), tiny.SETTINGS, with_teacher, control=Control(deadline=later)),
+        runner.run(tiny.student(), tiny.SETTINGS, with_teacher, control=Control(deadline=later)),
         whole,
     )
 
@@ -341,25 +348,29 @@ def test_an_epoch_that_would_not_end_by_the_deadline_is_not_begun(
 ):
     """By a clock that stands still, with epochs of ten seconds."""
     epochs = itertools.count(0, 10)
-    monkeypatch.setattr(runs, "time", SimpleNamespace(monotonic=lambda: 0.0))
-    monkeypatch.setattr(train, "time", SimpleNamespace(perf_counter=lambda: float(next(epochs))))
+    monkeypatch.setattr("horkd.lab.runner.time", SimpleNamespace(monotonic=lambda: 0.0))
+    monkeypatch.setattr(
+        "horkd.training.time", SimpleNamespace(perf_counter=lambda: float(next(epochs)))
+    )
     with pytest.raises(TimeUp, match="after epoch 1 of 3") if done == 1 else nullcontext():
-        runs.run(tiny.student(), tiny.SETTINGS, with_teacher, control=Control(deadline=deadline))
+        runner.run(tiny.student(), tiny.SETTINGS, with_teacher, control=Control(deadline=deadline))
     assert len(steps) == 4 * done
 
 
 def test_a_finished_run_is_read_after_the_deadline(whole):
-    run = runs.run(whole.config, tiny.SETTINGS, whole.folder.parent, control=Control(deadline=0.0))
+    run = runner.run(
+        whole.config, tiny.SETTINGS, whole.folder.parent, control=Control(deadline=0.0)
+    )
     assert run.record == whole.record
 
 
 def test_a_deadline_also_holds_for_the_teacher(whole, tmp_path, steps):
     for done in (4, 8):
         with pytest.raises(TimeUp, match=tiny.teacher().name):
-            runs.run(tiny.student(), tiny.SETTINGS, tmp_path, control=Control(deadline=0.0))
+            runner.run(tiny.student(), tiny.SETTINGS, tmp_path, control=Control(deadline=0.0))
         assert len(steps) == done
     with pytest.raises(TimeUp, match=tiny.student().name):
-        runs.run(tiny.student(), tiny.SETTINGS, tmp_path, control=Control(deadline=0.0))
+        runner.run(tiny.student(), tiny.SETTINGS, tmp_path, control=Control(deadline=0.0))
     assert_same(tiny.run(tiny.student(), tmp_path), whole)
 
 
@@ -380,7 +391,7 @@ def test_factors_regressor_and_ramp_go_on_where_they_were(change, with_teacher, 
     steps.clear()
     for _ in (1, 2):
         with pytest.raises(TimeUp):
-            runs.run(config, tiny.SETTINGS, parts, control=Control(deadline=0.0))
+            runner.run(config, tiny.SETTINGS, parts, control=Control(deadline=0.0))
     assert_same(tiny.run(config, parts), run)
     assert steps == ramps
     extras, _ = storage.load_tensors(run.folder / "objective.safetensors")
@@ -403,11 +414,11 @@ def test_a_run_that_is_at_work_elsewhere_is_busy(whole, with_teacher, steps):
     config = tiny.student()
     with held(with_teacher, config):
         with pytest.raises(Busy, match=f"another process is at work on {config.key}") as caught:
-            runs.run(config, tiny.SETTINGS, with_teacher, control=Control(wait=False))
+            runner.run(config, tiny.SETTINGS, with_teacher, control=Control(wait=False))
         assert "\n" not in str(caught.value)
         assert not steps
         assert not (with_teacher / config.name).exists()
-    assert_same(runs.run(config, tiny.SETTINGS, with_teacher, control=Control(wait=False)), whole)
+    assert_same(runner.run(config, tiny.SETTINGS, with_teacher, control=Control(wait=False)), whole)
 
 
 def test_a_run_whose_teacher_is_at_work_elsewhere_is_busy(tmp_path, steps):
@@ -415,23 +426,23 @@ def test_a_run_whose_teacher_is_at_work_elsewhere_is_busy(tmp_path, steps):
         held(tmp_path, tiny.teacher()),
         pytest.raises(Busy, match=tiny.teacher().key),
     ):
-        runs.run(tiny.student(), tiny.SETTINGS, tmp_path, control=Control(wait=False))
+        runner.run(tiny.student(), tiny.SETTINGS, tmp_path, control=Control(wait=False))
     assert not steps
 
 
 def test_another_configuration_is_not_busy(with_teacher):
     with held(with_teacher, tiny.student(seed=99)):
         config = tiny.student(recipe=replace(tiny.RECIPE, epochs=1))
-        runs.run(config, tiny.SETTINGS, with_teacher, control=Control(wait=False))
+        runner.run(config, tiny.SETTINGS, with_teacher, control=Control(wait=False))
 
 
 def test_a_lock_is_given_back_after_time_is_up_or_divergence(with_teacher):
     with pytest.raises(TimeUp):
-        runs.run(tiny.student(), tiny.SETTINGS, with_teacher, control=Control(deadline=0.0))
-    runs.run(tiny.student(), tiny.SETTINGS, with_teacher, control=Control(wait=False))
+        runner.run(tiny.student(), tiny.SETTINGS, with_teacher, control=Control(deadline=0.0))
+    runner.run(tiny.student(), tiny.SETTINGS, with_teacher, control=Control(wait=False))
     for _ in (1, 2):
         with pytest.raises(Diverged):
-            runs.run(
+            runner.run(
                 tiny.student(recipe=HOT), tiny.SETTINGS, with_teacher, control=Control(wait=False)
             )
 
@@ -475,11 +486,11 @@ def test_every_new_field_changes_the_key_unless_at_its_default():
 
 def test_new_fields_round_trip_through_json():
     config = tiny.student(**NEW_FIELDS)
-    text = json.dumps(runs.asdict(config))
+    text = json.dumps(asdict(config))
     again = config_from_dict(json.loads(text))
     assert again == config
     assert again.key == config.key
-    old = {n: v for n, v in runs.asdict(tiny.student()).items() if n not in NEW_FIELDS}
+    old = {n: v for n, v in asdict(tiny.student()).items() if n not in NEW_FIELDS}
     assert config_from_dict(json.loads(json.dumps(old))) == tiny.student()
 
 
@@ -643,7 +654,7 @@ def test_a_frozen_model_that_is_only_a_start_is_not_asked(monkeypatch, tmp_path)
     tiny.patch(monkeypatch)
     tiny.run(teacher, tmp_path)
     calls = []
-    monkeypatch.setattr(train.Task, "frozen_answers", lambda *_: calls.append(1))
+    monkeypatch.setattr(training.Task, "frozen_answers", lambda *_: calls.append(1))
     record = tiny.run(config, tmp_path).record
     assert calls == []
     assert set(record["history"][0]["gradient_shares"]) == {"cross_entropy"}
@@ -654,7 +665,7 @@ def test_a_frozen_model_that_is_only_a_start_is_not_asked(monkeypatch, tmp_path)
 
 def half_way(folder: Path) -> Path:
     with pytest.raises(TimeUp):
-        runs.run(tiny.teacher(), tiny.SETTINGS, folder, Control(deadline=0.0))
+        runner.run(tiny.teacher(), tiny.SETTINGS, folder, Control(deadline=0.0))
     return folder / tiny.teacher().name / "state.safetensors"
 
 
@@ -684,15 +695,15 @@ def test_a_run_goes_on_in_the_precision_that_it_began_in(tmp_path, whole):
     half_way(tmp_path)
     other = replace(tiny.SETTINGS, precision="bf16")
     with pytest.warns(UserWarning, match="was begun in fp32 and goes on in it, not in bf16"):
-        run = runs.run(tiny.teacher(), other, tmp_path)
+        run = runner.run(tiny.teacher(), other, tmp_path)
     assert run.record["settings"]["precision"] == "fp32"
     assert run.record["files"] == read(tiny.teacher(), whole.folder.parent).record["files"]
 
 
 def test_all_commits_that_trained_a_run_are_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "commit", lambda: "aaa")
+    monkeypatch.setattr(machine_, "commit", lambda: "aaa")
     half_way(tmp_path)
-    monkeypatch.setattr(runs, "commit", lambda: "bbb")
+    monkeypatch.setattr(machine_, "commit", lambda: "bbb")
     record = tiny.run(tiny.teacher(), tmp_path).record
     assert (record["commits"], record["commit"]) == (["aaa", "bbb"], "bbb")
     assert "commits" not in tiny.run(tiny.teacher(seed=9), tmp_path).record
@@ -734,12 +745,12 @@ WITHIN = {
 def test_a_run_that_stops_within_an_epoch_ends_as_one_that_never_did(what, cache, tmp_path):
     settings = replace(tiny.SETTINGS, cache=cache)
     config = tiny.student(**WITHIN[what])
-    whole = runs.run(config, settings, tmp_path / "whole")
+    whole = runner.run(config, settings, tmp_path / "whole")
     copy_run(tmp_path / "whole", tmp_path / "parts", config.frozen)
     stops, within = 0, 0
     while True:
         try:
-            run = runs.run(config, settings, tmp_path / "parts", stop_after(2))
+            run = runner.run(config, settings, tmp_path / "parts", stop_after(2))
             break
         except KeyboardInterrupt:
             stops += 1

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from horkd.baselines import NAMES, Baselines, darkrank, mkd_absolute, mkd_relative, pkt
 from horkd.errors import HorkdError
-from horkd.models import Output
+from horkd.networks.network import Output
 
 LOSSES = {
     "pkt": pkt,

@@ -18,13 +18,22 @@ from matplotlib import colors
 from matplotlib import pyplot as plt
 from scipy import stats
 
-from horkd import batch, figures, findings, metric_findings, paper, paths, report
+from horkd import paper, paths
+from horkd import reproduce as reproduce_
+from horkd.degradation import Degradation
 from horkd.errors import HorkdError
-from horkd.models import ModelSpec, Network
-from horkd.presets import get_preset
-from horkd.resolution import Degradation
-from horkd.runs import Look, Run
-from horkd.studies import configure, seeds, study
+from horkd.lab.looks import Look
+from horkd.lab.store import Run
+from horkd.networks.network import ModelSpec, Network
+from horkd.studies import report
+from horkd.studies import results as results_
+from horkd.studies.claims import as_lines, verdict
+from horkd.studies.presets import get_preset
+from horkd.studies.results import Source, gain, headline, live, recorded
+from horkd.studies.retrieval import figures as metric_figures
+from horkd.studies.retrieval import page as metric_page
+from horkd.studies.retrieval import tables as metric_tables
+from horkd.studies.study import configure, seeds, study
 
 mpl.use("Agg")
 PRESETS = ("metric", "quick", "metric-cpu", "metric-paper")
@@ -100,7 +109,7 @@ def made(preset, only=None, leave_out=(), diverged=(), looked=True, widths_diffe
 
 @functools.lru_cache(maxsize=64)
 def _made(preset, only, leave_out, diverged, looked, widths_differ) -> tuple:
-    data, full = preset.metric.data, metric_findings.full(preset)
+    data, full = preset.metric.data, metric_tables.full(preset)
     wanted = None if only is None else keys(preset, only)
     lost = keys(preset, diverged)
     out = keys(preset, leave_out) | lost
@@ -134,13 +143,13 @@ def _made(preset, only, leave_out, diverged, looked, widths_differ) -> tuple:
             elif config.frozen is not None:
                 look = Look("across", data, config.degradation)
                 looks[config.key, look] = crossed(short, seed, widths_differ)
-    source = findings.Source(
+    source = Source(
         lambda config: known.get(config.key),
         lambda config: {"key": config.key, "epoch": 2} if config.key in lost else None,
         lambda run, degradations: None,
         lambda run, wanted: [looks.get((run.config.key, w)) if looked else None for w in wanted],
     )
-    return preset, metric_findings.metric_arms(preset, source), source
+    return preset, metric_tables.metric_arms(preset, source), source
 
 
 @pytest.fixture(scope="module")
@@ -185,9 +194,9 @@ def in_words(values: np.ndarray) -> str:
 def test_presets_without_the_study_are_refused(name):
     preset = get_preset(name)
     for ask in (
-        lambda: metric_findings.sizes_of(preset),
-        lambda: metric_findings.full(preset),
-        lambda: metric_findings.metric_arms(preset, findings.recorded(Path("nowhere"))),
+        lambda: metric_tables.sizes_of(preset),
+        lambda: metric_tables.full(preset),
+        lambda: metric_tables.metric_arms(preset, recorded(Path("nowhere"))),
     ):
         with pytest.raises(HorkdError, match=f"preset {name} on .* no study of metric") as error:
             ask()
@@ -196,9 +205,9 @@ def test_presets_without_the_study_are_refused(name):
 
 
 def test_another_set_than_its_own_leaves_a_preset_without_the_study():
-    assert metric_findings.sizes_of(get_preset("quick")).lows == (16, 8)
+    assert metric_tables.sizes_of(get_preset("quick")).lows == (16, 8)
     with pytest.raises(HorkdError, match="preset quick on cifar100 has no study of metric"):
-        metric_findings.sizes_of(get_preset("quick", "cifar100"))
+        metric_tables.sizes_of(get_preset("quick", "cifar100"))
 
 
 @pytest.mark.parametrize(
@@ -207,18 +216,18 @@ def test_another_set_than_its_own_leaves_a_preset_without_the_study():
      ("metric-paper", "cub@224", 224), ("metric-paper", "folder:/a/b@128", 128)],
 )  # fmt: skip
 def test_full_resolution(name, data, full):
-    assert metric_findings.full(get_preset(name, data)) == full
+    assert metric_tables.full(get_preset(name, data)) == full
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_nothing_there_and_nothing_to_be_trained_is_one_line(name, tmp_path, monkeypatch):
     monkeypatch.setenv("HORKD_RUNS", str(tmp_path))
     for source in (
-        findings.recorded(tmp_path),
-        findings.live(get_preset("metric"), train_missing=False),
+        recorded(tmp_path),
+        live(get_preset("metric"), train_missing=False),
     ):
         with pytest.raises(HorkdError, match="no run of study metric is finished") as error:
-            metric_findings.metric_arms(get_preset(name), source)
+            metric_tables.metric_arms(get_preset(name), source)
         assert "\n" not in str(error.value)
         assert f"horkd work --preset {name}" in str(error.value)
 
@@ -230,7 +239,7 @@ def test_arms_come_in_the_studys_order_with_their_seeds(name):
     assert list(arms) == list(kinds)
     for arm, runs in arms.items():
         assert [run.config.seed for run in runs] == list(seeds(preset, kinds[arm]))
-        assert metric_findings.short(arm) == arm[len("metric ") :]
+        assert metric_tables.short(arm) == arm[len("metric ") :]
 
 
 # Tables
@@ -257,7 +266,7 @@ def macs_by_hooks(name: str, pixels: int, embedding: int) -> int:
 
 def test_every_arm_is_a_row_and_the_teacher_is_fed_every_resolution(whole):
     preset, arms, source = whole
-    rows = metric_findings.tested(preset, arms, source)
+    rows = metric_tables.tested(preset, arms, source)
     fed = [f"teacher fed {r} px, enlarged" for r in (24, 16, 12, 8)]
     own = [name[len("metric ") :] for name in study(preset, "metric")]
     raw = [f"raw pixels, {r} px" for r in (32, 24, 16, 12, 8)]
@@ -283,9 +292,9 @@ def test_every_arm_is_a_row_and_the_teacher_is_fed_every_resolution(whole):
 def test_the_teacher_sees_small_images_enlarged_and_full_ones_as_they_are(whole):
     preset, arms, source = whole
     for r in (24, 16, 12, 8):
-        assert metric_findings.enlarged(preset, r) == Degradation(r, upsample=True)
-    assert metric_findings.enlarged(preset, 32) == Degradation(32)
-    assert metric_findings.enlarged(get_preset("metric-paper"), 224) == Degradation(
+        assert metric_tables.enlarged(preset, r) == Degradation(r, upsample=True)
+    assert metric_tables.enlarged(preset, 32) == Degradation(32)
+    assert metric_tables.enlarged(get_preset("metric-paper"), 224) == Degradation(
         224, upsample=True
     )
     asked = []
@@ -294,7 +303,7 @@ def test_the_teacher_sees_small_images_enlarged_and_full_ones_as_they_are(whole)
         asked.extend((run.config, look) for look in wanted)
         return source.looks(run, wanted)
 
-    rows = metric_findings.tested(preset, arms, replace(source, looks=note))
+    rows = metric_tables.tested(preset, arms, replace(source, looks=note))
     asked = [(config, look) for config, look in asked if look.task != "pixels"]
     assert len({look for _, look in asked}) == 4
     assert {look.task for _, look in asked} == {"retrieval"}
@@ -304,7 +313,7 @@ def test_the_teacher_sees_small_images_enlarged_and_full_ones_as_they_are(whole)
 
 
 def test_cost_of_a_row_is_of_its_resolution(whole):
-    rows = {row.label: row for row in metric_findings.tested(*whole)}
+    rows = {row.label: row for row in metric_tables.tested(*whole)}
     for label, network, pixels in (
         ("teacher", "resnet14", 32), ("teacher fed 8 px, enlarged", "resnet14", 32),
         ("large", "resnet20", 32), ("assistant", "resnet8", 32), ("student 16", "resnet8", 16),
@@ -314,7 +323,7 @@ def test_cost_of_a_row_is_of_its_resolution(whole):
 
 
 def test_the_table_of_retrieval(whole):
-    table = metric_findings.retrieval_table(*whole).set_index("network")
+    table = metric_tables.retrieval_table(*whole).set_index("network")
     assert table.columns.tolist() == [
         "px", "Recall@1 %", "Recall@2 %", "Recall@4 %", "Recall@8 %", "MAP@R %", "R-precision %",
         "NMI %", "seeds", "parameters (M)", "MACs (M)",
@@ -338,20 +347,20 @@ def test_the_table_of_retrieval(whole):
 
 
 def test_one_seed_has_no_spread():
-    table = metric_findings.retrieval_table(*made("metric-cpu")).set_index("network")
+    table = metric_tables.retrieval_table(*made("metric-cpu")).set_index("network")
     assert table.loc["student 16", "Recall@1 %"] == "67.00 ± 1.00"
     assert table.loc["student 24", "Recall@1 %"] == "72.00"
     assert table.loc["student 24", "seeds"] == "1"
 
 
 def test_a_teacher_that_was_not_looked_at_is_one_row():
-    labels = [row.label for row in metric_findings.tested(*made("quick", looked=False))]
+    labels = [row.label for row in metric_tables.tested(*made("quick", looked=False))]
     assert [label for label in labels if label.startswith("teacher")] == ["teacher"]
 
 
 def test_the_teachers_index(whole):
     preset, arms, source = whole
-    table = metric_findings.across_table(preset, arms, source).set_index("network")
+    table = metric_tables.across_table(preset, arms, source).set_index("network")
     kinds = study(preset, "metric")
     distilled = [name for name, arm in kinds.items() if arm.frozen]
     assert [f"metric {name}" for name in table.index] == distilled
@@ -371,26 +380,26 @@ def test_the_teachers_index(whole):
 
 def test_where_widths_differ_queries_cannot_be_asked_as_they_are():
     preset, arms, source = made("quick", widths_differ=True)
-    rows = metric_findings.across_rows(preset, arms, source)
+    rows = metric_tables.across_rows(preset, arms, source)
     assert rows
     assert {row.as_is for row in rows} == {None}
-    table = metric_findings.across_table(preset, arms, source)
+    table = metric_tables.across_table(preset, arms, source)
     assert set(table["teacher's index, as it is %"]) == {DASH}
     assert table.set_index("network").loc["student 16", "teacher's index, aligned %"] == (
         "63.00 ± 1.00"
     )
-    assert metric_findings.index_line(preset, arms, source) == ""
+    assert metric_page.index_line(preset, arms, source) == ""
 
 
 def test_arms_whose_queries_are_not_known_are_left_out():
     preset, arms, source = made("quick", looked=False)
-    assert metric_findings.across_table(preset, arms, source).empty
+    assert metric_tables.across_table(preset, arms, source).empty
     gone = configure(preset, study(preset, "metric")["metric student 16"], 1).key
 
     def forgetful(run, wanted):
         return [None if run.config.key == gone else crossed("student 8", 0) for _ in wanted]
 
-    rows = metric_findings.across_rows(preset, arms, replace(source, looks=forgetful))
+    rows = metric_tables.across_rows(preset, arms, replace(source, looks=forgetful))
     names = [row.arm for row in rows]
     assert "metric student 16" not in names  # of some seeds it would be another mean
     assert "metric student 16 direct" in names
@@ -424,7 +433,7 @@ STANDS["metric-cpu"] = STANDS["metric"]
 @pytest.mark.parametrize("name", PRESETS)
 def test_table_4_as_printed_and_what_stands_for_its_rows(name):
     preset, arms, _ = made(name)
-    table = metric_findings.published(preset, arms)
+    table = metric_tables.published(preset, arms)
     columns = ["model", "px", "Cars196 %", "CUB-200-2011 %", "SOP %"]
     assert [tuple(row) for row in table[columns].to_numpy()] == PRINTED
     assert tuple(table["arm here"]) == STANDS[name]
@@ -434,7 +443,7 @@ def test_table_4_as_printed_and_what_stands_for_its_rows(name):
         if row["arm here"] == DASH:
             assert there == (DASH, DASH, "no such arm", DASH)
             continue
-        pixels = re.findall(r"\d+", row["arm here"]) or [str(metric_findings.full(preset))]
+        pixels = re.findall(r"\d+", row["arm here"]) or [str(metric_tables.full(preset))]
         assert [row["px here"]] == pixels, row["model"]
         runs = arms[f"metric {row['arm here']}"]
         expected = [run.record["results"]["test"]["recall"]["1"] for run in runs]
@@ -451,7 +460,7 @@ def test_photos_of_another_size_stand_for_the_same_rows():
 
 def test_rows_whose_arms_are_missing_were_not_run():
     preset, arms, _ = made("metric-paper", only=("student 96", "large"))
-    table = metric_findings.published(preset, arms).set_index("model")
+    table = metric_tables.published(preset, arms).set_index("model")
     assert table.loc["OUR-96-R", "here: cub %"] == "66.00"
     assert table.loc["OUR-96-R", "network"] == "torchvision:resnet18"
     assert table.loc["OUR-96-R", "px here"] == "96"
@@ -464,7 +473,7 @@ def test_rows_whose_arms_are_missing_were_not_run():
 
 def test_an_arm_that_was_not_run_is_no_arm_that_there_is_not():
     preset, arms, _ = made("metric", only=["teacher"])
-    table = metric_findings.published(preset, arms).set_index("model")["here: glyphs-disjoint %"]
+    table = metric_tables.published(preset, arms).set_index("model")["here: glyphs-disjoint %"]
     assert table["Teacher (ResNet50)"] == "80.00"
     for model, arm in zip([row[0] for row in PRINTED], STANDS["metric"], strict=True):
         if arm != "teacher":
@@ -479,13 +488,13 @@ def test_what_the_text_says_of_the_assistant():
 
 
 def claims_of(made_: tuple) -> pd.DataFrame:
-    return metric_findings.claims(*made_).set_index("claim")
+    return metric_page.claims(*made_).set_index("claim")
 
 
 def test_claims_are_paired_over_seeds(whole):
     preset, arms, _ = whole
     table = claims_of(whole)
-    questions = metric_findings.questions(preset)
+    questions = metric_page.questions(preset)
     assert list(table.index) == list(questions)  # every one is asked, once
     for claim, (arm, control) in questions.items():
         one, other = arm[len("metric ") :], control[len("metric ") :]
@@ -521,7 +530,7 @@ def test_claims_in_numbers(whole):
 def test_questions_are_about_arms_that_there_are(name):
     preset = replace(get_preset(name), omit=())
     known = study(preset, "metric")
-    for claim, (arm, control) in metric_findings.questions(preset).items():
+    for claim, (arm, control) in metric_page.questions(preset).items():
         assert {arm, control} <= set(known), claim
         assert arm != control
 
@@ -530,7 +539,7 @@ def test_questions_are_about_arms_that_there_are(name):
 def test_the_order_in_place_of_another_is_all_that_differs(name):
     preset = replace(get_preset(name), omit=())
     kinds = study(preset, "metric")
-    claim = metric_findings.questions(preset)["order 1 in place of order C helps"]
+    claim = metric_page.questions(preset)["order 1 in place of order C helps"]
     arm, control = (configure(preset, kinds[one], 0) for one in claim)
     assert {order for order, _ in control.orders} == {"2", "3", "C"}
     assert {order for order, _ in arm.orders} == {"1", "2", "3"}
@@ -578,9 +587,9 @@ def test_without_a_control_there_is_no_claim():
     assert "two stages of relations help a student at 16 px" not in index
     assert "hybrid orders beat PKT" not in index
     assert "the assistant helps at 16 px" in index
-    alone = metric_findings.claims(*made("metric", only=["teacher"]))
+    alone = metric_page.claims(*made("metric", only=["teacher"]))
     assert alone.empty
-    assert findings.as_lines(alone) == ""
+    assert as_lines(alone) == ""
 
 
 def no_seed_in_common() -> tuple:
@@ -594,7 +603,7 @@ def test_arms_without_a_seed_in_common_make_no_claim(whole):
     assert {"metric student 24", "metric student 24 direct"} <= set(made_[1])
     index, every = claims_of(made_).index, claims_of(whole).index
     assert [claim for claim in every if claim not in index] == ["the assistant helps at 24 px"]
-    text = metric_findings.metric_page(*made_)
+    text = metric_page.metric_page(*made_)
     check_page(text)
     assert "the assistant helps at 24 px" not in text
     assert text.endswith("Diverged: student 24.")
@@ -602,7 +611,7 @@ def test_arms_without_a_seed_in_common_make_no_claim(whole):
 
 def test_resolutions_without_a_seed_in_common_are_left_out_of_the_effect():
     preset, arms, _ = no_seed_in_common()
-    text = metric_findings.assistant_effect(preset, arms)
+    text = metric_page.assistant_effect(preset, arms)
     assert "24 px" not in text
     assert "+1.00 at 32 px (n = 3), +2.50 at 16 px (n = 3), -0.50 at 12 px" in text
     assert "; mean +1.00. The paper says" in text  # of 1, 2.5, -0.5, 1
@@ -623,7 +632,7 @@ def test_the_assistants_effect_over_resolutions():
     }
     assert rate_of("assistant") == rate_of("student 32 direct")
     assert list(means.values()) == pytest.approx([1.0, 0.5, 2.5, -0.5, 1.0])
-    assert metric_findings.assistant_effect(preset, arms) == (
+    assert metric_page.assistant_effect(preset, arms) == (
         "**The assistant's effect** (student − student direct, points of Recall@1): +1.00 at 32 px "
         "(n = 3), +0.50 at 24 px (n = 3), +2.50 at 16 px (n = 3), -0.50 at 12 px (n = 3), +1.00 at "
         "8 px (n = 3); mean +0.90. The paper says +3.03, without saying over what. All students "
@@ -634,7 +643,7 @@ def test_the_assistants_effect_over_resolutions():
 def test_the_effect_says_how_many_seeds_each_resolution_has():
     out = [("student 16 direct", 2), ("student 12", 0), ("student 12 direct", 1)]
     preset, arms, _ = made("metric", leave_out=out)
-    text = metric_findings.assistant_effect(preset, arms)
+    text = metric_page.assistant_effect(preset, arms)
     # at 16 px 2 and 2.5; at 12 px the third seed alone; resolutions count alike
     assert "+0.50 at 24 px (n = 3), +2.25 at 16 px (n = 2), -0.50 at 12 px (n = 1), " in text
     assert "; mean +0.85. The paper says" in text
@@ -645,7 +654,7 @@ def test_all_students_have_one_assistant_and_train_twice_as_long_with_it(name):
     """What the sentence on the assistant says of the study."""
     preset, arms, _ = made(name)
     (assistant,) = arms["metric assistant"]
-    for r in (*preset.metric.lows, metric_findings.full(preset)):
+    for r in (*preset.metric.lows, metric_tables.full(preset)):
         for run in arms.get(f"metric student {r}", ()):
             assert run.config.frozen.key == assistant.config.key
             assert run.config.recipe.epochs == assistant.config.recipe.epochs
@@ -654,7 +663,7 @@ def test_all_students_have_one_assistant_and_train_twice_as_long_with_it(name):
 def test_the_assistants_effect_at_one_resolution():
     preset, arms, _ = made("quick")
     assert "metric student 8 direct" not in arms
-    text = metric_findings.assistant_effect(preset, arms)
+    text = metric_page.assistant_effect(preset, arms)
     assert text.startswith("**The assistant's effect**")
     assert ", points of Recall@1): +2.50 at 16 px (n = 3). The paper says +3.03" in text
     assert text.count(" px") == 1
@@ -664,11 +673,11 @@ def test_the_assistants_effect_at_one_resolution():
 def test_without_pairs_there_is_no_effect():
     for only in (["teacher"], ["student 16", "student 24 direct"], ["assistant"]):
         preset, arms, _ = made("metric", only=only)
-        assert metric_findings.assistant_effect(preset, arms) == ""
+        assert metric_page.assistant_effect(preset, arms) == ""
 
 
 def test_what_a_system_with_an_index_gets():
-    text = metric_findings.index_line(*made("metric"))
+    text = metric_page.index_line(*made("metric"))
     # direct: 64, 64.5, 65; for the index: 61, 61.5, 62
     assert text == (
         "**In the teacher's index** at 16 px (n = 3): the student of relations finds 3.00 % as it "
@@ -676,11 +685,11 @@ def test_what_a_system_with_an_index_gets():
         "its own index); the one that learns the teacher's features as well (order 1) "
         "60.50 %, 57.50 % and 61.50 %."
     )
-    assert " at 96 px (n = 1): " in metric_findings.index_line(*made("metric-paper"))
+    assert " at 96 px (n = 1): " in metric_page.index_line(*made("metric-paper"))
 
 
 def test_the_index_is_asked_by_equally_many_seeds_of_both():
-    text = metric_findings.index_line(*made("metric", leave_out=[("student 16 direct", 2)]))
+    text = metric_page.index_line(*made("metric", leave_out=[("student 16 direct", 2)]))
     # of the first two seeds: direct 64, 64.5; for the index 61, 61.5
     assert text.startswith("**In the teacher's index** at 16 px (n = 2): the student of relations ")
     assert " finds 2.50 % as it is and 60.25 % after " in text
@@ -690,7 +699,7 @@ def test_the_index_is_asked_by_equally_many_seeds_of_both():
 
 def test_the_index_is_asked_by_the_same_seeds_of_both():
     """The first seed diverged: what is left of it is the last two seeds, and so of the other."""
-    text = metric_findings.index_line(*made("metric", diverged=[("student 16 direct", 0)]))
+    text = metric_page.index_line(*made("metric", diverged=[("student 16 direct", 0)]))
     assert "(n = 2)" in text
     assert "(64.75 % in its own index)" in text  # 64.5, 65
     assert text.endswith(" (order 1) 60.75 %, 57.75 % and 61.75 %.")  # 61.5, 62
@@ -699,7 +708,7 @@ def test_the_index_is_asked_by_the_same_seeds_of_both():
 def test_the_index_is_asked_by_seeds_that_both_have():
     """One lacks the first seed and the other the last: the one in between is compared."""
     lost = [("student 16 direct", 0), ("student 16 for the index", 2)]
-    text = metric_findings.index_line(*made("metric", diverged=lost))
+    text = metric_page.index_line(*made("metric", diverged=lost))
     assert "(n = 1): the student of relations finds 3.00 % as it is and 60.50 % after " in text
     assert "(64.50 % in its own index)" in text
     assert text.endswith(" (order 1) 60.50 %, 57.50 % and 61.50 %.")
@@ -708,16 +717,16 @@ def test_the_index_is_asked_by_seeds_that_both_have():
 def test_without_a_seed_in_common_nothing_is_said_of_the_index():
     lost = [("student 16 direct", 0), ("student 16 direct", 1), ("student 16 for the index", 2)]
     made_up = made("metric", diverged=lost)
-    rows = {row.arm: row.seeds for row in metric_findings.across_rows(*made_up)}
+    rows = {row.arm: row.seeds for row in metric_tables.across_rows(*made_up)}
     assert rows["metric student 16 direct"] == [2]
     assert rows["metric student 16 for the index"] == [0, 1]
-    assert metric_findings.index_line(*made_up) == ""
+    assert metric_page.index_line(*made_up) == ""
 
 
 @pytest.mark.parametrize("out", ["student 16 direct", "student 16 for the index"])
 def test_without_both_students_nothing_is_said_of_the_index(out):
-    assert metric_findings.index_line(*made("metric", leave_out=[out])) == ""
-    assert metric_findings.index_line(*made("metric", looked=False)) == ""
+    assert metric_page.index_line(*made("metric", leave_out=[out])) == ""
+    assert metric_page.index_line(*made("metric", looked=False)) == ""
 
 
 @pytest.mark.parametrize(
@@ -729,7 +738,7 @@ def test_without_both_students_nothing_is_said_of_the_index(out):
 )  # fmt: skip
 def test_provenance_says_which_epoch_counts(select, epoch):
     preset, arms, _ = made(get_preset("metric", select=select), only=("teacher", "student 16"))
-    text = metric_findings.provenance(preset, arms)
+    text = metric_page.provenance(preset, arms)
     before, result, text = text.partition("The result of a run is ")
     assert result
     assert text.startswith(epoch)
@@ -744,7 +753,7 @@ def test_provenance_says_which_epoch_counts(select, epoch):
 
 def test_provenance(whole):
     preset, arms, _ = whole
-    text = metric_findings.provenance(preset, arms)
+    text = metric_page.provenance(preset, arms)
     count = sum(map(len, arms.values())) - 1  # see below
     assert text.startswith(
         "Preset `metric`: resnet14 → resnet8, glyphs-disjoint, 128 dimensions, 6 epochs (8 for the "
@@ -752,7 +761,7 @@ def test_provenance(whole):
     )
     assert "training on a machine (threads: 1)." in text
     assert f"{QUERIES} queries among {QUERIES} images of test classes" in text
-    paper_text = metric_findings.provenance(*made("metric-paper")[:2])
+    paper_text = metric_page.provenance(*made("metric-paper")[:2])
     assert "torchvision:resnet50 → torchvision:resnet18, cub, 512 dimensions, 80 epochs" in (
         paper_text
     )
@@ -763,7 +772,7 @@ def test_provenance_names_both_recipes_where_they_differ():
     sizes = preset.metric
     assert (sizes.recipe.optimizer, sizes.other_recipe.optimizer) == ("sgd", "adam")
     assert (sizes.recipe.clip, sizes.other_recipe.clip) == (1.0, None)
-    text = metric_findings.provenance(preset, arms)
+    text = metric_page.provenance(preset, arms)
     by_sgd, by_adam = (f"{r.learning_rate:g}" for r in (sizes.recipe, sizes.other_recipe))
     assert by_sgd != by_adam
     assert (
@@ -771,12 +780,12 @@ def test_provenance_names_both_recipes_where_they_differ():
         f"{by_sgd}, gradients of at most 1, all else by Adam at {by_adam}, as tried on "
     ) in text
     one = replace(preset, metric=replace(sizes, other_recipe=sizes.recipe))
-    text = metric_findings.provenance(one, arms)
+    text = metric_page.provenance(one, arms)
     assert "Orders of relations" not in text
     assert text.endswith("Labels are learnt by cosface, a margin softmax, where the protocol has "
                          "triplets: the better on validation classes.")  # fmt: skip
     plain = replace(one, metric=replace(one.metric, labels="triplet"))
-    assert metric_findings.provenance(plain, arms).endswith("otherwise it is not shown.")
+    assert metric_page.provenance(plain, arms).endswith("otherwise it is not shown.")
 
 
 @pytest.mark.parametrize("page", ["provenance", "published"])
@@ -786,9 +795,9 @@ def test_pages_do_not_tell_where_a_folder_lies(page, tmp_path):
         (tmp_path / "secret" / "birds" / name / "0.png").touch()
     preset = get_preset("metric-paper", f"folder:{tmp_path}/secret/birds@256")
     preset, arms, _ = made(preset, only=["teacher"])
-    text = str(getattr(metric_findings, page)(preset, arms))
+    text = str(getattr(metric_page if page == "provenance" else metric_tables, page)(preset, arms))
     if page == "published":
-        text = " ".join(metric_findings.published(preset, arms).columns)
+        text = " ".join(metric_tables.published(preset, arms).columns)
     assert "folder-birds@256-" in text
     assert "secret" not in text
 
@@ -798,32 +807,32 @@ def test_provenance_counts_every_run_once(whole):
     preset, arms, _ = whole
     once = {run.config.key for runs in arms.values() for run in runs}
     assert len(once) == sum(map(len, arms.values())) - 1
-    text = metric_findings.provenance(preset, arms)
+    text = metric_page.provenance(preset, arms)
     assert f" {len(once)} runs, {len(once) * 90 / 3600:.1f} hours" in text
     two = {name: arms[name][:1] for name in ("metric assistant", "metric student 32 direct")}
-    assert " 1 run, 2 minutes of training " in metric_findings.provenance(preset, two)  # 90 s
+    assert " 1 run, 2 minutes of training " in metric_page.provenance(preset, two)  # 90 s
 
 
 def test_provenance_of_a_teacher_that_was_trained_elsewhere():
     preset = get_preset("metric-paper")
     preset = replace(preset, metric=replace(preset.metric, weights="0" * 16))
-    text = metric_findings.provenance(*made(preset)[:2])
+    text = metric_page.provenance(*made(preset)[:2])
     assert "for the teacher" not in text
     assert " 80 epochs (the teacher was trained elsewhere), " in text
-    own = metric_findings.provenance(*made("metric-paper")[:2])
+    own = metric_page.provenance(*made("metric-paper")[:2])
     assert " 80 epochs (40 for the teacher), " in own
     assert "elsewhere" not in own
 
 
 def test_what_is_missing():
-    assert metric_findings.missing(*made("metric")) == ""
+    assert metric_page.missing(*made("metric")) == ""
     some = made("quick", leave_out=["assistant", "student 16 alone"])
-    assert metric_findings.missing(*some) == "Not run: assistant, student 16 alone."
+    assert metric_page.missing(*some) == "Not run: assistant, student 16 alone."
     lost = made("quick", diverged=["student 16 alone"])
-    assert metric_findings.missing(*lost) == "Diverged: student 16 alone."
+    assert metric_page.missing(*lost) == "Diverged: student 16 alone."
     lost = ["student 16 alone", ("student 16", 2)]
     both = made("quick", diverged=lost, leave_out=["student 16 direct"])
-    text = metric_findings.missing(*both)
+    text = metric_page.missing(*both)
     assert text == "Diverged: student 16, student 16 alone. Not run: student 16 direct."
 
 
@@ -848,26 +857,26 @@ def check_page(text: str) -> None:
 @pytest.mark.parametrize("name", ["smoke", *PRESETS])
 def test_the_page_shows_everything(name):
     preset, arms, source = made(name)
-    text = metric_findings.metric_page(preset, arms, source)
+    text = metric_page.metric_page(preset, arms, source)
     check_page(text)
     for table in (
-        metric_findings.retrieval_table(preset, arms, source),
-        metric_findings.across_table(preset, arms, source),
-        metric_findings.published(preset, arms),
+        metric_tables.retrieval_table(preset, arms, source),
+        metric_tables.across_table(preset, arms, source),
+        metric_tables.published(preset, arms),
     ):
         assert report.markdown(table) in text
-    for _, row in metric_findings.claims(preset, arms, source).iterrows():
+    for _, row in metric_page.claims(preset, arms, source).iterrows():
         assert f"- **{row['claim']}: {row['verdict']}.** {row['compared']}: " in text
-    assert metric_findings.assistant_effect(preset, arms) in text
-    assert metric_findings.index_line(preset, arms, source) in text
-    assert f"**Retrieval.** {metric_findings.provenance(preset, arms)}" in text
+    assert metric_page.assistant_effect(preset, arms) in text
+    assert metric_page.index_line(preset, arms, source) in text
+    assert f"**Retrieval.** {metric_page.provenance(preset, arms)}" in text
     assert "Not run" not in text
     assert "Diverged" not in text
 
 
 def test_what_has_to_be_read_with_care(whole):
     preset, arms, source = whole
-    text = metric_findings.cautions(preset, arms, source)
+    text = metric_page.cautions(preset, arms, source)
     assert "the weights of the other methods were not" in text
     assert "No better" not in text
     assert "last epoch" not in text
@@ -890,24 +899,22 @@ def test_what_has_to_be_read_with_care(whole):
         return {**arms, f"metric {name}": found}
 
     low = {**arms["metric RKD 16"][0].record["results"]["test"], "recall": {k: 1.5 for k in "1248"}}
-    text = metric_findings.cautions(preset, changed("RKD 16", 1, test=low), source)
+    text = metric_page.cautions(preset, changed("RKD 16", 1, test=low), source)
     assert "No better than the raw pixels: RKD 16 (seed 1)." in text
     low["recall"]["1"] = 1.51
-    assert "No better" not in metric_findings.cautions(
-        preset, changed("RKD 16", 1, test=low), source
-    )
+    assert "No better" not in metric_page.cautions(preset, changed("RKD 16", 1, test=low), source)
     few = {k: v for k, v in changed("teacher", 0, selected={"epoch": 8}).items()
            if k == "metric teacher"}  # fmt: skip
-    text = metric_findings.cautions(preset, few, source)
+    text = metric_page.cautions(preset, few, source)
     assert "In 1 of 1 runs the last epoch was the best" in text
     assert "other methods" not in text
     few = {"metric teacher": changed("teacher", 0, selected={"epoch": 7})["metric teacher"]}
-    assert metric_findings.cautions(preset, few, source) == ""
+    assert metric_page.cautions(preset, few, source) == ""
 
 
 def test_the_page_of_the_teacher_alone():
     preset, arms, source = made("metric", only=["teacher"])
-    text = metric_findings.metric_page(preset, arms, source)
+    text = metric_page.metric_page(preset, arms, source)
     check_page(text)
     assert text.startswith("**Retrieval.**")
     assert "**Symmetric and asymmetric**" not in text
@@ -919,14 +926,14 @@ def test_the_page_of_the_teacher_alone():
 @pytest.mark.parametrize("only", [["student 16"], ["student 16 alone"], ["large"], ["assistant"]])
 def test_the_page_without_a_teacher(only):
     preset, arms, source = made("metric-cpu", only=only)
-    text = metric_findings.metric_page(preset, arms, source)
+    text = metric_page.metric_page(preset, arms, source)
     check_page(text)
     assert "teacher fed" not in text
 
 
 def test_the_page_with_seeds_that_diverged():
     preset, arms, source = made("quick", diverged=[("student 16", 0), "student 16 for the index"])
-    text = metric_findings.metric_page(preset, arms, source)
+    text = metric_page.metric_page(preset, arms, source)
     check_page(text)
     assert "and seeds of student 16 diverged" in text
     assert text.endswith("Diverged: student 16, student 16 for the index.")
@@ -941,13 +948,13 @@ def test_looking_at_all_is_enough_for_every_table(whole):
         asked.extend((run.config.key, look) for look in wanted)
         return source.looks(run, wanted)
 
-    metric_findings.look_at_all(preset, arms, replace(source, looks=note))
+    metric_tables.look_at_all(preset, arms, replace(source, looks=note))
 
     def late(run, wanted):
         more.extend(look for look in wanted if (run.config.key, look) not in set(asked))
         return source.looks(run, wanted)
 
-    metric_findings.metric_page(preset, arms, replace(source, looks=late))
+    metric_page.metric_page(preset, arms, replace(source, looks=late))
     assert more == []
     tasks = {look.task for _, look in asked}
     assert tasks == {"retrieval", "pixels", "across"}
@@ -987,7 +994,7 @@ PIXELS = "raw pixels, no network"
 
 
 def test_the_figure_of_resolutions(whole, ax):
-    figures.plot_metric(metric_findings.tested(*whole), ax)
+    metric_figures.plot_metric(metric_tables.tested(*whole), ax)
     assert ax.get_xlabel() == "resolution (px); bars: lowest to highest seed"
     assert ax.get_ylabel() == "Recall@1 (%)"
     assert ticks(ax.xaxis) == ["8", "12", "16", "24", "32"]
@@ -1017,39 +1024,39 @@ def test_the_figure_of_resolutions(whole, ax):
 
 
 def test_the_figure_of_few_resolutions_and_seeds(ax):
-    figures.plot_metric(metric_findings.tested(*made("metric-cpu")), ax)
+    metric_figures.plot_metric(metric_tables.tested(*made("metric-cpu")), ax)
     places = {bar.get_segments()[0][0][0] for bar in ax.collections}
     assert {ticks(ax.xaxis)[int(x)] for x in places} == {"16"}  # others have a seed each
     ax.clear()
-    figures.plot_metric(metric_findings.tested(*made("quick")), ax)
+    metric_figures.plot_metric(metric_tables.tested(*made("quick")), ax)
     assert ticks(ax.xaxis) == ["8", "16", "32"]
     assert legend_of(ax) == ["teacher, fed enlarged images", *KINDS, PIXELS]
 
 
 def test_the_figure_of_one_arm_draws(ax):
-    figures.plot_metric(metric_findings.tested(*made("metric", only=["student 16"])), ax)
+    metric_figures.plot_metric(metric_tables.tested(*made("metric", only=["student 16"])), ax)
     assert ticks(ax.xaxis) == ["16"]
     assert KINDS[0] in legend_of(ax)
 
 
 def test_the_legend_has_what_is_drawn(ax):
-    figures.plot_metric(metric_findings.tested(*made("metric", only=["student 16"])), ax)
+    metric_figures.plot_metric(metric_tables.tested(*made("metric", only=["student 16"])), ax)
     assert legend_of(ax) == KINDS[:1]
 
 
 def test_the_figure_of_no_resolution_draws(ax):
-    figures.plot_metric([], ax)
+    metric_figures.plot_metric([], ax)
     assert legend_of(ax) == []
 
 
 @pytest.mark.parametrize("only", ["large", "RKD 16"])
 def test_the_figure_of_arms_that_it_does_not_show_draws(ax, only):
-    figures.plot_metric(metric_findings.tested(*made("metric", only=[only])), ax)
+    metric_figures.plot_metric(metric_tables.tested(*made("metric", only=[only])), ax)
     assert legend_of(ax) == []
 
 
 def test_the_papers_figure(ax):
-    figures.plot_table4(ax)
+    metric_figures.plot_table4(ax)
     assert ticks(ax.xaxis) == ["96", "128", "160", "224", "256"]
     assert ax.get_xlabel().startswith("resolution (px)")
     assert ax.get_ylabel() == "Recall@1 (%)"
@@ -1068,8 +1075,8 @@ def test_the_papers_figure(ax):
 
 
 def test_the_figure_of_the_index(whole, ax):
-    rows = [row for row in metric_findings.across_rows(*whole) if row.pixels == 16]
-    figures.plot_across(rows, ax)
+    rows = [row for row in metric_tables.across_rows(*whole) if row.pixels == 16]
+    metric_figures.plot_across(rows, ax)
     assert ax.get_xlabel() == "Recall@1 (%)"
     assert ticks(ax.yaxis) == [f"{row.arm[len('metric ') :]} (n = 3)" for row in rows]
     assert ax.yaxis_inverted()
@@ -1095,21 +1102,21 @@ def test_the_figure_of_the_index(whole, ax):
 
 def test_the_figure_of_the_index_says_how_many_seeds_there_are(ax):
     preset, arms, source = made("metric", leave_out=[("student 16 direct", 2)])
-    rows = metric_findings.across_rows(preset, arms, source)
-    figures.plot_across([row for row in rows if row.arm.startswith("metric student 16")], ax)
+    rows = metric_tables.across_rows(preset, arms, source)
+    metric_figures.plot_across([row for row in rows if row.arm.startswith("metric student 16")], ax)
     assert ticks(ax.yaxis)[:2] == ["student 16 (n = 3)", "student 16 direct (n = 2)"]
 
 
 def test_the_figure_of_one_query(ax):
-    rows = metric_findings.across_rows(*made("metric", only=["student 16"], widths_differ=True))
-    figures.plot_across(rows, ax)
+    rows = metric_tables.across_rows(*made("metric", only=["student 16"], widths_differ=True))
+    metric_figures.plot_across(rows, ax)
     assert legend_of(ax) == ["its own index", "teacher's, aligned"]
 
 
 def test_the_legend_has_what_any_row_has(ax):
-    first = metric_findings.Across("metric a", 16, [0], [1.0], [2.0], None)
-    second = metric_findings.Across("metric b", 16, [0], [1.0], [2.0], [3.0])
-    figures.plot_across([first, second], ax)
+    first = metric_tables.Across("metric a", 16, [0], [1.0], [2.0], None)
+    second = metric_tables.Across("metric b", 16, [0], [1.0], [2.0], [3.0])
+    metric_figures.plot_across([first, second], ax)
     assert legend_of(ax) == ["its own index", "teacher's, aligned", "teacher's, as it is"]
     lines = {line.get_label(): line for line in ax.get_lines()}
     as_is = lines["teacher's, as it is"]
@@ -1118,7 +1125,7 @@ def test_the_legend_has_what_any_row_has(ax):
 
 
 def test_the_figure_of_no_query_draws(ax):
-    figures.plot_across([], ax)
+    metric_figures.plot_across([], ax)
     assert legend_of(ax) == []
 
 
@@ -1138,7 +1145,7 @@ def test_neighbours_are_framed_by_whether_they_are_right():
     figure, axes = plt.subplots(2, 8, squeeze=False)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        figures.plot_neighbours(queries, found_, axes)
+        metric_figures.plot_neighbours(queries, found_, axes)
         figure.canvas.draw()
     for row in range(2):
         assert np.array_equal(axes[row][0].get_images()[0].get_array(), queries[row])
@@ -1154,7 +1161,7 @@ def test_neighbours_are_framed_by_whether_they_are_right():
         for one, image, mark in zip(shown, images, marks, strict=True):
             assert one.axison
             assert np.array_equal(one.get_images()[0].get_array(), image)
-            color = colors.to_rgba(figures.RIGHT if mark else figures.WRONG)
+            color = colors.to_rgba(metric_figures.RIGHT if mark else metric_figures.WRONG)
             for spine in one.spines.values():
                 assert spine.get_visible()
                 assert spine.get_edgecolor() == color
@@ -1170,7 +1177,7 @@ def test_neighbours_are_framed_by_whether_they_are_right():
 def test_queries_of_a_network_without_the_other():
     figure, axes = plt.subplots(1, 3, squeeze=False)
     image = np.zeros((1, 8, 8, 3), np.uint8)
-    figures.plot_neighbours(image, [("teacher", image[:, None], np.array([[True]]))], axes)
+    metric_figures.plot_neighbours(image, [("teacher", image[:, None], np.array([[True]]))], axes)
     assert axes[0][0].get_title() == "query, 8 px"
     assert axes[0][2].texts[0].get_text() == "✓"
     assert titles_of(axes[0][2]) == "teacher"
@@ -1189,9 +1196,9 @@ def run_of(test: dict, seed: int = 0) -> Run:
 def test_a_test_is_summed_up_by_top_1_or_recall():
     top1 = [run_of({"top1": 70.0 + k, "top5": 90.0, "n": 10}, k) for k in range(2)]
     recall = [run_of(found(50.0 + k), k) for k in range(2)]
-    assert report.headline(top1) == report.top1(top1) == [70.0, 71.0]
-    assert report.headline(recall) == [50.0, 51.0]
-    assert report.headline([]) == []
+    assert headline(top1) == results_.top1(top1) == [70.0, 71.0]
+    assert headline(recall) == [50.0, 51.0]
+    assert headline([]) == []
 
 
 @pytest.mark.parametrize("kind", ["top1", "recall"])
@@ -1207,13 +1214,13 @@ def test_gain_of_both_kinds_of_test(kind):
         "b": runs_of((2, 60.0), (0, 60.0), (1, 60.0)),
         "late": runs_of((5, 10.0)),
     }
-    difference = report.gain(arms, "a", "b")
+    difference = gain(arms, "a", "b")
     assert difference["values"] == [1.0, 3.0, 2.0]
     assert (difference["mean"], difference["std"], difference["n"]) == (2.0, 1.0, 3)
     assert difference["text"] == "+2.00 ± 1.00 points (n = 3; +1.00, +3.00, +2.00)"
-    assert report.verdict(difference) == judged(np.array([1.0, 3.0, 2.0])) == "not shown"
+    assert verdict(difference) == judged(np.array([1.0, 3.0, 2.0])) == "not shown"
     with pytest.raises(HorkdError, match="a and late have no seed in common"):
-        report.gain(arms, "a", "late")
+        gain(arms, "a", "late")
 
 
 # The batch
@@ -1231,8 +1238,8 @@ def notebooks() -> list[str]:
 def nothing_runs(monkeypatch):
     """`reproduce` with a kernel that does nothing."""
     pytest.importorskip("papermill")
-    monkeypatch.setattr(batch, "_source_digest", lambda package: "fixed")
-    monkeypatch.setattr(batch, "_run", lambda notebook, out: {"seconds": 0.0, "files": []})
+    monkeypatch.setattr(reproduce_, "_source_digest", lambda package: "fixed")
+    monkeypatch.setattr(reproduce_, "_run", lambda notebook, out: {"seconds": 0.0, "files": []})
 
 
 SPECIAL = {"06_faces", "07_metric_learning"}
@@ -1259,7 +1266,7 @@ def test_a_preset_runs_the_notebooks_that_it_has_runs_for(
 ):
     """`left` is the notebooks on a study of their own: those alone, beside all others, or none."""
     usual = [name for name in notebooks() if name not in SPECIAL]
-    result = batch.reproduce(preset, data, out=tmp_path)
+    result = reproduce_.reproduce(preset, data, out=tmp_path)
     if left is None:
         expected = set(usual)
     elif left == SPECIAL:
@@ -1273,13 +1280,13 @@ def test_a_preset_runs_the_notebooks_that_it_has_runs_for(
 @pytest.mark.parametrize(("preset", "only"), [("metric", "02"), ("cpu", "07"), ("faces", "07")])
 def test_a_notebook_that_is_asked_for_is_run(preset, only, nothing_runs, tmp_path):
     (name,) = (name for name in notebooks() if name.startswith(only))
-    result = batch.reproduce(preset, only=[only], out=tmp_path)
+    result = reproduce_.reproduce(preset, only=[only], out=tmp_path)
     assert result.done == (name,)
 
 
 def test_every_notebook_with_a_study_of_its_own_is_there():
-    assert set(batch.SHOWS) <= set(notebooks())
-    assert dict(batch.SHOWS) == {"06_faces": "faces", "07_metric_learning": "metric"}
+    assert set(reproduce_.SHOWS) <= set(notebooks())
+    assert dict(reproduce_.SHOWS) == {"06_faces": "faces", "07_metric_learning": "metric"}
 
 
 @pytest.mark.parametrize(
@@ -1302,7 +1309,7 @@ def test_every_notebook_with_a_study_of_its_own_is_there():
 def test_names_of_reports(preset, data, name, nothing_runs, tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "reports_dir", lambda: tmp_path)
     (first, *_) = (one for one in notebooks() if one.startswith("07"))
-    result = batch.reproduce(preset, data, only=[first])
+    result = reproduce_.reproduce(preset, data, only=[first])
     assert result.out.parent == tmp_path
     pattern = re.escape(name).replace(re.escape("????"), "[0-9a-f]{4}")
     assert re.fullmatch(pattern, result.out.name)
@@ -1312,7 +1319,7 @@ def test_names_of_reports(preset, data, name, nothing_runs, tmp_path, monkeypatc
 def test_folders_of_one_name_have_reports_of_their_own(nothing_runs, tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "reports_dir", lambda: tmp_path)
     found_ = [
-        batch.reproduce("metric-paper", data, only=["07"])
+        reproduce_.reproduce("metric-paper", data, only=["07"])
         for data in ("folder:/a/birds", "folder:/b/birds", "folder:/a/birds")
     ]
     assert found_[0].out == found_[2].out != found_[1].out
@@ -1322,17 +1329,17 @@ def test_the_command_of_a_report_can_be_pasted():
     own = {"preset": "metric-paper", "data": "folder:/a/b c", "out": "x"}
     start = ["python", "-m", "horkd", "reproduce", "--preset", "metric-paper"]
     start += ["--data", "folder:/a/b c"]
-    assert shlex.split(batch._command(own, {})) == start
+    assert shlex.split(reproduce_._command(own, {})) == start
     extra = {"title": "it's $HOME; *", "teacher_weights": "/my own/net 1.pth", "count": 3}
-    assert shlex.split(batch._command(own, extra)) == [
+    assert shlex.split(reproduce_._command(own, extra)) == [
         *start, "--teacher-weights", "net 1.pth", "-p", "count=3", "-p", "title=it's $HOME; *",
     ]  # fmt: skip
-    plain = batch._command({"preset": "quick", "data": "glyphs", "out": "x"}, {"count": 3})
+    plain = reproduce_._command({"preset": "quick", "data": "glyphs", "out": "x"}, {"count": 3})
     assert plain == "python -m horkd reproduce --preset quick --data glyphs -p count=3"
 
 
 def test_the_report_shows_the_command(nothing_runs, tmp_path):
-    result = batch.reproduce("metric-paper", "folder:/a/b c", only=["07"], out=tmp_path)
+    result = reproduce_.reproduce("metric-paper", "folder:/a/b c", only=["07"], out=tmp_path)
     (line,) = (x for x in result.report.read_text().splitlines() if x.startswith("python -m horkd"))
     words = shlex.split(line)
     assert words[words.index("--data") + 1] == "folder:/a/b c"

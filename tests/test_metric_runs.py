@@ -19,28 +19,32 @@ from safetensors.torch import save_file
 from test_runs import assert_same, interrupted
 from torch import Tensor
 
-from horkd import cli, data, evaluate, pretrained, retrieval, runs, studies, work
+from horkd import cli, data, evaluate, storage
+from horkd import predict as predict_
 from horkd.data import Batches, Dataset, FileBatches, ImageSet, load_dataset, training_images
 from horkd.data.batches import balanced_order
 from horkd.data.glyphs import CHARACTERS, render
+from horkd.data.retrieval import listing_digest
+from horkd.degradation import Degradation
 from horkd.errors import HorkdError
-from horkd.models import ModelSpec, Network, load_network, save_network
+from horkd.lab import looks as looks_
+from horkd.lab import runner, work
+from horkd.lab.config import RunConfig, _set_fields, config_from_dict
+from horkd.lab.looks import _PREDICTED, Look, open_set
+from horkd.lab.pace import _images, learner_macs
+from horkd.lab.store import Run, export, read
+from horkd.machine import seeded
+from horkd.networks import weights as weights_
+from horkd.networks.network import ModelSpec, Network, load_network, save_network
+from horkd.networks.weights import load_pretrained
 from horkd.objectives import Objective, Triplet
 from horkd.paper import TABLE_4
-from horkd.presets import METRIC_ORDERS, PRESETS, get_preset
-from horkd.resolution import Degradation
-from horkd.runs import Look, RunConfig, config_from_dict, open_set
-from horkd.studies import (
-    STUDIES,
-    choose,
-    configure,
-    queue,
-    seeds,
-    study,
-    usual_exports,
-    with_teacher,
-)
-from horkd.train import Diverged, Recipe, Task, fit, main_metric, new_state, seeded
+from horkd.protocols import retrieval
+from horkd.studies import teacher as teacher_
+from horkd.studies.presets import METRIC_ORDERS, PRESETS, get_preset
+from horkd.studies.study import STUDIES, choose, configure, queue, seeds, study, usual_exports
+from horkd.studies.teacher import with_teacher
+from horkd.training import Diverged, Recipe, Task, fit, main_metric, new_state
 
 #: Classes of the three splits, and images of each class.
 TRAIN, HELD, TESTED, EACH = 6, 4, 5, 8
@@ -74,8 +78,8 @@ def load(name: str, per_class: int | None = None) -> Dataset:
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     tiny.patch(monkeypatch)
-    monkeypatch.setattr(runs, "load_dataset", load)
-    runs._PREDICTED.clear()
+    tiny.patch_data(monkeypatch, load)
+    _PREDICTED.clear()
 
 
 def teacher(**changes) -> RunConfig:
@@ -117,15 +121,15 @@ def folder(tmp_path_factory) -> Path:
     """Runs of the teacher and the student, never interrupted."""
     with pytest.MonkeyPatch.context() as patch:
         tiny.patch(patch)
-        patch.setattr(runs, "load_dataset", load)
+        tiny.patch_data(patch, load)
         folder = tmp_path_factory.mktemp("runs")
         tiny.run(student(), folder)
         return folder
 
 
 @pytest.fixture
-def finished(folder) -> runs.Run:
-    return runs.read(student(), folder)
+def finished(folder) -> Run:
+    return read(student(), folder)
 
 
 def copied(folder: Path, target: Path, config: RunConfig) -> Path:
@@ -357,7 +361,7 @@ def test_defaults_leave_older_keys_as_they_are():
     config = tiny.student()
     assert config.recipe.optimizer == "sgd"
     assert (config.recipe.per_class, config.recipe.batches) == (0, None)
-    names = runs._set_fields(config)
+    names = _set_fields(config)
     assert not {"normalized", "backbone", "select"} & set(names)
     keys = {replace(config, **c).key for c in ({}, {"normalized": True}, {"select": "test"})}
     changes = ({"optimizer": "adam"}, {"per_class": 2}, {"batches": 3})
@@ -440,7 +444,7 @@ def test_an_interrupted_run_ends_as_one_that_was_not(name, folder, tmp_path):
 def test_the_state_of_adam_is_all_there(folder, tmp_path):
     interrupted(teacher(), tmp_path, Objective, "forward", 6, after=False)
     path = tmp_path / teacher().name / "state.safetensors"
-    tensors, _ = runs.storage.load_tensors(path)
+    tensors, _ = storage.load_tensors(path)
     parameters = list(Network(ModelSpec("resnet8x0.5", 0, 16)).parameters())
     for i, p in enumerate(parameters):
         assert tensors[f"optimizer.{i}.exp_avg"].shape == p.shape
@@ -449,12 +453,12 @@ def test_the_state_of_adam_is_all_there(folder, tmp_path):
 
 
 def test_a_state_of_an_earlier_version_is_set_aside(folder, tmp_path):
-    whole = runs.read(teacher(), folder)
+    whole = read(teacher(), folder)
     interrupted(teacher(), tmp_path, Objective, "forward", 6, after=False)
     path = tmp_path / teacher().name / "state.safetensors"
-    tensors, metadata = runs.storage.load_tensors(path)
+    tensors, metadata = storage.load_tensors(path)
     old = {n.replace("optimizer.", "momentum."): t for n, t in tensors.items()}
-    runs.storage.save_tensors(path, old, metadata)
+    storage.save_tensors(path, old, metadata)
     with warnings.catch_warnings(record=True):
         warnings.simplefilter("always")
         again = tiny.run(teacher(), tmp_path)
@@ -472,8 +476,8 @@ def test_answers_kept_for_balanced_batches_change_nothing(views, folder, tmp_pat
         on = replace(tiny.SETTINGS, cache=cache[:3].strip())
         if cache == "on again":  # answers of other batches of the same images are there
             plain = replace(recipe, per_class=0, batches=None)
-            runs.run(replace(config, recipe=plain), on, tmp_path / cache)
-        found.append(runs.run(config, on, tmp_path / cache).record)
+            runner.run(replace(config, recipe=plain), on, tmp_path / cache)
+        found.append(runner.run(config, on, tmp_path / cache).record)
     for other in found[1:]:
         assert [e["epoch"] for e in other["history"]] == [1, 2, 3]
         for ours, theirs in zip(other["history"], found[0]["history"], strict=True):
@@ -483,8 +487,8 @@ def test_answers_kept_for_balanced_batches_change_nothing(views, folder, tmp_pat
 GAPS = Degradation(16)
 
 
-def answered(config: RunConfig, cache: str, folder: Path) -> runs.Run:
-    return runs.run(config, replace(tiny.SETTINGS, cache=cache), folder)
+def answered(config: RunConfig, cache: str, folder: Path) -> Run:
+    return runner.run(config, replace(tiny.SETTINGS, cache=cache), folder)
 
 
 def of_gaps(**changes) -> tuple[RunConfig, RunConfig]:
@@ -506,7 +510,7 @@ def gaps(monkeypatch) -> Dataset:
     assert whole.whole is None
     assert len(train) == 80 * 8
     assert int(train.ids.max()) > len(train)
-    monkeypatch.setattr(runs, "load_dataset", lambda name, per_class=None: whole)
+    tiny.patch_data(monkeypatch, lambda name, per_class=None: whole)
     return whole
 
 
@@ -532,12 +536,12 @@ def test_kept_answers_of_a_part_without_a_whole_are_of_its_own_crops(optimizer, 
     assert [file.name for file in files] == ["view-0.safetensors", "view-1.safetensors"]
     network = trained.network()
     for number, file in enumerate(files):
-        tensors, _ = runs.storage.load_tensors(file)
+        tensors, _ = storage.load_tensors(file)
         batches = Batches(gaps.train, 32, 2, gaps.flip, 2)
         shown, labels = zip(*batches.epoch(11, number), strict=True)
         order = batches.order(11)
         assert torch.equal(gaps.train.labels[order], torch.cat(labels))
-        want = evaluate.predict(network, torch.cat(shown), gaps, GAPS).features
+        want = predict_.predict(network, torch.cat(shown), gaps, GAPS).features
         kept = next(t for name, t in tensors.items() if "features" in name)
         assert len(kept) == len(gaps.train)
         torch.testing.assert_close(kept[order].float(), want, atol=1e-3, rtol=1e-3)
@@ -546,15 +550,15 @@ def test_kept_answers_of_a_part_without_a_whole_are_of_its_own_crops(optimizer, 
 def test_kept_answers_of_a_folder_are_of_its_photos(birds, tmp_path):
     """Other photos under the same names are other images: what was said of them is not read."""
     frozen, root = teacher(), tmp_path / "birds"
-    stub = runs.Run(frozen, tmp_path, {"files": {"model": "a digest"}})
+    stub = Run(frozen, tmp_path, {"files": {"model": "a digest"}})
     settings = replace(tiny.SETTINGS, cache="on")
     network = Network(ModelSpec("resnet8x0.5", 0, 16))
 
     def kept(name: str, **changes) -> Path:
-        runs.listing_digest.cache_clear()
+        listing_digest.cache_clear()
         config = student(data=name, frozen=teacher(data=name), **changes)
         whole = load_dataset(name) if name.startswith("folder:") else disjoint()
-        return runs._answers(config, stub, network, whole, settings, tmp_path)
+        return runner._answers(config, stub, network, whole, settings, tmp_path)
 
     first = kept(birds)
     assert first.parent == tmp_path / ".frozen"
@@ -569,7 +573,7 @@ def test_kept_answers_of_a_folder_are_of_its_photos(birds, tmp_path):
     (root / "01" / "2.png").rename(root / "01" / "9.png")
     assert kept(birds) != first
     (root / "01" / "9.png").rename(root / "01" / "2.png")
-    runs.listing_digest.cache_clear()
+    listing_digest.cache_clear()
     other = kept("glyphs-disjoint")
     Image.new("RGB", (90, 30)).save(photo)
     assert kept("glyphs-disjoint") == other
@@ -747,12 +751,12 @@ def retrieved(network: Network, size: int = 16) -> dict:
 
 
 def test_real_scores_are_recall_at_1(folder):
-    record = runs.read(teacher(), folder).record
+    record = read(teacher(), folder).record
     scores = [entry["validation"]["recall1"] for entry in record["history"]]
     epoch = record["results"]["selected"]["epoch"]
     assert epoch == 1 + scores.index(max(scores))
-    network, whole = runs.read(teacher(), folder).network(), disjoint()
-    found = evaluate.predict(network, whole.validation.central, whole, Degradation(16)).features
+    network, whole = read(teacher(), folder).network(), disjoint()
+    found = predict_.predict(network, whole.validation.central, whole, Degradation(16)).features
     rates = retrieval.measure(found, whole.validation.labels)
     assert max(scores) == rates["recall"]["1"]
     assert record["results"]["selected"]["score"]["n"] == HELD * EACH
@@ -765,7 +769,7 @@ def test_without_validation_all_classes_train(select, tmp_path):
     config = teacher(select=select, validation=False, recipe=ONE, head="cosface", normalized=False)
     run = tiny.run(config, tmp_path)
     assert run.record["training_images"] == (TRAIN + HELD) * EACH
-    extras, _ = runs.storage.load_tensors(run.folder / "objective.safetensors")
+    extras, _ = storage.load_tensors(run.folder / "objective.safetensors")
     assert extras["head.W"].shape == (16, TRAIN + HELD)
     train = disjoint().training(validation=False)
     assert train.labels.bincount().tolist() == [EACH] * (TRAIN + HELD)
@@ -836,28 +840,26 @@ def test_classifiers_can_be_selected_too(tmp_path):
 
 def test_normalized_networks_end_in_unit_vectors(folder, finished):
     whole = disjoint()
-    network = runs.read(teacher(), folder).network()
+    network = read(teacher(), folder).network()
     assert network.spec == ModelSpec("resnet8x0.5", 0, 16, unit=True)
-    found = evaluate.predict(network, whole.test.central, whole, Degradation(16)).features
+    found = predict_.predict(network, whole.test.central, whole, Degradation(16)).features
     torch.testing.assert_close(found.norm(dim=1), torch.ones(len(found)))
-    other = evaluate.predict(finished.network(), whole.test.central, whole, Degradation(8)).features
+    other = predict_.predict(finished.network(), whole.test.central, whole, Degradation(8)).features
     assert not finished.network().spec.unit
     assert (other.norm(dim=1) - 1).abs().max() > 0.01
 
 
 def test_exported_students_can_be_loaded(folder, finished, tmp_path):
-    for run, size in ((runs.read(teacher(), folder), 16), (finished, 8)):
+    for run, size in ((read(teacher(), folder), 16), (finished, 8)):
         path = tmp_path / f"{size}.safetensors"
-        runs.export(run, path)
+        export(run, path)
         network = load_network(path)
         assert network.spec == run.network().spec
         x = torch.randn(4, 3, size, size, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
             ours, theirs = network(x).features, run.network()(x).features
         torch.testing.assert_close(ours, theirs, atol=0.02, rtol=0.02)
-        torch.testing.assert_close(
-            pretrained.load_pretrained(path, run.network().spec)(x).features, ours
-        )
+        torch.testing.assert_close(load_pretrained(path, run.network().spec)(x).features, ours)
 
 
 METHODS = {
@@ -896,8 +898,8 @@ def test_backbones_start_from_what_is_named(monkeypatch, folder, tmp_path):
             for p in network.parameters():
                 p.fill_(0.125)
 
-    monkeypatch.setattr(runs.pretrained, "start_backbone", start)
-    monkeypatch.setattr(runs.pretrained, "imagenet_name", lambda model: f"weights of {model}")
+    monkeypatch.setattr("horkd.lab.runner.start_backbone", start)
+    monkeypatch.setattr("horkd.lab.runner.imagenet_name", lambda model: f"weights of {model}")
     still = replace(ONE, learning_rate=1e-12)
     config = teacher(backbone="imagenet", recipe=still)
     assert config.key != teacher(recipe=still).key
@@ -926,7 +928,7 @@ def eighths(monkeypatch) -> list[str]:
             for p in network.parameters():
                 p.mul_(0.125)
 
-    monkeypatch.setattr(runs.pretrained, "start_backbone", start)
+    monkeypatch.setattr("horkd.lab.runner.start_backbone", start)
     return asked
 
 
@@ -978,7 +980,7 @@ def test_our_own_networks_have_no_imagenet_weights(tmp_path):
 
 def features(network: Network, size: int, images: ImageSet | None = None) -> Tensor:
     images = images or disjoint().test
-    return evaluate.predict(network, images.central, disjoint(), Degradation(size)).features
+    return predict_.predict(network, images.central, disjoint(), Degradation(size)).features
 
 
 def test_retrieve_is_measure_of_the_features(finished):
@@ -998,8 +1000,8 @@ def test_retrieve_is_measure_of_the_features(finished):
 
 def test_features_of_a_run_are_what_its_network_says(folder):
     for config, size in ((student(), 8), (teacher(), 16)):
-        run = runs.read(config, folder)
-        found = runs.features(run, tiny.SETTINGS)
+        run = read(config, folder)
+        found = looks_.features(run, tiny.SETTINGS)
         assert (found.shape, found.device.type) == ((TESTED * EACH, 16), "cpu")
         whole = disjoint()
         levels = Degradation(size)(whole.test.images) / 255
@@ -1028,7 +1030,7 @@ def test_pixels_are_found_by_a_loop_over_images(folder):
     for i, query in enumerate(images):
         others = [((query - other).norm().item(), j) for j, other in enumerate(images) if j != i]
         hits += labels[min(others)[1]] == labels[i]
-    run = runs.read(student(), folder)
+    run = read(student(), folder)
     look = Look("pixels", "glyphs-disjoint", Degradation(8))
     [found] = open_set(run, [look], tiny.SETTINGS)
     assert found["recall"]["1"] == pytest.approx(100 * hits / len(labels))
@@ -1046,7 +1048,7 @@ def test_pixels_refuse():
 
 def test_looks_at_retrieval_are_kept(folder, tmp_path, monkeypatch):
     copied(folder, tmp_path, student())
-    run = runs.read(student(), tmp_path)
+    run = read(student(), tmp_path)
     looks = [
         Look("retrieval", "glyphs-disjoint", Degradation(8)),
         Look("retrieval", "glyphs-disjoint", Degradation(8), Degradation(12)),
@@ -1057,9 +1059,9 @@ def test_looks_at_retrieval_are_kept(folder, tmp_path, monkeypatch):
         want = evaluate.retrieve(network, disjoint(), look.degradation, look.other)
         assert result == json.loads(json.dumps(want))
     assert (run.folder / "open_set.json").is_file()
-    monkeypatch.setattr(runs, "load_dataset", None)
+    tiny.patch_data(monkeypatch, None)
     assert open_set(run, looks, tiny.SETTINGS) == found
-    monkeypatch.setattr(runs, "load_dataset", load)
+    tiny.patch_data(monkeypatch, load)
     with pytest.raises(HorkdError, match="glyphs has no test classes of its own"):
         open_set(run, [Look("retrieval", "glyphs", Degradation(8))], tiny.SETTINGS)
 
@@ -1073,7 +1075,7 @@ def test_queries_in_the_teachers_index(wide, folder, tmp_path, monkeypatch):
     config = student(embedding=24 if wide else 16, recipe=ONE)
     run = tiny.run(config, tmp_path)
     (found,) = open_set(run, [ACROSS], tiny.SETTINGS)
-    own, index = run.network(), runs.read(teacher(), tmp_path).network()
+    own, index = run.network(), read(teacher(), tmp_path).network()
     test, train = disjoint().test, disjoint().train
     labels, itself = test.labels, torch.arange(len(test))
     queries, gallery = features(own, 8), features(index, 16)
@@ -1082,7 +1084,7 @@ def test_queries_in_the_teachers_index(wide, folder, tmp_path, monkeypatch):
     as_is = None if wide else retrieval.measure(queries, labels, gallery, labels, itself)
     want = {"as_is": as_is, "aligned": aligned, "aligned_by": len(train)}
     assert found == json.loads(json.dumps(want))
-    monkeypatch.setattr(runs, "load_dataset", None)
+    tiny.patch_data(monkeypatch, None)
     assert open_set(run, [ACROSS], tiny.SETTINGS) == [found]
 
 
@@ -1101,13 +1103,13 @@ def test_across_by_hand():
 
 
 def test_across_needs_a_teacher(folder, tmp_path):
-    run = runs.read(teacher(), folder)
+    run = read(teacher(), folder)
     with pytest.raises(HorkdError, match="has no teacher whose index it could query") as error:
         open_set(run, [ACROSS], tiny.SETTINGS)
     one_line(error)
     copied(folder, tmp_path, student())
     with pytest.raises(HorkdError, match=r"the teacher .* is not there") as error:
-        open_set(runs.read(student(), tmp_path), [ACROSS], tiny.SETTINGS)
+        open_set(read(student(), tmp_path), [ACROSS], tiny.SETTINGS)
     one_line(error)
 
 
@@ -1370,11 +1372,11 @@ def test_a_teacher_from_a_file(birds, tmp_path):
     preset = get_preset("metric-paper", birds)
     with pytest.warns(UserWarning, match="taken for a classifier and left out"):
         known = with_teacher(preset, path, "torchvision:resnet18", "half")
-    assert known.metric.weights == pretrained.digest(path)
+    assert known.metric.weights == weights_.digest(path)
     assert known.metric.mean == (0.5,) * 3
     teacher = named(known, "teacher")
     assert (teacher.model, teacher.normalized) == ("torchvision:resnet18", True)
-    found = runs.read(teacher)
+    found = read(teacher)
     assert found.record["results"]["test"]["queries"] == 30
     assert found.network().width == 512
     quick = replace(RECIPE, epochs=1, batches=2, batch_size=6, per_class=3, crop=2)
@@ -1424,14 +1426,14 @@ def test_a_teacher_that_ends_in_an_embedding(birds, tmp_path):
     assert (teacher.embedding, named(known, "student 12 direct").embedding) == (24, 24)
     x = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
-        ours, want = runs.read(teacher).network()(x).features, theirs(x)
+        ours, want = read(teacher).network()(x).features, theirs(x)
     torch.testing.assert_close(ours, want / want.norm(dim=1, keepdim=True))
     with pytest.warns(UserWarning, match=r"fc\.weight \(24×512\) is taken for a classifier"):
         pooled = with_teacher(preset, path, "timm:resnet18")
     assert named(pooled, "teacher").key != teacher.key
 
     again = tmp_path / "ours.safetensors"  # what horkd exports is named with its width, too
-    save_network(again, runs.read(teacher).network())
+    save_network(again, read(teacher).network())
     known = with_teacher(preset, again, "timm:resnet18@24")
     assert named(known, "student 12").embedding == 24
     with pytest.raises(HorkdError, match=r"name what it holds \(timm:resnet18@24\)") as error:
@@ -1446,9 +1448,9 @@ def test_a_teacher_that_ends_in_an_embedding(birds, tmp_path):
 
 def test_every_method_fits_a_given_teacher(monkeypatch, tmp_path):
     """ResNet50's 2048 features: students take that width, for the index as for MKD absolute."""
-    monkeypatch.setattr(studies, "import_network", lambda *_: None)
+    monkeypatch.setattr("horkd.studies.teacher.import_network", lambda *_: None)
     (tmp_path / "weights.pth").write_bytes(b"weights")
-    given = studies.with_teacher(get_preset("metric-paper"), tmp_path / "weights.pth")
+    given = teacher_.with_teacher(get_preset("metric-paper"), tmp_path / "weights.pth")
     for arm in ("MKD absolute 256", "student 96 for the index"):
         assert named(given, arm).embedding == 2048
 
@@ -1468,12 +1470,12 @@ def test_a_runs_folder_lies_right_below_the_folder_of_all_runs(name, tmp_path):
 def test_costs_count_what_a_run_is_shown():
     config = named(get_preset("metric"), "student 16")
     recipe = config.recipe
-    assert work._images(config) == recipe.batches * recipe.batch_size
+    assert _images(config) == recipe.batches * recipe.batch_size
     spec = ModelSpec(config.model, 0)
     macs = work.macs_of(spec, 16)
-    assert work.learner_macs(config) == 3 * macs * work._images(config) * recipe.epochs
+    assert learner_macs(config) == 3 * macs * _images(config) * recipe.epochs
     plain = replace(config, recipe=replace(recipe, batches=None))
-    assert work._images(plain) == training_images("glyphs-disjoint")
+    assert _images(plain) == training_images("glyphs-disjoint")
     assert work.headline({"recall": {"1": 12.345}}) == "Recall@1 12.35"
     assert work.headline({"top1": 1.0}) == "top-1 1.00"
     assert work.headline({"accuracy": 1.0}) == "verification 1.00"

@@ -10,15 +10,8 @@ from torchvision.models import resnet18, resnet50
 from torchvision.models.vgg import cfgs, make_layers
 
 from horkd.errors import HorkdError
-from horkd.models import (
-    ARCHITECTURES,
-    ModelSpec,
-    Network,
-    load_network,
-    macs,
-    parameters,
-    save_network,
-)
+from horkd.networks.architectures import ARCHITECTURES
+from horkd.networks.network import ModelSpec, Network, load_network, macs, parameters, save_network
 from horkd.storage import DamagedFile, save_tensors
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from horkd.baselines import Baselines
 from horkd.errors import HorkdError
 from horkd.losses import HybridOrderLoss
-from horkd.models import Output
+from horkd.networks.network import Output
 from horkd.objectives import Frozen, Objective
 
 N, WIDTH = 6, 5

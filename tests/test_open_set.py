@@ -14,27 +14,20 @@ from PIL import Image
 
 from horkd import data as package
 from horkd import evaluate
-from horkd.data import (
-    Batches,
-    Dataset,
-    FileBatches,
-    ImageSet,
-    PhotoFiles,
-    load_dataset,
-    normalise,
-    open_set,
-)
+from horkd.data import Batches, Dataset, FileBatches, ImageSet, PhotoFiles, load_dataset, normalise
+from horkd.data import faces as face_data
 from horkd.data.batches import _hash
-from horkd.data.faces import load_lfw, load_lfw_view1
+from horkd.data.faces import is_faces, load_faces, parse, verification_set, whole_of
 from horkd.data.glyphs import CHARACTERS, render
-from horkd.data.open_set import is_faces, load_faces, parse, verification_set, whole_of
+from horkd.data.lfw import load_lfw, load_lfw_view1
 from horkd.data.photos import FULL_CROP
+from horkd.degradation import Degradation
 from horkd.errors import HorkdError
-from horkd.evaluate import chunk, embed, predict, statistics, verify
-from horkd.models import ModelSpec, Network
-from horkd.resolution import Degradation
-from horkd.train import Task
-from horkd.verification import auc, cosine, eer, k_fold, roc, summary, tar_at_far
+from horkd.evaluate import verify
+from horkd.networks.network import ModelSpec, Network
+from horkd.predict import chunk, embed, predict, statistics
+from horkd.protocols.verification import auc, cosine, eer, k_fold, roc, summary, tar_at_far
+from horkd.training import Task
 
 FOLDS, PEOPLE, PHOTOS = 10, 6, 3  # of each fold, of each person
 
@@ -84,7 +77,7 @@ def pairs_of(names: list[str]) -> list[str]:
 
 def forget() -> None:
     """Data sets are kept by name for a process; the folder changes from test to test."""
-    for function in (load_dataset, open_set._lfw, open_set._decoded, open_set._uccs):
+    for function in (load_dataset, face_data._lfw, face_data._decoded, face_data._uccs):
         function.cache_clear()
 
 
@@ -351,7 +344,7 @@ def test_people_of_lfw_are_left_out_of_a_training_set_with_names(tmp_path, monke
     assert train.labels.bincount().tolist() == [2] * 4
     for file, label in zip(train.files, train.labels.tolist(), strict=True):
         assert Path(file).parent.name == train.classes[label]
-    whole = open_set.load_training_faces("umdfaces", size=16, margin=train.margin)
+    whole = face_data.load_training_faces("umdfaces", size=16, margin=train.margin)
     place = [whole.files.index(file) for file in train.files]
     assert torch.equal(train.load(), whole.load()[place])  # boxes went with their photos
 

@@ -7,15 +7,17 @@ import pytest
 import tiny
 import torch
 
-from horkd import remembered, runs, storage
+from horkd import answers, storage
+from horkd.answers import Remembered
 from horkd.data import Batches
+from horkd.degradation import Degradation
 from horkd.errors import HorkdError
-from horkd.models import Output
+from horkd.lab import runner
+from horkd.lab.config import RunConfig
+from horkd.lab.store import Run
+from horkd.networks.network import Output, save_network
 from horkd.objectives import Frozen, Objective
-from horkd.remembered import Remembered
-from horkd.resolution import Degradation
-from horkd.runs import RunConfig
-from horkd.train import Task
+from horkd.training import Diverged, Task
 
 ON = replace(tiny.SETTINGS, cache="on")
 EPOCHS = tiny.RECIPE.epochs
@@ -42,7 +44,7 @@ def passes(monkeypatch) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory) -> runs.Run:
+def plain(tmp_path_factory) -> Run:
     """The student's run (after its teacher's) without a cache."""
     with pytest.MonkeyPatch.context() as patch:
         tiny.patch(patch)
@@ -58,15 +60,15 @@ def with_teacher(plain, tmp_path) -> Path:
     return tmp_path
 
 
-def with_cache(config: RunConfig, folder: Path) -> runs.Run:
-    return runs.run(config, ON, folder)
+def with_cache(config: RunConfig, folder: Path) -> Run:
+    return runner.run(config, ON, folder)
 
 
 def kept(folder: Path) -> list[Path]:
     return sorted((folder / ".frozen").glob("*/*"))
 
 
-def assert_same(run: runs.Run, other: runs.Run) -> None:
+def assert_same(run: Run, other: Run) -> None:
     """Digests stand for every weight; only settings and seconds may differ."""
     differing = {"settings", "seconds"}
     mine, theirs = (
@@ -313,7 +315,7 @@ def test_the_very_weights_count_and_not_the_configuration(with_teacher, passes):
     folder = with_teacher / tiny.teacher().name
     record = storage.load_json(folder / "record.json")
     network = tiny.network("resnet8x0.5", seed=7)
-    runs.save_network(folder / "model.safetensors", network, key=tiny.teacher().key)
+    save_network(folder / "model.safetensors", network, key=tiny.teacher().key)
     record["files"]["model.safetensors"] = storage.tensor_digest(network.state_dict())
     storage.save_json(folder / "record.json", record)
     passes.clear()
@@ -329,7 +331,7 @@ def test_answers_of_another_machines_arithmetic_are_not_shared(field, with_teach
     passes.clear()
     other = {"precision": "bf16", "channels_last": "off"}[field]
     settings = replace(ON, **{field: other})
-    run = runs.run(kd_student(recipe=SHORT, temperature=2.0), settings, with_teacher)
+    run = runner.run(kd_student(recipe=SHORT, temperature=2.0), settings, with_teacher)
     assert run.record["seconds"]["frozen_answers_read"] == []
     assert len(passes) == 4
 
@@ -417,7 +419,7 @@ def test_epochs_that_were_read_are_remembered_over_an_interruption(with_teacher,
 
 def test_a_diverging_epoch_is_not_kept(with_teacher):
     recipe = replace(tiny.RECIPE, learning_rate=1e18)
-    with pytest.raises(runs.Diverged) as caught:
+    with pytest.raises(Diverged) as caught:
         with_cache(kd_student(recipe=recipe), with_teacher)
     assert len(kept(with_teacher)) == caught.value.epoch - 1
 
@@ -444,20 +446,20 @@ def test_the_folder_may_be_deleted(plain, with_teacher):
     [("off", 2**30, False), ("on", 0, True), ("auto", 2**30, True), ("auto", 0, False)],
 )
 def test_auto_keeps_what_is_not_too_large(cache, largest, keeps, with_teacher, monkeypatch):
-    monkeypatch.setattr(remembered, "LARGEST", largest)
+    monkeypatch.setattr(answers, "LARGEST", largest)
     settings = replace(tiny.SETTINGS, cache=cache)
-    runs.run(kd_student(recipe=SHORT), settings, with_teacher)
+    runner.run(kd_student(recipe=SHORT), settings, with_teacher)
     assert bool(kept(with_teacher)) is keeps
 
 
 def test_auto_counts_bytes_of_all_epochs(with_teacher, monkeypatch):
     size = 4 * EPOCHS * 48 * (32 + tiny.CLASSES)
     settings = replace(tiny.SETTINGS, cache="auto")
-    monkeypatch.setattr(remembered, "LARGEST", size - 1)
-    runs.run(kd_student(), settings, with_teacher)
+    monkeypatch.setattr(answers, "LARGEST", size - 1)
+    runner.run(kd_student(), settings, with_teacher)
     assert not kept(with_teacher)
-    monkeypatch.setattr(remembered, "LARGEST", size)
-    runs.run(tiny.student(), settings, with_teacher)
+    monkeypatch.setattr(answers, "LARGEST", size)
+    runner.run(tiny.student(), settings, with_teacher)
     tensors = [storage.load_tensors(p)[0] for p in kept(with_teacher)]
     assert sum(4 * t.numel() for each in tensors for t in each.values()) == size
 
@@ -476,7 +478,7 @@ def views_of(folder: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_views_are_kept_in_the_precision_that_is_worth_keeping(with_teacher, precision):
     settings = replace(ON, precision=precision)
-    runs.run(tiny.student(recipe=VIEWS), settings, with_teacher)
+    runner.run(tiny.student(recipe=VIEWS), settings, with_teacher)
     found = views_of(with_teacher)
     assert sorted(found) == ["view-0.safetensors", "view-1.safetensors"]
     kinds = {features.dtype for features in found.values()}
@@ -485,7 +487,7 @@ def test_views_are_kept_in_the_precision_that_is_worth_keeping(with_teacher, pre
 
 def test_numbers_too_large_for_float16_stay_float32(tmp_path):
     big = torch.tensor([[7e4, 1.0]])
-    got = remembered.of_view(
+    got = answers.of_view(
         tmp_path / "view-0.safetensors", lambda a, b: Output(big, big / 1e4), 1, half=True
     )
     assert (got.features.dtype, got.logits.dtype) == (torch.float32, torch.float16)
@@ -493,7 +495,7 @@ def test_numbers_too_large_for_float16_stay_float32(tmp_path):
 
 
 def test_a_view_is_computed_in_parts_and_goes_on_from_the_last_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(remembered, "PART", 10)
+    monkeypatch.setattr(answers, "PART", 10)
     path, asked = tmp_path / "view-0.safetensors", []
     numbers = torch.arange(37.0)[:, None]
 
@@ -504,9 +506,9 @@ def test_a_view_is_computed_in_parts_and_goes_on_from_the_last_one(tmp_path, mon
         return Output(numbers[first:last] * 2, numbers[first:last])
 
     with pytest.raises(KeyboardInterrupt):
-        remembered.of_view(path, lambda a, b: look(a, b, 20), 37, half=False)
+        answers.of_view(path, lambda a, b: look(a, b, 20), 37, half=False)
     assert not path.exists()
-    got = remembered.of_view(path, look, 37, half=False)
+    got = answers.of_view(path, look, 37, half=False)
     assert asked == [(0, 10), (10, 20), (20, 30), (20, 30), (30, 37)]
     assert torch.equal(got.features, numbers * 2)
     assert torch.equal(got.logits, numbers)
@@ -515,7 +517,7 @@ def test_a_view_is_computed_in_parts_and_goes_on_from_the_last_one(tmp_path, mon
 
 
 def test_a_damaged_part_is_computed_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(remembered, "PART", 2)
+    monkeypatch.setattr(answers, "PART", 2)
     path, numbers = tmp_path / "v.safetensors", torch.arange(4.0)[:, None]
 
     def broken(first: int, last: int) -> Output:
@@ -524,31 +526,29 @@ def test_a_damaged_part_is_computed_again(tmp_path, monkeypatch):
         return Output(numbers[first:last], numbers[first:last])
 
     with pytest.raises(KeyboardInterrupt):
-        remembered.of_view(path, broken, 4, half=False)
+        answers.of_view(path, broken, 4, half=False)
     (part,) = tmp_path.glob("v.0-2.safetensors")
     part.write_bytes(part.read_bytes()[:-3])
     with pytest.warns(UserWarning, match="damaged"):
-        got = remembered.of_view(
-            path, lambda a, b: Output(numbers[a:b], numbers[a:b]), 4, half=False
-        )
+        got = answers.of_view(path, lambda a, b: Output(numbers[a:b], numbers[a:b]), 4, half=False)
     assert torch.equal(got.features, numbers)
 
 
 def test_too_small_a_disk_is_refused_before_anything_is_computed(with_teacher, monkeypatch, passes):
     free = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr(remembered.shutil, "disk_usage", lambda folder: free)
+    monkeypatch.setattr(answers.shutil, "disk_usage", lambda folder: free)
     with pytest.raises(HorkdError, match=r"take .* GB in .*, and the disk has 0\.00 GB") as error:
-        runs.run(tiny.student(recipe=VIEWS), ON, with_teacher)
+        runner.run(tiny.student(recipe=VIEWS), ON, with_teacher)
     assert "\n" not in str(error.value)
     assert passes == []
     assert not kept(with_teacher)
-    assert runs.run(tiny.student(recipe=VIEWS), tiny.SETTINGS, with_teacher)  # cache off
+    assert runner.run(tiny.student(recipe=VIEWS), tiny.SETTINGS, with_teacher)  # cache off
 
 
 def test_the_size_that_is_asked_of_the_disk_is_that_of_the_files(with_teacher, monkeypatch):
     asked = []
-    monkeypatch.setattr(remembered, "require_space", lambda folder, size: asked.append(size))
-    runs.run(tiny.student(recipe=VIEWS), replace(ON, precision="bf16"), with_teacher)
+    monkeypatch.setattr(answers, "require_space", lambda folder, size: asked.append(size))
+    runner.run(tiny.student(recipe=VIEWS), replace(ON, precision="bf16"), with_teacher)
     numbers = sum(t.nbytes for path in kept(with_teacher) if path.suffix == ".safetensors"
                   for t in storage.load_tensors(path)[0].values())  # fmt: skip
     assert asked == [numbers]
@@ -556,7 +556,7 @@ def test_the_size_that_is_asked_of_the_disk_is_that_of_the_files(with_teacher, m
 
 def test_what_is_there_already_needs_no_room(tmp_path):
     (tmp_path / "a").write_bytes(bytes(10**6))
-    free = remembered.shutil.disk_usage(tmp_path).free
-    remembered.require_space(tmp_path, free + 10**6)
+    free = answers.shutil.disk_usage(tmp_path).free
+    answers.require_space(tmp_path, free + 10**6)
     with pytest.raises(HorkdError, match="make room"):
-        remembered.require_space(tmp_path, 2 * free + 10**9)
+        answers.require_space(tmp_path, 2 * free + 10**9)

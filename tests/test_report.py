@@ -9,13 +9,18 @@ import pytest
 import tiny
 from matplotlib import pyplot as plt
 
-from horkd import paper, report, storage
+from horkd import paper, storage
 from horkd.baselines import NAMES
 from horkd.errors import HorkdError
+from horkd.lab.store import Run
 from horkd.losses import ORDERS
-from horkd.presets import get_preset
-from horkd.runs import Run
-from horkd.studies import configure, study
+from horkd.studies import report
+from horkd.studies import results as results_
+from horkd.studies.claims import mean_and_spread, verdict
+from horkd.studies.classification import figures
+from horkd.studies.classification.tables import two_stage_table
+from horkd.studies.presets import get_preset
+from horkd.studies.study import configure, study
 
 mpl.use("Agg")
 PRESET = get_preset("paper-short")
@@ -104,11 +109,11 @@ def test_the_papers_numbers_by_arm():
     [([71.234], "71.23"), ([70, 72], "71.00 ± 1.41"), ([1.0, 2.0, 3.0, 4.0], "2.50 ± 1.29")],
 )
 def test_mean_and_spread(values, text):
-    assert report.mean_and_spread(values) == text
+    assert mean_and_spread(values) == text
 
 
 def test_two_stage_table(arms):
-    table = report.two_stage_table(arms, PRESET).set_index("arm")
+    table = two_stage_table(arms, PRESET).set_index("arm")
     ours = "test top-1 % (cifar100, resnet50 → resnet18)"
     theirs = "paper % (CIFAR-100, ResNet50 → ResNet18)"
     assert list(table.index) == list(TWO_STAGE)
@@ -132,28 +137,28 @@ def test_two_stage_table(arms):
 
 def test_the_best_epoch_stands_beside_the_last_never_instead(tmp_path):
     runs = [make_run(tmp_path, "student", seed, 70.0 + seed, 75.0 + seed) for seed in (0, 1)]
-    row = report.two_stage_table({"student": runs}, PRESET).iloc[0]
+    row = two_stage_table({"student": runs}, PRESET).iloc[0]
     assert row["best epoch %"] == "75.50 ± 0.71"
     assert row["test top-1 % (cifar100, resnet50 → resnet18)"] == "70.50 ± 0.71"
-    assert report.top1(runs) == [70.0, 71.0]
+    assert results_.top1(runs) == [70.0, 71.0]
 
 
 def test_gain_is_paired_over_seeds(arms):
-    gain = report.gain(arms, "student", "student alone")
+    gain = results_.gain(arms, "student", "student alone")
     assert gain["values"] == [1.0, 1.5, 0.5]
     assert (gain["mean"], gain["std"], gain["n"]) == pytest.approx((1.0, 0.5, 3))
     assert gain["text"] == "+1.00 ± 0.50 points (n = 3; +1.00, +1.50, +0.50)"
     shuffled = {**arms, "student alone": [arms["student alone"][i] for i in (2, 0, 1)]}
-    assert report.gain(shuffled, "student", "student alone") == gain
+    assert results_.gain(shuffled, "student", "student alone") == gain
 
 
 def test_gain_of_one_pair_and_of_unequal_seeds(arms):
-    one = report.gain(arms, "assistant", "assistant alone")
+    one = results_.gain(arms, "assistant", "assistant alone")
     assert one["values"] == [-0.5]
     assert one["std"] is None
     assert one["text"] == "-0.50 points (n = 1)"
     fewer = {**arms, "student alone": arms["student alone"][1:]}
-    assert report.gain(fewer, "student", "student alone")["values"] == [1.5, 0.5]
+    assert results_.gain(fewer, "student", "student alone")["values"] == [1.5, 0.5]
 
 
 def difference(values) -> dict:
@@ -175,7 +180,7 @@ def difference(values) -> dict:
     ],
 )
 def test_verdict(values, said):
-    assert report.verdict(difference(values)) == said
+    assert verdict(difference(values)) == said
 
 
 # Files
@@ -194,7 +199,7 @@ def test_nothing_is_written_without_a_folder(arms, tmp_path, monkeypatch):
 
 
 def test_tables_are_text_in_both_forms(arms, tmp_path):
-    table = report.two_stage_table(arms, PRESET)
+    table = two_stage_table(arms, PRESET)
     report.save_table(table, tmp_path / "out", "two_stage")
     folder = tmp_path / "out" / "tables"
     read = pd.read_csv(folder / "two_stage.csv", dtype=str)
@@ -222,8 +227,8 @@ def draw(arms):
     """All plots in one figure."""
     report.style()
     figure, axes = plt.subplots(1, 4, figsize=(16, 4))
-    report.plot_two_stage(arms, axes[0])
-    report.plot_learning_curves(arms, axes[1])
+    figures.plot_two_stage(arms, axes[0])
+    figures.plot_learning_curves(arms, axes[1])
     report.plot_gradient_shares(arms["student"][0], axes[2])
     image = tiny.data().train.images[:1].permute(0, 2, 3, 1).numpy()
     report.plot_images([axes[3]], image, ["A"])

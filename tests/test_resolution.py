@@ -8,10 +8,10 @@ import tiny
 import torch
 from PIL import Image
 
+from horkd.degradation import KERNELS, Degradation, resize
 from horkd.errors import HorkdError
-from horkd.evaluate import predict
-from horkd.resolution import KERNELS, Degradation, resize
-from horkd.train import Task
+from horkd.predict import predict
+from horkd.training import Task
 
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 every_kernel = pytest.mark.parametrize("kernel", KERNELS)

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 
-from horkd import retrieval
 from horkd.errors import HorkdError
-from horkd.retrieval import TIE, align, measure, nearest, nmi
+from horkd.protocols import retrieval
+from horkd.protocols.retrieval import TIE, align, measure, nearest, nmi
 
 some = settings(max_examples=25, deadline=None)
 #: A failing example is drawn again from its seed alone.

@@ -17,16 +17,21 @@ import pytest
 import tiny
 import torch
 
-from horkd import evaluate, runs, storage
+from horkd import evaluate, storage
+from horkd import predict as predict_
+from horkd.degradation import Degradation
 from horkd.errors import HorkdError
+from horkd.lab import checkpoint, runner
+from horkd.lab.config import RunConfig, config_from_dict
+from horkd.lab.store import Run, diverged, read
 from horkd.losses import class_centers
-from horkd.models import ModelSpec, load_network
+from horkd.machine import Settings
+from horkd.networks.network import ModelSpec, load_network, save_network
 from horkd.objectives import Objective
-from horkd.presets import PRESETS, get_preset
-from horkd.resolution import Degradation
-from horkd.runs import RunConfig, config_from_dict, read
-from horkd.studies import configure, study
-from horkd.train import Diverged, Recipe, Settings
+from horkd.protocols import classification
+from horkd.studies.presets import PRESETS, get_preset
+from horkd.studies.study import configure, study
+from horkd.training import Diverged, Recipe
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +54,7 @@ def count_steps(monkeypatch) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> runs.Run:
+def whole(tmp_path_factory) -> Run:
     """The student's run (after its teacher's), never interrupted."""
     with pytest.MonkeyPatch.context() as patch:
         tiny.patch(patch)
@@ -76,7 +81,7 @@ def comparable(record: dict) -> dict:
     return {name: value for name, value in record.items() if name != "seconds"}
 
 
-def assert_same(run: runs.Run, whole: runs.Run) -> None:
+def assert_same(run: Run, whole: Run) -> None:
     assert comparable(run.record) == comparable(whole.record)
     on_disk = storage.load_json(run.folder / "record.json")
     assert comparable(on_disk) == comparable(whole.record)
@@ -121,9 +126,9 @@ def test_results_are_those_of_the_saved_network_at_its_last_epoch(whole):
     network = whole.network()
     assert results["test"] == evaluate.score(network, data.test, data, Degradation(8))
     frozen = read(whole.config.frozen, whole.folder.parent).network()
-    logits = evaluate.predict(network, data.test.images, data, Degradation(8)).logits
-    target = evaluate.predict(frozen, data.test.images, data, Degradation(16)).logits
-    assert results["agreement"] == pytest.approx(evaluate.agreement(logits, target))
+    logits = predict_.predict(network, data.test.images, data, Degradation(8)).logits
+    target = predict_.predict(frozen, data.test.images, data, Degradation(16)).logits
+    assert results["agreement"] == pytest.approx(classification.agreement(logits, target))
     validation = evaluate.score(network, data.validation, data, Degradation(8))
     assert whole.record["history"][-1]["validation"] == validation
     top1 = [entry["validation"]["top1"] for entry in whole.record["history"]]
@@ -175,7 +180,7 @@ def test_centres_are_the_frozen_models_over_all_training_images(whole):
     with torch.no_grad():
         features = torch.cat(
             [
-                evaluate.predict(frozen, image[None], data, Degradation(16)).features
+                predict_.predict(frozen, image[None], data, Degradation(16)).features
                 for image in data.train.images
             ]
         )
@@ -255,7 +260,7 @@ def test_a_run_trains_its_teacher_first_and_shares_it(tmp_path, count_steps):
 def test_the_folder_is_horkd_runs_by_default(monkeypatch, tmp_path):
     monkeypatch.setenv("HORKD_RUNS", str(tmp_path / "elsewhere"))
     config = tiny.teacher(recipe=replace(tiny.RECIPE, epochs=1))
-    run = runs.run(config, tiny.SETTINGS)
+    run = runner.run(config, tiny.SETTINGS)
     assert run.folder == tmp_path / "elsewhere" / config.name
     assert read(config).record == run.record
 
@@ -363,7 +368,7 @@ def test_interrupted_while_the_teacher_is_trained(whole, tmp_path):
 
 
 def test_short_epochs_are_not_saved_one_by_one(monkeypatch, whole, with_teacher, count_steps):
-    monkeypatch.setattr(runs, "SAVE_EVERY_SECONDS", 1e9)
+    monkeypatch.setattr(checkpoint, "SAVE_EVERY_SECONDS", 1e9)
     interrupted(tiny.student(), with_teacher, Objective, "forward", 11, after=False)
     assert not list((with_teacher / tiny.student().name).glob("state*"))
     count_steps.clear()
@@ -475,7 +480,7 @@ def flip(name: str):
 def other_weights(folder: Path) -> None:
     """A whole file of the right architecture, but of another run."""
     network = tiny.network("resnet8x0.25", seed=9)
-    runs.save_network(folder / "model.safetensors", network, key="0")
+    save_network(folder / "model.safetensors", network, key="0")
 
 
 def listed(folder: Path) -> None:
@@ -774,12 +779,12 @@ def test_a_run_that_diverges_leaves_a_note_and_is_not_tried_again(with_teacher, 
         tiny.run(config, with_teacher)
     assert "\n" not in str(first.value)
     assert {p.name for p in (with_teacher / config.name).iterdir()} == {"diverged.json"}
-    note = runs.diverged(config, with_teacher)
+    note = diverged(config, with_teacher)
     assert (note["key"], note["name"], note["epoch"]) == (config.key, config.name, 1)
     assert config_from_dict(note["config"]) == config
     assert set(note["terms"]) >= {"loss", "cross_entropy", "order2"}
     assert read(config, with_teacher) is None
-    assert runs.diverged(tiny.student(), with_teacher) is None
+    assert diverged(tiny.student(), with_teacher) is None
     assert count_steps
     count_steps.clear()
     with pytest.raises(Diverged) as second:
@@ -811,14 +816,14 @@ def test_an_empty_class_is_named(monkeypatch, with_teacher):
         data = tiny.load(name)
         return replace(data, train=data.train.select(data.train.labels != 2))
 
-    monkeypatch.setattr(runs, "load_dataset", without_class_2)
+    tiny.patch_data(monkeypatch, without_class_2)
     with pytest.raises(HorkdError, match="no example of class 2"):
         tiny.run(tiny.student(), with_teacher)
 
 
 def test_an_unknown_device_is_one_line(with_teacher):
     with pytest.raises(HorkdError, match="cannot use device 'tpu9000'"):
-        runs.run(tiny.student(), Settings("tpu9000"), with_teacher)
+        runner.run(tiny.student(), Settings("tpu9000"), with_teacher)
 
 
 # Presets
@@ -849,9 +854,11 @@ def test_a_compiled_run_is_the_plain_one(monkeypatch, tmp_path):
         module._compiled_call_impl = torch.compile(module._call_impl, backend="aot_eager")
 
     monkeypatch.setattr(torch.nn.Module, "compile", compile)
-    monkeypatch.setattr(runs, "load_dataset", tiny.load)
-    plain = runs.run(tiny.student(), tiny.SETTINGS, tmp_path / "plain")
-    compiled = runs.run(tiny.student(), replace(tiny.SETTINGS, compile="on"), tmp_path / "compiled")
+    tiny.patch_data(monkeypatch, tiny.load)
+    plain = runner.run(tiny.student(), tiny.SETTINGS, tmp_path / "plain")
+    compiled = runner.run(
+        tiny.student(), replace(tiny.SETTINGS, compile="on"), tmp_path / "compiled"
+    )
     assert len(calls) == 3  # the teacher, then the student and its frozen teacher
     assert compiled.network().state_dict().keys() == plain.network().state_dict().keys()
     for one, other in zip(compiled.record["history"], plain.record["history"], strict=True):
@@ -873,7 +880,7 @@ def test_the_papers_networks_build_and_take_a_step(name, monkeypatch, tmp_path):
         for split in ("train", "validation", "test")
     }
     few["validation"] = few["validation"].select(torch.arange(0))
-    monkeypatch.setattr(runs, "load_dataset", lambda name, n=None: replace(data, name=name, **few))
+    tiny.patch_data(monkeypatch, lambda name, n=None: replace(data, name=name, **few))
     preset = get_preset(name)
     assert not preset.validation
     one_step = {

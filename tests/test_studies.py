@@ -6,24 +6,15 @@ from pathlib import Path
 import pytest
 import tiny
 
-from horkd import runs, studies
+from horkd.degradation import Degradation
 from horkd.errors import HorkdError
-from horkd.presets import PRESETS, get_preset
-from horkd.resolution import Degradation
-from horkd.runs import Run, RunConfig
-from horkd.studies import (
-    STUDIES,
-    Arm,
-    choose,
-    collect,
-    configure,
-    queue,
-    seeds,
-    study,
-    subset_name,
-    subsets,
-    trainer,
-)
+from horkd.lab import runner
+from horkd.lab.config import RunConfig
+from horkd.lab.store import Run, diverged
+from horkd.studies import arm as arm_
+from horkd.studies.arm import Arm, subset_name, subsets
+from horkd.studies.presets import PRESETS, get_preset
+from horkd.studies.study import STUDIES, choose, collect, configure, queue, seeds, study, trainer
 
 #: Studies of faces have tests of their own.
 OTHERS = {name: preset for name, preset in PRESETS.items() if preset.faces is None}
@@ -535,7 +526,7 @@ def test_a_reader_trains_nothing_and_a_trainer_what_is_missing(small, monkeypatc
     assert list(tmp_path.iterdir()) == []
     trained = collect(small, "two_stage", trainer(small, tiny.SETTINGS), ["assistant"])
     assert [run.config for run in trained["assistant"]] == [named(small, "assistant")]
-    monkeypatch.setattr(runs, "_train", None)
+    monkeypatch.setattr(runner, "_train", None)
     arms = collect(small, "two_stage", reader)
     assert list(arms) == ["teacher", "assistant"]
     assert arms["assistant"][0].record == trained["assistant"][0].record
@@ -545,8 +536,8 @@ def test_a_trainer_leaves_out_what_diverges(small):
     wild = replace(small, recipe=replace(small.recipe, learning_rate=1e18))
     arms = collect(wild, "two_stage", trainer(wild, tiny.SETTINGS), ["teacher", "student alone"])
     assert list(arms) == ["teacher"]
-    assert runs.diverged(named(wild, "student alone"))["epoch"] == 1
+    assert diverged(named(wild, "student alone"))["epoch"] == 1
 
 
 def test_full_resolution_is_that_of_the_data():
-    assert tiny.data().size == studies.FULL
+    assert tiny.data().size == arm_.FULL

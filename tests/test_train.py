@@ -13,16 +13,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from horkd import presets
 from horkd.data import ImageSet, normalise
 from horkd.data.glyphs import CHARACTERS, glyph_masks
+from horkd.degradation import Degradation
 from horkd.errors import HorkdError
-from horkd.evaluate import predict, score
+from horkd.evaluate import score
 from horkd.losses import HybridOrderLoss, class_centers, order1, order2, order3, order_c
+from horkd.machine import Settings, exact_matmul
 from horkd.objectives import Frozen, Objective
-from horkd.presets import get_preset
-from horkd.resolution import Degradation
-from horkd.train import Recipe, Settings, State, Task, exact_matmul, fit, new_state
+from horkd.predict import predict
+from horkd.studies import presets
+from horkd.studies.presets import get_preset
+from horkd.training import Recipe, State, Task, fit, new_state
 
 ONE_STEP = Recipe(epochs=1, batch_size=12, learning_rate=0.1, schedule="step", crop=0)
 WEIGHTS = {"1": 2.0, "2": 25.0, "3": 50.0, "C": 0.5}

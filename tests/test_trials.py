@@ -1,7 +1,7 @@
 """Trials: runs that settings are chosen by. They never see the test images."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +9,19 @@ import pytest
 import tiny
 from scipy import stats
 
-from horkd import evaluate, findings, paths, runs, storage, studies, trials
+from horkd import paths, storage
+from horkd import predict as predict_
+from horkd.degradation import Degradation
 from horkd.errors import HorkdError
-from horkd.presets import PRESETS, get_preset
-from horkd.resolution import Degradation
-from horkd.runs import Look, RunConfig
-from horkd.studies import TRIALS, choose, configure, queue, seeds, study
+from horkd.lab import looks as looks_
+from horkd.lab import runner
+from horkd.lab.config import RunConfig, config_from_dict
+from horkd.lab.looks import Look, features, open_set
+from horkd.lab.store import export
+from horkd.studies import trials
+from horkd.studies.presets import PRESETS, get_preset
+from horkd.studies.results import recorded
+from horkd.studies.study import TRIALS, choose, configure, queue, seeds, study, waiting
 
 REPORTS = paths.root() / "reports"
 SHORT = get_preset("paper-short")
@@ -51,11 +58,11 @@ class Untouchable:
 def test_a_trial_is_read_on_the_validation_split_and_touches_no_test_image(
     small, monkeypatch, changes
 ):
-    monkeypatch.setattr(runs, "load_dataset", hidden)
+    tiny.patch_data(monkeypatch, hidden)
     asked = tiny.student(trial=True, **{"frozen": tiny.teacher(trial=True), **changes})
-    run = runs.run(asked, tiny.SETTINGS)
+    run = runner.run(asked, tiny.SETTINGS)
     results = run.record["results"]
-    found = evaluate.predict(run.network(), tiny.data().validation.images, tiny.data(),
+    found = predict_.predict(run.network(), tiny.data().validation.images, tiny.data(),
                              asked.degradation).logits.argmax(1)  # fmt: skip
     right = (found == tiny.data().validation.labels).double().mean().item()
     assert results["validation"]["top1"] == pytest.approx(100 * right)
@@ -64,12 +71,12 @@ def test_a_trial_is_read_on_the_validation_split_and_touches_no_test_image(
 
 
 def test_what_would_look_at_the_test_images_of_a_trial_is_refused(small):
-    run = runs.run(tiny.teacher(trial=True), tiny.SETTINGS)
+    run = runner.run(tiny.teacher(trial=True), tiny.SETTINGS)
     for look in (
-        lambda: runs.views(run, [Degradation(8)], tiny.SETTINGS),
-        lambda: runs.open_set(run, [Look("verification", "glyphs", Degradation(8))]),
-        lambda: runs.features(run, tiny.SETTINGS),
-        lambda: runs.export(run, small / "x.safetensors"),
+        lambda: looks_.views(run, [Degradation(8)], tiny.SETTINGS),
+        lambda: open_set(run, [Look("verification", "glyphs", Degradation(8))]),
+        lambda: features(run, tiny.SETTINGS),
+        lambda: export(run, small / "x.safetensors"),
     ):
         with pytest.raises(HorkdError, match="is a trial, by which settings are chosen"):
             look()
@@ -163,18 +170,18 @@ def test_the_recipe_of_the_trials_of_losses_is_the_presets_in_fewer_epochs():
 
 def test_runs_that_distil_wait_for_the_files_of_the_campaign():
     jobs = queue(SHORT)
-    free = {job.arm for job in jobs if not studies.waiting(SHORT, job)}
+    free = {job.arm for job in jobs if not waiting(SHORT, job)}
     assert {"teacher", "student alone", "assistant alone", "student V alone"} <= free
     assert not free & {"assistant", "student", "student direct", "KD"}
     teacher = replace(SHORT, given=(("teacher", "0" * 16),))
-    free = {job.arm for job in queue(teacher) if not studies.waiting(teacher, job)}
+    free = {job.arm for job in queue(teacher) if not waiting(teacher, job)}
     assert {"assistant", "student direct", "KD"} <= free
     assert "student" not in free
     both = replace(SHORT, given=(("teacher", "0" * 16), ("assistant", "1" * 16)))
-    assert "student" in {job.arm for job in queue(both) if not studies.waiting(both, job)}
-    assert not any(studies.waiting(SHORT, job) for job in choose(SHORT, ("losses",)))
+    assert "student" in {job.arm for job in queue(both) if not waiting(both, job)}
+    assert not any(waiting(SHORT, job) for job in choose(SHORT, ("losses",)))
     other = get_preset("cpu")
-    assert not any(studies.waiting(other, job) for job in queue(other))
+    assert not any(waiting(other, job) for job in queue(other))
 
 
 def test_what_the_plan_promises_later_has_its_arms():
@@ -210,7 +217,7 @@ def test_arms_of_the_campaign_are_those_of_the_plan():
 def fake(config: RunConfig, percent: float, folder: Path, seconds: float = 50.0) -> None:
     record = {
         "key": config.key,
-        "config": json.loads(json.dumps(runs.asdict(config))),
+        "config": json.loads(json.dumps(asdict(config))),
         "results": {"validation": {"top1": percent, "top5": 90.0, "n": 5000}},
         "history": [{"epoch": 1, "gradient_shares": {"cross_entropy": 0.75, "order_c": 0.25}}],
         "seconds": {"total": seconds, "epochs": [seconds], "frozen_answers_read": []},
@@ -225,21 +232,21 @@ def test_the_page_says_what_was_found_and_what_is_missing(tmp_path):
         fake(configure(SHORT, arm), 45.0 + number, tmp_path)
     for number, arm in enumerate(list(arms(SHORT, "losses"))[:6]):
         fake(configure(SHORT, arm, 100), 40.0 + number, tmp_path)
-    text = trials.page(SHORT, findings.recorded(tmp_path))
+    text = trials.page(SHORT, recorded(tmp_path))
     assert f"3 of {len(study(SHORT, 'recipe'))} runs." in text
     assert f"6 of {len(study(SHORT, 'losses'))} runs." in text
     error = 100 * (0.47 * 0.53 / 5000) ** 0.5
     assert f"near 47 % on 5,000 images has a standard error of {error:.1f} points" in text
     assert "cross-entropy 75.0, order C 25.0" in text
     assert "- {2,3,C}: 2.5, 5, 10 (42.00 %), best of 1 of 4 trials" in text
-    table = trials.table(SHORT, "recipe", findings.recorded(tmp_path))
+    table = trials.table(SHORT, "recipe", recorded(tmp_path))
     assert list(table["validation top-1 %"]) == ["45.00", "46.00", "47.00"]
 
 
 def test_of_equal_settings_the_first_is_taken(tmp_path):
     for arm in arms(SHORT, "losses"):
         fake(configure(SHORT, arm, 100), 46.0, tmp_path)
-    text = trials.page(SHORT, findings.recorded(tmp_path))
+    text = trials.page(SHORT, recorded(tmp_path))
     plan = (REPORTS / "paper-short-cifar100" / "PLAN.md").read_text()
     for method, first in (("{2,3,C}", "2.5, 5, 10"), ("{1,2,3,C}", "1, 2.5, 5, 10")):
         assert f"- {method}: {first} (46.00 %), best of 4 of 4 trials" in text
@@ -257,7 +264,7 @@ def test_progressive_resolution_is_judged_over_seeds(tmp_path):
         for seed, percent in enumerate(percents):
             seconds = 300.0 if name == "progressive" else 400.0
             fake(configure(preset, arm, seed), percent, tmp_path, seconds)
-    text = trials.page(preset, findings.recorded(tmp_path))
+    text = trials.page(preset, recorded(tmp_path))
     a, b = (np.array(values[n]) for n in ("progressive", "full"))
     va, vb = a.var(ddof=1) / 3, b.var(ddof=1) / 3
     freedom = (va + vb) ** 2 / (va**2 / 2 + vb**2 / 2)  # Welch and Satterthwaite
@@ -272,16 +279,16 @@ def test_progressive_resolution_is_judged_over_seeds(tmp_path):
 
 def test_without_a_trial_the_page_is_one_line(tmp_path):
     with pytest.raises(HorkdError, match="no trial of preset paper-short is finished") as error:
-        trials.page(SHORT, findings.recorded(tmp_path))
+        trials.page(SHORT, recorded(tmp_path))
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("folder", sorted(REPORTS.glob("*/trials")), ids=lambda f: f.parent.name)
 def test_committed_pages_are_made_of_their_records(folder):
     preset = get_preset(folder.parent.name.removesuffix("-cifar100"))
-    assert (folder / "TRIALS.md").read_text() == trials.page(preset, findings.recorded(folder))
+    assert (folder / "TRIALS.md").read_text() == trials.page(preset, recorded(folder))
     for path in folder.glob("records/*.json"):
         record = storage.load_json(path)
-        config = runs.config_from_dict(record["config"])
+        config = config_from_dict(record["config"])
         assert config.key == record["key"]
         assert "test" not in record["results"]

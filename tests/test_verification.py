@@ -11,8 +11,9 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from horkd.checks import unit_rows
 from horkd.errors import HorkdError
-from horkd.verification import (
+from horkd.protocols.verification import (
     accuracy,
     auc,
     best_threshold,
@@ -23,7 +24,6 @@ from horkd.verification import (
     k_fold,
     roc,
     tar_at_far,
-    unit_rows,
 )
 
 some = settings(max_examples=40, deadline=None)

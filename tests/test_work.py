@@ -13,16 +13,21 @@ import torch
 from torch import nn
 from torchvision.datasets import CIFAR100
 
-from horkd import paths, runs, storage, work
+from horkd import machine as machine_
+from horkd import paths, storage
 from horkd.data import load_dataset, training_images
 from horkd.data.glyphs import load_glyphs
+from horkd.degradation import Degradation
 from horkd.errors import HorkdError
-from horkd.models import macs_of
+from horkd.lab import checkpoint, runner, store, work
+from horkd.lab import pace as pace_
+from horkd.lab.config import RunConfig
+from horkd.lab.pace import Pace, answers_bytes, estimates, frozen_macs, learner_macs, missing, pace
+from horkd.lab.store import diverged, read
+from horkd.machine import duration
+from horkd.networks.network import macs_of
 from horkd.objectives import Objective
-from horkd.resolution import Degradation
-from horkd.runs import RunConfig, duration, read
-from horkd.studies import Job
-from horkd.work import Pace, estimates, frozen_macs, learner_macs, missing, pace
+from horkd.studies.study import Job
 
 ONE_EPOCH = replace(tiny.RECIPE, epochs=1)
 WILD = replace(ONE_EPOCH, learning_rate=1e18)
@@ -76,7 +81,7 @@ def distilled(**changes) -> RunConfig:
 
 def test_jobs_are_done_in_order_and_finished_ones_skipped(steps):
     jobs = jobs_of(tiny.teacher(recipe=ONE_EPOCH), alone(), distilled())
-    runs.run(alone(), tiny.SETTINGS)
+    runner.run(alone(), tiny.SETTINGS)
     before = read(alone()).record
     assert [job.arm for job in missing(jobs)] == ["arm 0", "arm 2"]
     steps.clear()
@@ -145,7 +150,7 @@ def test_work_stops_before_an_epoch_that_would_end_too_late(
     clock, monkeypatch, tmp_path, minutes, epochs
 ):
     """An epoch takes four minutes; the state is saved although the last save was just now."""
-    monkeypatch.setattr(runs, "SAVE_EVERY_SECONDS", 1e9)
+    monkeypatch.setattr(checkpoint, "SAVE_EVERY_SECONDS", 1e9)
     config, other = tiny.teacher(), tiny.teacher(seed=1)
     shift, said = do(jobs_of(config, other), minutes)
     assert shift == work.Shift([], [], 2)
@@ -200,7 +205,7 @@ def test_what_another_worker_has_is_waited_for_when_nothing_else_is_left(monkeyp
         waits = []
 
         def wait(seconds: float) -> None:
-            assert runs.read(alone()), "there was something else to do"
+            assert store.read(alone()), "there was something else to do"
             waits.append(seconds)
             if len(waits) == 3:
                 other.close()  # the other worker gives up
@@ -218,7 +223,7 @@ def test_what_another_worker_finished_meanwhile_is_not_done_again(monkeypatch):
 
         def finish(seconds: float) -> None:
             other.close()
-            runs.run(teacher, tiny.SETTINGS)
+            runner.run(teacher, tiny.SETTINGS)
 
         monkeypatch.setattr(work, "wait", finish)
         shift, _ = do(jobs_of(teacher))
@@ -246,7 +251,7 @@ def test_a_job_that_diverges_is_recorded_and_the_rest_goes_on(steps):
     assert said[0].startswith("arm 0, seed 3: the loss is not finite in epoch 1 (")
     assert len(said) == 2
     assert read(bad) is None
-    assert runs.diverged(bad)["epoch"] == 1
+    assert diverged(bad)["epoch"] == 1
     steps.clear()
     assert missing(jobs) == []
     assert do(jobs) == (work.Shift([], [], 0), [])
@@ -259,7 +264,7 @@ def test_what_needs_a_model_that_diverges_is_not_trained_and_the_rest_goes_on(st
     shift, said = do(jobs)
     assert [run.config for run in shift.done] == [alone()]
     assert said[0].startswith("arm 0, seed 3: the loss is not finite in epoch 1 (")
-    assert runs.diverged(teacher) is not None
+    assert diverged(teacher) is not None
     steps.clear()
     assert do(jobs)[0].done == []
     assert not steps
@@ -277,7 +282,7 @@ def test_missing_data_end_the_shift(monkeypatch):
     def refuse(name, per_class=None):
         raise HorkdError("CIFAR-100 is not there")
 
-    monkeypatch.setattr(runs, "load_dataset", refuse)
+    tiny.patch_data(monkeypatch, refuse)
     with pytest.raises(HorkdError, match="CIFAR-100 is not there"):
         do(jobs_of(alone()))
 
@@ -377,13 +382,13 @@ def test_what_fixed_views_take_on_disk_is_known_beforehand(half):
     recipe = replace(ONE_EPOCH, epochs=5, views=4)
     configs = [distilled(recipe=recipe, seed=seed) for seed in (0, 1)]
     numbers = 100 * 100 * (32 + 100)  # features and logits
-    found = work.answers_bytes(jobs_of(*configs, distilled()), half)
+    found = answers_bytes(jobs_of(*configs, distilled()), half)
     assert found == (2 if half else 4) * 4 * numbers
 
 
 @pytest.mark.parametrize("field", ["precision", "threads"])
 def test_runs_of_another_precision_or_number_of_threads_say_nothing(field):
-    runs.run(alone(), tiny.SETTINGS)
+    runner.run(alone(), tiny.SETTINGS)
     forged(alone(), seconds={"total": 5.0})
     assert pace([], tiny.SETTINGS).seconds(alone()) == pytest.approx(5.0)
     if field == "precision":
@@ -395,7 +400,7 @@ def test_runs_of_another_precision_or_number_of_threads_say_nothing(field):
 
 @pytest.mark.parametrize(("load", "busy"), [(0.0, False), (0.4, False), (1.5, True)])
 def test_a_machine_with_other_work_is_recognised(monkeypatch, load, busy):
-    monkeypatch.setattr(work, "load", lambda: load)
+    monkeypatch.setattr(machine_, "load", lambda: load)
     assert pace([], tiny.SETTINGS).busy is busy
 
 
@@ -426,7 +431,7 @@ def test_a_missing_teacher_counts_once_on_its_own(cached):
     ]
     found = estimates(jobs_of(teacher, first), UNIT, cached)
     assert found == {teacher.key: total(teacher), first.key: pytest.approx(total(first))}
-    runs.run(teacher, tiny.SETTINGS)
+    runner.run(teacher, tiny.SETTINGS)
     assert estimates(jobs_of(first), UNIT, cached) == {first.key: pytest.approx(total(first))}
 
 
@@ -435,7 +440,7 @@ def test_a_chain_counts_every_missing_model_of_it():
     student = distilled(frozen=assistant)
     found = estimates(jobs_of(student), UNIT, False)
     assert sum(found.values()) == pytest.approx(total(student, assistant, assistant.frozen))
-    runs.run(assistant.frozen, tiny.SETTINGS)
+    runner.run(assistant.frozen, tiny.SETTINGS)
     found = estimates(jobs_of(student), UNIT, False)
     assert sum(found.values()) == pytest.approx(total(student, assistant))
 
@@ -480,7 +485,7 @@ def test_what_needs_maps_leaves_no_answers_to_others():
 
 
 def test_the_pace_of_a_finished_run_gives_its_own_seconds():
-    student = runs.run(distilled(), tiny.SETTINGS)
+    student = runner.run(distilled(), tiny.SETTINGS)
     teacher = read(distilled().frozen)
     found = pace([], tiny.SETTINGS)
     assert found.source == "finished runs"
@@ -511,7 +516,7 @@ def forged(config: RunConfig, **changes) -> None:
 
 def test_the_pace_of_a_network_is_the_median_of_its_runs():
     for seed, seconds in ((0, 1.0), (1, 100.0), (2, 4.0)):
-        runs.run(alone(seed=seed), tiny.SETTINGS)
+        runner.run(alone(seed=seed), tiny.SETTINGS)
         forged(alone(seed=seed), seconds={"total": seconds})
     assert pace([], tiny.SETTINGS).seconds(alone(seed=7)) == pytest.approx(4.0)
 
@@ -526,7 +531,7 @@ def test_a_network_without_runs_is_taken_to_work_as_fast_as_the_others():
 def test_runs_of_other_machines_and_those_that_read_answers_say_nothing():
     other, reader, plain = (alone(seed=seed) for seed in range(3))
     for config in (other, reader, plain):
-        runs.run(config, tiny.SETTINGS)
+        runner.run(config, tiny.SETTINGS)
     forged(other, machine={"name": "another"}, seconds={"total": 1e6})
     forged(reader, seconds={"total": 1e6, "frozen_answers_read": [1]})
     forged(plain, seconds={"total": 5.0})
@@ -535,8 +540,8 @@ def test_runs_of_other_machines_and_those_that_read_answers_say_nothing():
 
 def test_a_run_that_really_read_its_frozen_models_answers_is_recorded_as_such():
     keep = replace(tiny.SETTINGS, cache="on")
-    first = runs.run(distilled(orders=(("2", 1.0),)), keep)
-    second = runs.run(distilled(orders=(("3", 1.0),)), keep)
+    first = runner.run(distilled(orders=(("2", 1.0),)), keep)
+    second = runner.run(distilled(orders=(("3", 1.0),)), keep)
     read_ = [run.record["seconds"]["frozen_answers_read"] for run in (first, second)]
     assert read_ == [[], [1]]  # the epochs
     forged(second.config, seconds={"total": 1e6})
@@ -546,7 +551,7 @@ def test_a_run_that_really_read_its_frozen_models_answers_is_recorded_as_such():
 
 @pytest.mark.parametrize("content", ["", "{", "[]\n", "{}\n"])
 def test_records_that_cannot_be_read_are_skipped(folder, content):
-    runs.run(alone(), tiny.SETTINGS)
+    runner.run(alone(), tiny.SETTINGS)
     forged(alone(), seconds={"total": 5.0})
     (folder / "a").mkdir()
     (folder / "a" / "record.json").write_text(content)
@@ -556,7 +561,7 @@ def test_records_that_cannot_be_read_are_skipped(folder, content):
 @pytest.mark.parametrize("part", ["config", "seconds"])
 def test_records_of_another_version_are_skipped(folder, part):
     for seed in (0, 1):
-        runs.run(alone(seed=seed), tiny.SETTINGS)
+        runner.run(alone(seed=seed), tiny.SETTINGS)
         forged(alone(seed=seed), seconds={"total": 5.0})
     path = folder / alone(seed=1).name / "record.json"
     record = storage.load_json(path)
@@ -589,13 +594,13 @@ def test_without_runs_a_few_steps_of_each_network_are_timed(monkeypatch, folder)
 def test_every_network_is_timed_in_the_memory_format_that_it_is_trained_in(monkeypatch, folder):
     """One narrow network's format for all made a ResNet50 look half as slow again."""
     seen = {}
-    time_ = work._time
+    time_ = pace_._time
 
     def spied(step, side, batch, settings):
         seen[side] = settings.channels_last
         return time_(step, side, batch, settings)
 
-    monkeypatch.setattr(work, "_time", spied)
+    monkeypatch.setattr(pace_, "_time", spied)
     settings = replace(tiny.SETTINGS, channels_last="auto")
     wide = RunConfig("resnet8", Degradation(16), recipe=ONE_EPOCH)
     pace([alone(), wide], settings)

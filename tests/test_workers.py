@@ -13,12 +13,16 @@ from pathlib import Path
 import pytest
 import tiny
 
-from horkd import runs, storage, work
+from horkd import storage
 from horkd.errors import HorkdError
-from horkd.presets import get_preset
-from horkd.runs import Control
-from horkd.studies import Job, choose
-from horkd.train import Interruption, Recipe
+from horkd.lab import checkpoint, runner, work
+from horkd.lab.checkpoint import Control
+from horkd.lab.pace import missing
+from horkd.lab.store import read
+from horkd.machine import Interruption, duration
+from horkd.studies.presets import get_preset
+from horkd.studies.study import Job, choose
+from horkd.training import Recipe, State
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -57,7 +61,7 @@ def small(monkeypatch, tmp_path):
 
 def test_sigterm_keeps_the_steps_that_were_done(small, monkeypatch):
     config = tiny.student()
-    whole = runs.run(config, tiny.SETTINGS, small / "whole").record
+    whole = runner.run(config, tiny.SETTINGS, small / "whole").record
     taken = []
 
     def going() -> bool:
@@ -67,26 +71,26 @@ def test_sigterm_keeps_the_steps_that_were_done(small, monkeypatch):
         return True
 
     with Interruption() as interruption, pytest.raises(KeyboardInterrupt):
-        runs.run(config, tiny.SETTINGS, small, Control(going=going, interruption=interruption))
+        runner.run(config, tiny.SETTINGS, small, Control(going=going, interruption=interruption))
     (state,) = small.glob("*/state.safetensors")
     kept = storage.load_tensors(state)[1]
     assert (kept["epoch"], kept["step"]) == (1, 3)  # the very step after which it came
-    again = runs.run(config, tiny.SETTINGS, small).record
+    again = runner.run(config, tiny.SETTINGS, small).record
     assert again["files"] == whole["files"]
     assert again["history"] == whole["history"]
 
 
 def test_within_an_epoch_the_state_is_kept_every_few_minutes(small, monkeypatch):
     saved = []
-    save = runs.storage.save_tensors
+    save = storage.save_tensors
 
     def counted(path, tensors, metadata):
         saved.append((path.name, metadata.get("epoch"), metadata.get("step")))
         return save(path, tensors, metadata)
 
-    monkeypatch.setattr(runs, "SAVE_WITHIN_SECONDS", 0)
-    monkeypatch.setattr(runs.storage, "save_tensors", counted)
-    runs.run(tiny.teacher(), tiny.SETTINGS)
+    monkeypatch.setattr(checkpoint, "SAVE_WITHIN_SECONDS", 0)
+    monkeypatch.setattr(storage, "save_tensors", counted)
+    runner.run(tiny.teacher(), tiny.SETTINGS)
     states = [(epoch, step) for name, epoch, step in saved if name == "state.safetensors"]
     places = [(epoch, step) for epoch in range(3) for step in range(4)]
     assert states == [*places[1:], (3, 0)]
@@ -94,25 +98,25 @@ def test_within_an_epoch_the_state_is_kept_every_few_minutes(small, monkeypatch)
 
 def test_a_state_of_before_steps_were_counted_is_taken_up(small):
     config = tiny.teacher()
-    whole = runs.run(config, tiny.SETTINGS, small / "whole").record
-    with pytest.raises(runs.TimeUp):
-        runs.run(config, tiny.SETTINGS, small, Control(deadline=0.0))
+    whole = runner.run(config, tiny.SETTINGS, small / "whole").record
+    with pytest.raises(checkpoint.TimeUp):
+        runner.run(config, tiny.SETTINGS, small, Control(deadline=0.0))
     path = small / config.name / "state.safetensors"
     tensors, metadata = storage.load_tensors(path)
     old = {k: v for k, v in metadata.items() if k not in ("step", "elapsed", "reading")}
     storage.save_tensors(path, tensors, old)
-    assert runs.run(config, tiny.SETTINGS, small).record["files"] == whole["files"]
+    assert runner.run(config, tiny.SETTINGS, small).record["files"] == whole["files"]
 
 
 def test_seconds_of_a_run_in_parts_are_those_of_all_parts(small):
     config = tiny.teacher(recipe=replace(tiny.RECIPE, epochs=1))
     with pytest.raises(KeyboardInterrupt):
-        runs.run(config, tiny.SETTINGS, small, Control(going=lambda: False))
+        runner.run(config, tiny.SETTINGS, small, Control(going=lambda: False))
     path = small / config.name / "state.safetensors"
     tensors, metadata = storage.load_tensors(path)
     assert 0 < metadata["elapsed"] < 60
     storage.save_tensors(path, tensors, {**metadata, "elapsed": 1000.0})
-    seconds = runs.run(config, tiny.SETTINGS, small).record["seconds"]
+    seconds = runner.run(config, tiny.SETTINGS, small).record["seconds"]
     assert 1000 < seconds["epochs"][0] < 1060
     assert 0 <= seconds["around_epochs"] < 60
 
@@ -121,10 +125,10 @@ def test_seconds_of_a_run_in_parts_are_those_of_all_parts(small):
 
 
 def test_an_epoch_that_takes_long_is_a_line_with_the_time_left(small, monkeypatch):
-    monkeypatch.setattr(runs, "REPORT_SECONDS", 0)
+    monkeypatch.setattr(checkpoint, "REPORT_SECONDS", 0)
     lines = []
     config = tiny.teacher(recipe=replace(tiny.RECIPE, progressive=((1, 4), (1, 8))))
-    runs.run(config, tiny.SETTINGS, small, Control(say=lines.append))
+    runner.run(config, tiny.SETTINGS, small, Control(say=lines.append))
     number, seconds = r"[\d.]+", r"\d+ s"
     for line, epoch, pixels in zip(lines, (1, 2, 3), (4, 8, 16), strict=True):
         expected = (
@@ -132,18 +136,18 @@ def test_an_epoch_that_takes_long_is_a_line_with_the_time_left(small, monkeypatc
             f"{number} %, {seconds}" + (f", {seconds} left" if epoch < 3 else "")
         )
         assert re.fullmatch(expected, line)
-    assert [entry["pixels"] for entry in runs.read(config).record["history"]] == [4, 8, 16]
+    assert [entry["pixels"] for entry in read(config).record["history"]] == [4, 8, 16]
 
 
 def test_time_left_goes_by_the_pixels_of_the_epochs_to_come(small, monkeypatch):
     lines = []
     recipe = Recipe(epochs=10, progressive=((4, 8), (2, 12)))
     config = tiny.teacher(recipe=recipe)
-    saver = runs._Saver(small / "x", config, tiny.SETTINGS, Control(say=lines.append))
+    saver = checkpoint._Saver(small / "x", config, tiny.SETTINGS, Control(say=lines.append))
     entry = {"terms": {"loss": 1.0}, "pixels": 8}
-    state = runs.State(None, None, None, epoch=4, history=[entry], seconds=[64.0])
+    state = State(None, None, None, epoch=4, history=[entry], seconds=[64.0])
     saver._report(state)  # 2 epochs at 12 px and 4 at 16 are to come
-    assert lines[0].endswith(f"64 s, {runs.duration(2 * 144 + 4 * 256)} left")
+    assert lines[0].endswith(f"64 s, {duration(2 * 144 + 4 * 256)} left")
 
 
 # Several processes
@@ -176,13 +180,13 @@ def test_two_workers_leave_the_records_of_one(folder, tmp_path, capfd):
     assert len(said) == 3
     assert {line.split(":")[0] for line in said} <= {"worker 1", "worker 2"}
     for j in jobs:
-        assert runs.read(j.config).record["machine"]["threads"] == 1
+        assert read(j.config).record["machine"]["threads"] == 1
     alone = subprocess.run(
         [sys.executable, "-c", ALONE], env={**os.environ, "HORKD_RUNS": str(tmp_path / "one")},
         capture_output=True, text=True, check=True, cwd=ROOT,
     )  # fmt: skip
     one = json.loads(alone.stdout.splitlines()[-1])
-    two = comparable(runs.read(jobs[0].config).record)
+    two = comparable(read(jobs[0].config).record)
     assert one["files"] == two["files"]
     assert one["results"] == two["results"]
 
@@ -193,7 +197,7 @@ sys.path.insert(0, "tests")
 torch.set_num_threads(1)
 import tiny, test_workers
 from horkd import runs
-record = runs.run(test_workers.job(seed=0).config, tiny.SETTINGS).record
+record = runner.run(test_workers.job(seed=0).config, tiny.SETTINGS).record
 print(json.dumps({n: record[n] for n in ("files", "results")}))
 """
 
@@ -205,7 +209,7 @@ def test_a_run_that_fails_is_said_and_the_others_go_on(folder, capfd):
     out, err = capfd.readouterr()
     assert re.match(r"worker 1: student alone, seed 1 failed: resolution 999 is above", out)
     assert re.fullmatch(r"horkd: worker 1: resolution 999 is above [^\n]*\n", err)
-    assert runs.read(good.config) is not None
+    assert read(good.config) is not None
 
 
 def test_what_fails_twice_for_one_reason_is_not_tried_a_third_time(folder):
@@ -286,7 +290,7 @@ def test_workers_end_with_their_parent_and_lose_nothing(tmp_path, monkeypatch, h
         storage.load_tensors(path)
     assert not list(folder.glob("*.damaged"))
     jobs = choose(get_preset("smoke"), ("two_stage",))
-    assert 0 < len(work.missing(jobs)) < len(jobs)
+    assert 0 < len(missing(jobs)) < len(jobs)
 
 
 def cmdline(pid: int) -> str:

@@ -6,13 +6,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from horkd import runs
 from horkd.data import Dataset
 from horkd.data.glyphs import CHARACTERS, render
-from horkd.models import ModelSpec, Network
-from horkd.resolution import Degradation
-from horkd.runs import RunConfig
-from horkd.train import Recipe, Settings
+from horkd.degradation import Degradation
+from horkd.lab import checkpoint, runner
+from horkd.lab.config import RunConfig
+from horkd.lab.store import Run
+from horkd.machine import Settings
+from horkd.networks.network import ModelSpec, Network
+from horkd.training import Recipe
 
 CLASSES = 6
 #: Everything that could differ between two machines or two calls is fixed.
@@ -61,12 +63,18 @@ def student(**changes) -> RunConfig:
     return RunConfig(**{**values, **changes})
 
 
-def run(config: RunConfig, folder) -> runs.Run:
-    return runs.run(config, SETTINGS, folder)
+def run(config: RunConfig, folder) -> Run:
+    return runner.run(config, SETTINGS, folder)
 
 
 def patch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs on the six characters, saved after every epoch."""
-    monkeypatch.setattr(runs, "load_dataset", load)
-    monkeypatch.setattr(runs, "SAVE_EVERY_SECONDS", 0)
-    monkeypatch.setattr(runs.evaluate, "latency", lambda network, size: 1.0)
+    patch_data(monkeypatch, load)
+    monkeypatch.setattr(checkpoint, "SAVE_EVERY_SECONDS", 0)
+    monkeypatch.setattr("horkd.lab.store.latency", lambda network, size: 1.0)
+
+
+def patch_data(monkeypatch: pytest.MonkeyPatch, stand_in) -> None:
+    """Another `load_dataset` for all that trains, tests and exports."""
+    for module in ("runner", "looks", "store"):
+        monkeypatch.setattr(f"horkd.lab.{module}.load_dataset", stand_in)

@@ -4,17 +4,7 @@ import functools
 
 from horkd.data.batches import Batches, FileBatches, ReducedBatches, normalise
 from horkd.data.cifar import VALIDATION_PER_CLASS, load_cifar100
-from horkd.data.disjoint import (
-    RETRIEVAL,
-    is_retrieval,
-    load_retrieval,
-    parse_retrieval,
-    retrieval_images,
-)
-from horkd.data.glyphs import VERSION as GLYPHS_VERSION
-from horkd.data.glyphs import load_glyphs
-from horkd.data.images import Dataset, ImageSet
-from horkd.data.open_set import (
+from horkd.data.faces import (
     FACES,
     PHOTOS,
     identification_set,
@@ -24,7 +14,17 @@ from horkd.data.open_set import (
     verification_set,
     whole_of,
 )
+from horkd.data.glyphs import VERSION as GLYPHS_VERSION
+from horkd.data.glyphs import load_glyphs
+from horkd.data.images import Dataset, ImageSet
 from horkd.data.photos import PhotoFiles
+from horkd.data.retrieval import (
+    RETRIEVAL,
+    is_retrieval,
+    load_retrieval,
+    parse_retrieval,
+    retrieval_images,
+)
 from horkd.errors import HorkdError
 
 __all__ = [
@@ -95,8 +95,8 @@ def load_dataset(name: str, per_class: int | None = None) -> Dataset:
 
     Args:
         name: one of `DATASETS`. "glyphs" is drawn here; "cifar100" is read or downloaded; sets of
-            faces and for metric learning are read (`horkd.data.open_set`,
-            `horkd.data.disjoint`).
+            faces and for metric learning are read (`horkd.data.faces`,
+            `horkd.data.retrieval`).
         per_class: training images per class; None takes all (glyphs: 100, faces: always all).
 
     Raises:

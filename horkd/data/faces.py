@@ -1,793 +1,351 @@
-"""Face data sets in the layouts of their publishers, decoded one photo at a time.
+"""Faces as data sets: trained on some people, tested on pairs of photos of others.
 
-Nothing here downloads. A set is opened by listing its folders and its text files; a photo is read
-when it is asked for, so that millions of them need no more memory than their names.
+| name | trained on | tested on |
+|---|---|---|
+| `lfw-1` … `lfw-10` | nine folds of LFW, without the tested people | the other fold's 600 pairs |
+| `lfw-dev` | LFW's View 1, for choosing settings: its training people | its 1,000 test pairs |
+| `lfw` | nothing | all 6,000 pairs: for networks trained elsewhere |
+| `umdfaces`, `vggface2`, `casia` | their photos, decoded one by one | all 6,000 pairs of LFW |
+| `xqlfw` | nothing | its 6,000 pairs, one photo of each poor |
+| `uccs` | nothing | identification: 180 subjects, four fifths of their photos as gallery |
+| `tinyface` | nothing | identification: its gallery, distractors and probes |
 
-| set | loader | face boxes | layout as in |
-|---|---|---|---|
-| LFW | `load_lfw` | no | the files themselves |
-| XQLFW | `load_xqlfw` | no | the authors' download page, and public code that reads it |
-| UMDFaces | `load_training_faces` | yes | public code that reads the CSV files |
-| VGGFace2 | `load_training_faces` | yes | public code that quotes the first lines of the CSV file |
-| CASIA-WebFace | `load_training_faces` | no | public code that names its files |
-| UCCS | `load_uccs` | yes | the organisers' code |
-| TinyFace | `load_tinyface` | no | public code that names its files |
-
-Only LFW was tried on its files. The other loaders follow the sources that their docstrings name,
-and refuse in one line what does not look as described there.
+`NAME@SIZE` gives faces of another size than 112 pixels: `umdfaces@224`. People of UMDFaces whose
+names are in LFW, too, are left out of training; VGGFace2 and CASIA-WebFace have no names.
 """
 
-import csv
+import functools
 import hashlib
-import math
-import os
-import re
-from array import array
-from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from itertools import accumulate
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
-from torch import Tensor
 
 from horkd import paths
-from horkd.data.photos import BOX_CROP, CENTRE_CROP, FULL_CROP, Crop, PhotoFiles
+from horkd.data.face_sets import Identification, load_tinyface, load_training_faces, load_uccs
+from horkd.data.images import Dataset, ImageSet
+from horkd.data.lfw import Pairs, Verification, load_lfw, load_lfw_view1, load_xqlfw, sample_pairs
+from horkd.data.photos import PhotoFiles
 from horkd.errors import HorkdError
+from horkd.protocols.identification import split_subjects
 
-TRAINING = ("umdfaces", "vggface2", "casia")
-#: What each set looks like below the folder that `HORKD_DATA` names.
-LAYOUTS = {
-    "lfw": "lfw/lfw-deepfunneled/<Name>/<Name>_0001.jpg, lfw/pairs.txt and lfw/people.txt",
-    "xqlfw": (
-        "xqlfw/lfw_original_imgs_min_qual0.85variant11/<Name>/<Name>_0001.jpg "
-        "and xqlfw/xqlfw_pairs.txt"
-    ),
-    "umdfaces": (
-        "umdfaces/umdfaces_batch1/umdfaces_batch1_ultraface.csv and the folders of photos "
-        "that it names beside it, likewise umdfaces_batch2 and umdfaces_batch3"
-    ),
-    "vggface2": (
-        "vggface2/train/n000002/0001_01.jpg and, for crops around the face boxes, "
-        "vggface2/bb_landmark/loose_bb_train.csv"
-    ),
-    "casia": "casia/0000045/001.jpg",
-    "uccs": (
-        "uccs/validation.csv and uccs/validation_images/<FILE> "
-        "(or uccs/protocol/validation.csv and uccs/validation/<FILE>)"
-    ),
-    "tinyface": (
-        "tinyface/Testing_Set/Gallery_Match/<id>_<n>.jpg, tinyface/Testing_Set/Probe/<id>_<n>.jpg "
-        "and, if wanted, tinyface/Testing_Set/Gallery_Distractor/*.jpg"
-    ),
+#: Statistics that face networks of torchvision's kind are fed by; a network that expects others
+#: says so in its specification.
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SIZE, FOLDS = 112, 10
+#: How far random crops move, as a share of the side: 4 pixels of 112.
+MARGIN = 4 / 112
+LARGE = ("umdfaces", "vggface2", "casia")
+#: Sets that nothing is trained on.
+TESTS = ("lfw", "xqlfw", "uccs", "tinyface")
+FACES = ("lfw", "lfw-dev", *(f"lfw-{k}" for k in range(1, FOLDS + 1)), *LARGE, *TESTS[1:])
+#: Subjects of UCCS that identification is about, as in the paper.
+SUBJECTS = 180
+#: Faces of unknown subjects of UCCS that serve as open set.
+STRANGERS = 1000
+#: Photos that each is trained on, known without reading it; the folds of LFW differ a little.
+PHOTOS = {
+    "lfw-dev": 9525,
+    **dict.fromkeys(TESTS, 0),
+    "umdfaces": 367_888,
+    "vggface2": 3_141_890,
+    "casia": 494_414,
 }
 
-_SUFFIXES = (".jpg", ".jpeg", ".png")
-_LFW_FOLDERS = ("lfw-deepfunneled", "lfw_funneled", "lfw")
-_XQLFW_FOLDER = "lfw_original_imgs_min_qual0.85variant11"
-_BOX_COLUMNS = ("FACE_X", "FACE_Y", "FACE_WIDTH", "FACE_HEIGHT")
 
-
-# Protocols
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """P pairs of images: do both show the same class?
-
-    Attributes:
-        left, right: int64 (P,), indices into the images.
-        same: bool (P,).
-        fold: int64 (P,), 0 .. folds - 1.
-    """
-
-    left: Tensor
-    right: Tensor
-    same: Tensor
-    fold: Tensor
-
-    def __post_init__(self) -> None:
-        for name, dtype in (
-            ("left", torch.int64),
-            ("right", torch.int64),
-            ("same", torch.bool),
-            ("fold", torch.int64),
-        ):
-            values = getattr(self, name)
-            if values.shape != (len(self.left),) or values.dtype != dtype:
-                raise HorkdError(
-                    f"{name} of pairs must be {dtype} ({len(self.left)},), "
-                    f"got {values.dtype} {tuple(values.shape)}"
-                )
-
-    def __len__(self) -> int:
-        return len(self.left)
-
-    def of_fold(self, k: int) -> "Pairs":
-        """The pairs of fold k.
-
-        Raises:
-            HorkdError: if there are none.
-        """
-        chosen = self.fold == k
-        if not chosen.any():
-            known = ", ".join(map(str, self.fold.unique().tolist()))
-            raise HorkdError(f"no pairs in fold {k}: there are folds {known or '(none)'}")
-        return Pairs(self.left[chosen], self.right[chosen], self.same[chosen], self.fold[chosen])
-
-
-@dataclass(frozen=True)
-class Verification:
-    """Photos and the pairs to tell apart.
-
-    Attributes:
-        faces: the photos.
-        pairs: indices into `faces`.
-        folds: int64 (N,), the fold of each photo's identity, so that one can train on the other
-            folds; None if the set does not say.
-    """
-
-    faces: PhotoFiles
-    pairs: Pairs
-    folds: Tensor | None
-
-
-@dataclass(frozen=True)
-class Identification:
-    """Photos to find in a gallery.
-
-    Attributes:
-        gallery: photos of known identities.
-        probes: photos to find; labels and names are those of the gallery.
-        distractors: photos of nobody in the probes, label -1, that enlarge the gallery; or None.
-    """
-
-    gallery: PhotoFiles
-    probes: PhotoFiles
-    distractors: PhotoFiles | None
-
-
-# Reading what is there
-
-
-def _home(name: str, root: Path | None) -> Path:
-    """The folder of one data set.
+def parse(name: str) -> tuple[str, int]:
+    """(data set, side of its faces in pixels) of `NAME` or `NAME@SIZE`.
 
     Raises:
-        HorkdError: if it is absent, or nobody said where the data sets are.
+        HorkdError: if the size is not a number of pixels.
     """
-    base = paths.data_dir() if root is None else Path(root)
-    if base is None:
-        raise HorkdError(f"set HORKD_DATA to the folder that holds {LAYOUTS[name]}")
-    if not (base / name).is_dir():
-        raise _absent(name, base / name)
-    return base / name
+    base, at, size = name.partition("@")
+    if not at:
+        return base, SIZE
+    if not (size.isascii() and size.isdecimal()) or not 8 <= int(size) <= 1024:
+        raise HorkdError(f"cannot read the data set {name!r}: write NAME@SIZE, SIZE in pixels")
+    return base, int(size)
 
 
-def _absent(name: str, path: Path) -> HorkdError:
-    return HorkdError(f"{path} is not there: the data folder must hold {LAYOUTS[name]}")
+def is_faces(name: str) -> bool:
+    """Whether a data set is one of faces."""
+    return name.partition("@")[0] in FACES
 
 
-def _folders(root: Path, pattern: str = ".") -> list[str]:
-    """Sorted names of the folders in `root` that match the whole pattern; hidden ones left out."""
-    try:
-        with os.scandir(root) as entries:
-            return sorted(
-                e.name
-                for e in entries
-                if e.name[0] != "." and re.match(pattern, e.name) and e.is_dir()
-            )
-    except OSError as error:
-        raise HorkdError(f"cannot list {root}: {error.strerror}") from None
+def whole_of(name: str) -> str:
+    """The set in memory that a data set is a part of: `lfw@112` of every fold of LFW."""
+    base, size = parse(name)
+    return f"{base.partition('-')[0]}@{size}" if base in FACES else name
 
 
-def _photos(folder: Path) -> list[str]:
-    """Sorted names of the photos in a folder, hidden ones left out; none if there is no folder."""
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(
-                e.name
-                for e in entries
-                if e.name[0] != "." and os.path.splitext(e.name)[1].lower() in _SUFFIXES
-            )
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise HorkdError(f"cannot list {folder}: {error.strerror}") from None
+def load_faces(name: str) -> Dataset:
+    """A set of faces by name.
 
-
-def _by_folder(name: str, root: Path, pattern: str) -> tuple[tuple[str, ...], Tensor, list[str]]:
-    """Photos of a tree with one folder for each identity: files, labels, names.
-
-    Raises:
-        HorkdError: if no folder matches the pattern or one has no photos.
-    """
-    if not root.is_dir():
-        raise _absent(name, root)
-    names, files, labels = _folders(root, pattern), [], array("q")
-    if not names:
-        raise HorkdError(f"{root} has no folders of photos: it must look like {LAYOUTS[name]}")
-    for label, person in enumerate(names):
-        photos = _photos(root / person)
-        if not photos:
-            raise HorkdError(f"{root / person} has no photos: unpack the archive again")
-        files.extend(f"{person}/{photo}" for photo in photos)
-        labels.extend([label] * len(photos))
-    return tuple(files), _tensor(labels, torch.int64), names
-
-
-def _tensor(values: array, dtype: torch.dtype) -> Tensor:
-    return torch.frombuffer(values, dtype=dtype).clone() if values else torch.empty(0, dtype=dtype)
-
-
-class _Missing:
-    """Counts files that a list names and that are not there, and remembers the first."""
-
-    def __init__(self) -> None:
-        self.first, self.count = "", 0
-
-    def add(self, file: str) -> None:
-        self.first, self.count = self.first or file, self.count + 1
-
-    def check(self, where: Path, root: Path) -> None:
-        """Refuse a set with missing files.
-
-        Raises:
-            HorkdError: if there are any.
-        """
-        if self.count:
-            raise HorkdError(
-                f"{where.name} names {self.count} photos that are not in {root}, first "
-                f"{self.first}: unpack the archive again"
-            )
-
-
-def _lines(name: str, path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Line number and words of each line of a text file that is not empty.
-
-    Raises:
-        HorkdError: if the file is absent or no text.
-    """
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, 1):
-                if words := line.split():
-                    yield number, words
-    except FileNotFoundError:
-        raise _absent(name, path) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise HorkdError(f"cannot read {path}: {error}") from None
-
-
-def _rows(name: str, path: Path, columns: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
-    """Line number and the values of `columns` of each row of a CSV file, one row at a time.
-
-    Raises:
-        HorkdError: if the file is absent, damaged or has not these columns.
-    """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, skipinitialspace=True)
-            header = [title.strip() for title in next(reader, [])]
-            lacking = [column for column in columns if column not in header]
-            if lacking:
-                raise HorkdError(
-                    f"{path} has no column {', '.join(lacking)}: "
-                    f"its columns are {', '.join(header) or '(none)'}"
-                )
-            places = [header.index(column) for column in columns]
-            for row in reader:
-                if not row:
-                    continue
-                if len(row) <= max(places):
-                    raise HorkdError(
-                        f"{path}, line {reader.line_num}: {len(row)} values for "
-                        f"{len(header)} columns; put the official file there again"
-                    )
-                yield reader.line_num, [row[place].strip() for place in places]
-    except FileNotFoundError:
-        raise _absent(name, path) from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise HorkdError(f"cannot read {path}: {error}") from None
-
-
-def _corners(path: Path, line: int, values: list[str]) -> tuple[float, float, float, float]:
-    """Corners x0, y0, x1, y1 of a box that is given as x, y, width, height.
-
-    Raises:
-        HorkdError: if they are no numbers or the box is empty.
-    """
-    try:
-        x, y, width, height = map(float, values)
-    except ValueError:
-        x = y = width = height = math.nan
-    if not (width > 0 and height > 0 and all(map(math.isfinite, (x, y, width, height)))):
-        raise HorkdError(
-            f"{path}, line {line}: {', '.join(values)} is no face box (x, y, width, height): "
-            "correct or remove that line"
-        )
-    return x, y, x + width, y + height
-
-
-def _counts(path: Path, line: int, words: list[str], how_many: int, what: str) -> list[int]:
-    """`how_many` positive whole numbers from one line.
-
-    Raises:
-        HorkdError: if the line holds anything else.
-    """
-    if len(words) != how_many or not all(w.isdecimal() and int(w) > 0 for w in words):
-        raise HorkdError(f"{path}, line {line}: expected {what}, got {' '.join(words)!r}")
-    return [int(word) for word in words]
-
-
-def _read_pairs(name: str, path: Path, faces: PhotoFiles) -> Pairs:
-    """The pairs of a file in LFW's format.
-
-    The first line holds the number of folds F and of pairs n. For each fold follow n lines "name,
-    number, number" of equal and n lines "name, number, name, number" of different people.
-
-    Raises:
-        HorkdError: if the file is not so, or names photos that are not there.
-    """
-    where = {file: i for i, file in enumerate(faces.files)}
-    missing, sides, same, fold = _Missing(), (array("q"), array("q")), [], array("q")
-    lines = _lines(name, path)
-    line, words = next(lines, (1, []))
-    if len(words) == 1:  # View 1 of LFW has one fold per file and names pairs alone
-        words = ["1", *words]
-    folds, each = _counts(path, line, words, 2, "the number of folds and of pairs")
-    for line, words in lines:
-        k, rest = divmod(len(same), 2 * each)
-        equal = rest < each
-        if k == folds:
-            raise HorkdError(f"{path}, line {line}: more than {folds} folds of {2 * each} pairs")
-        if equal and len(words) == 3:
-            people, numbers = (words[0], words[0]), words[1:]
-        elif not equal and len(words) == 4:
-            people, numbers = (words[0], words[2]), words[1::2]
-        else:
-            wanted = "name, number, number" if equal else "name, number, name, number"
-            raise HorkdError(f"{path}, line {line}: expected {wanted}, got {' '.join(words)!r}")
-        numbers = _counts(path, line, numbers, 2, "numbers of photos")
-        if (people[0] == people[1]) != equal or (equal and numbers[0] == numbers[1]):
-            raise HorkdError(f"{path}, line {line}: not a pair of two photos: {' '.join(words)!r}")
-        for side, person, number in zip(sides, people, numbers, strict=True):
-            file = f"{person}/{person}_{number:04d}.jpg"
-            side.append(where.get(file, -1))
-            if file not in where:
-                missing.add(file)
-        same.append(equal)
-        fold.append(k)
-    if len(same) != 2 * each * folds:
-        raise HorkdError(
-            f"{path} has {len(same)} pairs, its first line promises {2 * each * folds}: "
-            "put the official file there again"
-        )
-    missing.check(path, faces.root)
-    left, right = (_tensor(side, torch.int64) for side in sides)
-    return Pairs(left, right, torch.tensor(same), _tensor(fold, torch.int64))
-
-
-def _read_people(path: Path, faces: PhotoFiles) -> Tensor:
-    """The fold of each photo, int64 (N,), from a file in the format of LFW's people.txt.
-
-    The first line holds the number of folds. For each fold follow a line with its number of people
-    and as many lines "name, number of photos".
-
-    Raises:
-        HorkdError: if the file is not so, if it and the photos disagree, or if folds share people.
-    """
-    label = {name: i for i, name in enumerate(faces.names)}
-    has = torch.bincount(faces.labels, minlength=len(label)).tolist()
-    files, missing, wrong = set(faces.files), _Missing(), []
-    fold_of = dict.fromkeys(label, -1)
-    lines = _lines("lfw", path)
-    line, words = next(lines, (1, []))
-    (folds,) = _counts(path, line, words, 1, "the number of folds")
-    for k in range(folds):
-        line, words = next(lines, (line + 1, []))
-        (people,) = _counts(path, line, words, 1, f"the number of people of fold {k}")
-        for _ in range(people):
-            line, words = next(lines, (line + 1, []))
-            (count,) = _counts(path, line, words[1:], 1, "name and number of photos")
-            name = words[0]
-            if fold_of.get(name, -1) >= 0:
-                raise HorkdError(f"{path}, line {line}: {name} is named twice: folds must differ")
-            fold_of[name] = k
-            for number in range(1, count + 1):
-                file = f"{name}/{name}_{number:04d}.jpg"
-                if file not in files:
-                    missing.add(file)
-            if name in label and has[label[name]] > count:
-                wrong.append(f"{name} has {has[label[name]]}, not {count}")
-    if (extra := next(lines, None)) is not None:
-        raise HorkdError(f"{path}, line {extra[0]}: more than {folds} folds")
-    missing.check(path, faces.root)
-    wrong += [f"{name} is not named" for name, k in fold_of.items() if k < 0]
-    if wrong:
-        raise HorkdError(
-            f"{path.name} and the photos in {faces.root} disagree on {len(wrong)} people: "
-            f"{wrong[0]}; unpack the archive again"
-        )
-    return torch.tensor([fold_of[name] for name in faces.names])[faces.labels]
-
-
-# Loaders
-
-
-def load_lfw(
-    root: Path | None = None, crop: Crop = CENTRE_CROP, size: int = 112, margin: int = 0
-) -> Verification:
-    """Labeled Faces in the Wild: 13,233 photos, 5,749 people, 6,000 pairs in 10 folds.
-
-    The photos are the deep-funneled ones, `lfw-deepfunneled`, for which the default crop is meant.
-    If that folder is absent, `lfw_funneled` or else `lfw` (the original photos) is read instead;
-    `faces.root` tells which. People of different folds differ, in people.txt and in the pairs.
-    Checked against the official files.
+    LFW is decoded into memory (0.6 GB at 112 pixels); the large training sets stay on disk.
 
     Args:
-        root: folder that holds `lfw/`; None takes `HORKD_DATA`.
-        crop: which part of a photo is the face.
-        size: side of the face after cropping, in pixels.
-        margin: pixels of real surroundings on each side of it.
+        name: one of `FACES`, with `@SIZE` if wished.
 
     Raises:
-        HorkdError: if files are missing, or photos and lists disagree.
+        HorkdError: if it is unknown, or not there, with the file tree that is looked for.
     """
-    home = _home("lfw", root)
-    folder = next((f for f in _LFW_FOLDERS if (home / f).is_dir()), _LFW_FOLDERS[0])
-    files, labels, names = _by_folder("lfw", home / folder, ".")
-    faces = PhotoFiles(home / folder, files, labels, tuple(names), None, crop, size, margin)
-    folds = _read_people(home / "people.txt", faces)
-    pairs = _read_pairs("lfw", home / "pairs.txt", faces)
-    apart = (folds[pairs.left] != pairs.fold) | (folds[pairs.right] != pairs.fold)
-    if apart.any():
-        i = int(apart.nonzero()[0])
-        raise HorkdError(
-            f"pairs.txt and people.txt in {home} disagree: {int(apart.sum())} pairs show people of "
-            f"another fold, first {files[pairs.left[i]]} and {files[pairs.right[i]]}; "
-            "put the official files there again"
-        )
-    return Verification(faces, pairs, folds)
-
-
-def load_lfw_view1(
-    root: Path | None = None, crop: Crop = CENTRE_CROP, size: int = 112, margin: int = 0
-) -> Verification:
-    """LFW's View 1, for the choice of settings: fold 0 to train on, fold 1 to test on.
-
-    Fold 0 has 2,200 pairs of pairsDevTrain.txt and the people of peopleDevTrain.txt, fold 1 the
-    1,000 pairs of pairsDevTest.txt and the people of peopleDevTest.txt. The photos are those of
-    `load_lfw`, in its order, and so are people and pairs in part: what is chosen here is reported
-    on View 2, the ten folds. Checked against the official files.
-
-    Args:
-        root: folder that holds `lfw/`; None takes `HORKD_DATA`.
-        crop: which part of a photo is the face.
-        size: side of the face after cropping, in pixels.
-        margin: pixels of real surroundings on each side of it.
-
-    Raises:
-        HorkdError: as `load_lfw`.
-    """
-    whole = load_lfw(root, crop, size, margin)
-    home, faces = _home("lfw", root), whole.faces
-    label = {name: i for i, name in enumerate(faces.names)}
-    fold_of = torch.full((len(faces.names),), -1)
-    parts = []
-    for fold, part in enumerate(("DevTrain", "DevTest")):
-        path = home / f"people{part}.txt"
-        lines = list(_lines("lfw", path))[1:]
-        unknown = [words[0] for _, words in lines if words[0] not in label]
-        if unknown:
-            raise HorkdError(f"{path.name} names {unknown[0]}, of whom there is no photo in {home}")
-        fold_of[[label[words[0]] for _, words in lines]] = fold
-        pairs = _read_pairs("lfw", home / f"pairs{part}.txt", faces)
-        parts.append((pairs.left, pairs.right, pairs.same, torch.full_like(pairs.fold, fold)))
-    return Verification(
-        faces, Pairs(*map(torch.cat, zip(*parts, strict=True))), fold_of[faces.labels]
+    base, size = parse(name)
+    if base not in FACES:
+        raise HorkdError(f"unknown set of faces {name!r}: choose from {', '.join(FACES)}")
+    root = str(paths.data_dir() or "")
+    if base in TESTS[1:]:
+        return _test_only(name, base, Path(root) if root else None, size)
+    whole, pairs, people = _lfw(root, size, base == "lfw-dev")
+    folds = None
+    train: ImageSet | PhotoFiles = whole.select(torch.zeros(0, dtype=torch.int64))
+    if base in LARGE:
+        train = load_training_faces(base, size=size, margin=round(MARGIN * size))
+        train = _without(train, whole.classes)
+    elif base != "lfw":
+        tested = 1 if base == "lfw-dev" else int(base.removeprefix("lfw-")) - 1
+        folds = (tested,)
+        train = _relabelled(whole.select((people >= 0) & (people != tested)))
+    return Dataset(
+        name,
+        train,
+        None,
+        whole,
+        None,
+        flip=True,
+        mean=MEAN,
+        std=STD,
+        pairs=pairs,
+        folds=folds,
+        whole=None if base in LARGE else whole,
     )
 
 
-def load_xqlfw(
-    root: Path | None = None, crop: Crop = CENTRE_CROP, size: int = 112, margin: int = 0
-) -> Verification:
-    """Cross-Quality LFW: LFW's people, pairs of one good and one poor photo, 10 folds.
+def _test_only(name: str, base: str, root: Path | None, size: int) -> Dataset:
+    """A set that networks are tested on."""
+    pairs = None
+    if base == "xqlfw":
+        found = load_xqlfw(root, size=size)
+        faces, pairs = found.faces, found.pairs
+    elif base == "uccs":
+        search = _uccs(str(root or ""), size)
+        test = ImageSet(search.images, search.labels.clamp(min=0), search.subjects)
+        return Dataset(name, _nothing(size), None, test, None, True, MEAN, STD)
+    else:
+        faces = _joined(load_tinyface(root, size=size))
+    test: ImageSet | PhotoFiles = faces
+    if base != "tinyface":  # whose distractors are many
+        test = ImageSet(faces.load(progress=True), faces.labels, faces.names)
+    return Dataset(name, _nothing(size), None, test, None, True, MEAN, STD, pairs=pairs)
 
-    The name of the pairs' file is that of the authors' download page, the folder's name is the one
-    inside `xqlfw.zip` according to public code that reads it. That the pairs are in LFW's format
-    was seen in such code, not in the file.
 
-    Args:
-        root: folder that holds `xqlfw/`; None takes `HORKD_DATA`.
-        crop: which part of a photo is the face.
-        size: side of the face after cropping, in pixels.
-        margin: pixels of real surroundings on each side of it.
+def _nothing(size: int) -> ImageSet:
+    return ImageSet(torch.zeros(0, 3, size, size, dtype=torch.uint8), torch.zeros(0).long(), ())
+
+
+@functools.lru_cache(maxsize=1)
+def _uccs(root: str, size: int) -> "Search":
+    """The subjects that `split_subjects` draws, and up to a thousand faces of unknown ones.
+
+    The photos are large and show many people: only what takes part is decoded.
+    """
+    faces = load_uccs(Path(root) if root else None, size=size)
+    gallery, probes = _split(faces.labels, faces.names, faces.files)
+    strangers = (faces.labels < 0).nonzero()[:, 0].tolist()
+    strangers = sorted(strangers, key=lambda i: _order(faces, i))[:STRANGERS]
+    parts = [torch.from_numpy(gallery), torch.from_numpy(probes), torch.tensor(strangers).long()]
+    ends = [len(part) for part in parts]
+    chosen = faces.select(torch.cat(parts))
+    place = torch.arange(len(chosen)).split(ends)
+    what = f"UCCS, {len(chosen.labels[place[0]].unique())} subjects"
+    images = chosen.load(progress=True)
+    return Search(images, *place, chosen.labels, what, chosen.names)
+
+
+def _order(faces: PhotoFiles, i: int) -> bytes:
+    """A place in line that depends on photo and box alone."""
+    return hashlib.sha256(f"uccs/{faces.files[i]}/{faces.boxes[i].tolist()}".encode()).digest()
+
+
+def _joined(found: Identification) -> PhotoFiles:
+    """Gallery, probes and distractors in one list; its folders tell which is which."""
+    parts = [p for p in (found.gallery, found.probes, found.distractors) if p is not None]
+    files = tuple(f"{part.root.name}/{file}" for part in parts for file in part.files)
+    labels = torch.cat([part.labels for part in parts])
+    return replace(found.gallery, root=found.gallery.root.parent, files=files, labels=labels)
+
+
+def _split(
+    labels: torch.Tensor, subjects: Sequence[str], names: Sequence[str], count: int = SUBJECTS
+) -> tuple[np.ndarray, np.ndarray]:
+    known = labels >= 0
+    gallery, probes = split_subjects(
+        subjects, labels[known], [n for n, k in zip(names, known.tolist(), strict=True) if k], count
+    )
+    position = known.nonzero()[:, 0].numpy()
+    return position[gallery], position[probes]
+
+
+@functools.lru_cache(maxsize=2)
+def _lfw(root: str, size: int, view1: bool) -> tuple[ImageSet, Pairs, torch.Tensor]:
+    """All photos, the pairs of a view, and the fold of each photo (-1: in none)."""
+    load = load_lfw_view1 if view1 else load_lfw
+    found: Verification = load(Path(root) if root else None, size=size, margin=round(MARGIN * size))
+    faces = found.faces
+    images = _decoded(root, size)
+    return (
+        ImageSet(images, faces.labels, faces.names, faces.margin),
+        found.pairs,
+        found.folds,
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def _decoded(root: str, size: int) -> torch.Tensor:
+    """All photos of LFW, in the order that both views have."""
+    folder = Path(root) if root else None
+    return load_lfw(folder, size=size, margin=round(MARGIN * size)).faces.load(progress=True)
+
+
+def _without(faces: PhotoFiles, tested: Sequence[str]) -> PhotoFiles:
+    """Photos of people whose names are not among the tested ones, where folders are names.
+
+    UMDFaces has names; VGGFace2 and CASIA-WebFace have numbers, of which nothing can be told here.
+    """
+    names = {_plain(name) for name in tested}
+    kept = torch.tensor([_plain(name) not in names for name in faces.names])[faces.labels]
+    if bool(kept.all()):
+        return faces
+    left = faces.select(kept.nonzero()[:, 0])
+    people, labels = left.labels.unique(return_inverse=True)
+    return replace(left, labels=labels, names=tuple(left.names[p] for p in people.tolist()))
+
+
+def _plain(name: str) -> str:
+    return "".join(c for c in name.casefold() if c.isalnum())
+
+
+def _relabelled(images: ImageSet) -> ImageSet:
+    """The same images with classes for the people in them alone."""
+    people, labels = images.labels.unique(return_inverse=True)
+    return replace(images, labels=labels, classes=tuple(images.classes[p] for p in people))
+
+
+def verification_set(data: Dataset) -> tuple[ImageSet, Pairs, tuple[int, ...] | None]:
+    """Images, pairs of them, and the folds to be tested (None: all) of any data set that has some.
+
+    The embedded set's are pairs of characters never trained on: ten folds of 600 pairs, disjoint in
+    characters, always the same.
 
     Raises:
-        HorkdError: if files are missing or the pairs name photos that are not there.
+        HorkdError: if the data set has neither pairs nor unseen classes.
     """
-    home = _home("xqlfw", root)
-    files, labels, names = _by_folder("xqlfw", home / _XQLFW_FOLDER, ".")
-    faces = PhotoFiles(home / _XQLFW_FOLDER, files, labels, tuple(names), None, crop, size, margin)
-    return Verification(faces, _read_pairs("xqlfw", home / "xqlfw_pairs.txt", faces), None)
-
-
-def load_training_faces(
-    name: str,
-    root: Path | None = None,
-    crop: Crop | None = None,
-    size: int = 112,
-    margin: int = 0,
-) -> PhotoFiles:
-    """A set to train on.
-
-    "umdfaces": column names as in public code that reads `umdfaces_batch*_ultraface.csv` (FILE,
-    FACE_X, FACE_Y, FACE_WIDTH, FACE_HEIGHT), not checked against the files. The identity is the
-    folder in FILE, because it is not known whether SUBJECT_ID counts on from batch to batch. The
-    batches that are there are read.
-
-    "vggface2": the training part; the boxes' file has the columns NAME_ID, X, Y, W, H and rows such
-    as `"n000001/0001_01",60,60,79,109` as quoted in public code, not checked against the files.
-
-    "casia": folders and files named as in public code, not checked against the files.
-
-    Args:
-        name: one of `TRAINING`.
-        root: folder that holds a folder of that name; None takes `HORKD_DATA`.
-        crop: which part of a photo is the face; None takes `BOX_CROP` where boxes are there,
-            else the LFW-like `CENTRE_CROP` for casia and `FULL_CROP` for vggface2.
-        size: side of the face after cropping, in pixels.
-        margin: pixels of real surroundings on each side of it.
-
-    Raises:
-        HorkdError: if the name is unknown, or files are missing or damaged.
-    """
-    if name not in TRAINING:
-        raise HorkdError(f"unknown training set {name!r}: choose from {', '.join(TRAINING)}")
-    home = _home(name, root)
-    if name == "umdfaces":
-        return _umdfaces(home, crop or BOX_CROP, size, margin)
-    if name == "vggface2":
-        return _vggface2(home, crop, size, margin)
-    files, labels, names = _by_folder(name, home, r"\d{7}$")
-    return PhotoFiles(home, files, labels, tuple(names), None, crop or CENTRE_CROP, size, margin)
-
-
-def _umdfaces(home: Path, crop: Crop, size: int, margin: int) -> PhotoFiles:
-    batches = [b for b in (f"umdfaces_batch{i}" for i in (1, 2, 3)) if (home / b).is_dir()]
-    if not batches:
-        raise _absent("umdfaces", home / "umdfaces_batch1")
-    files, boxes, labels, label = [], array("d"), array("q"), {}
-    for batch in batches:
-        path, there, missing = home / batch / f"{batch}_ultraface.csv", {}, _Missing()
-        for line, (file, *box) in _rows("umdfaces", path, ("FILE", *_BOX_COLUMNS)):
-            person, _, photo = file.rpartition("/")
-            if not person:
-                raise HorkdError(f"{path}, line {line}: expected folder/photo.jpg, got {file!r}")
-            if person not in there:
-                there[person] = set(_photos(home / batch / person))
-            if photo not in there[person]:
-                missing.add(file)
-            files.append(f"{batch}/{file}")
-            boxes.extend(_corners(path, line, box))
-            labels.append(label.setdefault(person, len(label)))
-        missing.check(path, home / batch)
-    if not files:
-        raise HorkdError(f"the CSV files in {home} name no photos: put the official ones there")
-    names = sorted(label)
-    rank = torch.empty(len(names), dtype=torch.int64)
-    rank[[label[name] for name in names]] = torch.arange(len(names))
-    corners = _tensor(boxes, torch.float64).float().reshape(-1, 4)
-    labels = rank[_tensor(labels, torch.int64)]
-    return PhotoFiles(home, tuple(files), labels, tuple(names), corners, crop, size, margin)
-
-
-def _vggface2(home: Path, crop: Crop | None, size: int, margin: int) -> PhotoFiles:
-    root, path = home / "train", home / "bb_landmark" / "loose_bb_train.csv"
-    if crop is None:
-        crop = BOX_CROP if path.is_file() else FULL_CROP
-    files, labels, names = _by_folder("vggface2", root, r"n\d{6}$")
-    boxes = None
-    if crop.kind == "box":
-        ends = torch.bincount(labels).cumsum(0).tolist()
-        span = dict(zip(names, zip([0, *ends], ends, strict=False), strict=True))
-        boxes, missing = torch.full((len(files), 4), math.nan), _Missing()
-        view = boxes.numpy()
-        for line, (key, *box) in _rows("vggface2", path, ("NAME_ID", "X", "Y", "W", "H")):
-            file = f"{key}.jpg"
-            low, high = span.get(key.partition("/")[0], (0, 0))
-            place = bisect_left(files, file, low, high)  # a folder's photos are sorted
-            if place < high and files[place] == file:
-                view[place] = _corners(path, line, box)
-            else:
-                missing.add(file)
-        missing.check(path, root)
-        without = boxes[:, 0].isnan().nonzero()[:, 0]
-        if len(without):
-            raise HorkdError(
-                f"{path} has no box for {len(without)} photos, first {files[without[0]]}: put the "
-                "official file there again"
-            )
-    return PhotoFiles(root, files, labels, tuple(names), boxes, crop, size, margin)
-
-
-def load_uccs(
-    root: Path | None = None,
-    split: str = "validation",
-    crop: Crop = BOX_CROP,
-    size: int = 112,
-    margin: int = 0,
-) -> PhotoFiles:
-    """UnConstrained College Students: faces in surveillance photos, one entry for each face.
-
-    Unknown subjects (SUBJECT_ID -1) have label -1. Two layouts are read, as in the code that the
-    organisers published with their challenges, not checked against the files: the third
-    challenge's `<split>.csv` with `<split>_images/`, or the second one's `protocol/<split>.csv`
-    with `<split>/`. Columns as in the third challenge's code: FILE, SUBJECT_ID, FACE_X, FACE_Y,
-    FACE_WIDTH, FACE_HEIGHT; the second one's code reads the same values by position, so that its
-    titles are a guess. "training" is part of the second challenge only.
-
-    Args:
-        root: folder that holds `uccs/`; None takes `HORKD_DATA`.
-        split: "validation" or "training". The test splits have no labels.
-        crop: which part of a photo is the face.
-        size: side of the face after cropping, in pixels.
-        margin: pixels of real surroundings on each side of it.
-
-    Raises:
-        HorkdError: if files are missing or damaged.
-    """
-    if split not in ("validation", "training"):
-        raise HorkdError(f"unknown split {split!r} of UCCS: choose validation or training")
-    home = _home("uccs", root)
-    path, folder = home / f"{split}.csv", home / f"{split}_images"
-    if not path.is_file() and (home / "protocol").is_dir():
-        path, folder = home / "protocol" / f"{split}.csv", home / split
-    there, missing = set(_photos(folder)), _Missing()
-    files, boxes, subjects = [], array("d"), array("q")
-    for line, (file, subject, *box) in _rows("uccs", path, ("FILE", "SUBJECT_ID", *_BOX_COLUMNS)):
-        try:
-            subjects.append(max(int(subject), -1))
-        except ValueError:
-            raise HorkdError(f"{path}, line {line}: SUBJECT_ID {subject!r} is no number") from None
-        if file not in there:
-            missing.add(file)
-        files.append(file)
-        boxes.extend(_corners(path, line, box))
-    if not files:
-        raise HorkdError(f"{path} names no faces: put the official file there again")
-    missing.check(path, folder)
-    subjects = _tensor(subjects, torch.int64)
-    known = subjects[subjects >= 0].unique()
-    labels = torch.where(subjects < 0, -1, torch.searchsorted(known, subjects))
-    corners = _tensor(boxes, torch.float64).float().reshape(-1, 4)
-    names = tuple(map(str, known.tolist()))
-    return PhotoFiles(folder, tuple(files), labels, names, corners, crop, size, margin)
-
-
-def load_tinyface(
-    root: Path | None = None, crop: Crop = FULL_CROP, size: int = 112, margin: int = 0
-) -> Identification:
-    """TinyFace's test set: small faces from the web, to be found in a gallery.
-
-    The identity is the number before the first "_" of a file's name in Gallery_Match and Probe, as
-    public code describes the names. Most public code takes it from `gallery_match_img_ID_pairs.mat`
-    and `probe_img_ID_pairs.mat` beside these folders instead, which needs SciPy and is not done
-    here. That both agree was not checked against the files. By that code the official test has
-    4,443 gallery photos, 3,728 probes and 153,428 distractors.
-
-    Args:
-        root: folder that holds `tinyface/`; None takes `HORKD_DATA`.
-        crop: which part of a photo is the face; the photos are cropped already.
-        size: side of the face after cropping, in pixels.
-        margin: pixels of real surroundings on each side of it.
-
-    Raises:
-        HorkdError: if files are missing or their names do not begin with a number.
-    """
-    home = _home("tinyface", root) / "Testing_Set"
-    found, ids = {}, {}
-    for part in ("Gallery_Match", "Probe"):
-        found[part] = _photos(home / part)
-        if not found[part]:
-            raise HorkdError(
-                f"{home / part} has no photos: it must look like {LAYOUTS['tinyface']}"
-            )
-        ids[part] = []
-        for file in found[part]:
-            number = file.partition("_")[0]
-            if not number.isdecimal():
-                raise HorkdError(f"{home / part / file}: the name must begin with a number and _")
-            ids[part].append(int(number))
-    known = sorted({i for part in ids.values() for i in part})
-    label, names = {i: k for k, i in enumerate(known)}, tuple(map(str, known))
-
-    def faces(part: str, files: list[str], labels: list[int]) -> PhotoFiles:
-        labels = torch.tensor(labels, dtype=torch.int64)
-        return PhotoFiles(home / part, tuple(files), labels, names, None, crop, size, margin)
-
-    gallery, probes = (faces(p, found[p], [label[i] for i in ids[p]]) for p in found)
-    others = _photos(home / "Gallery_Distractor")
-    distractors = faces("Gallery_Distractor", others, [-1] * len(others)) if others else None
-    return Identification(gallery, probes, distractors)
-
-
-# Pairs for sets without official ones
-
-
-def _number(*words: object) -> int:
-    """A number below 2⁶⁴ that depends on the words alone, not on any library's generator."""
-    text = "/".join(map(str, ("horkd pairs", *words)))
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
-
-
-def _draw(total: int, count: int, *words: object) -> list[int]:
-    """`count` different numbers below `total`, all equally likely."""
-    if 2 * count > total:
-        return sorted(range(total), key=lambda i: _number(*words, i))[:count]
-    drawn, trial = {}, 0
-    while len(drawn) < count:
-        drawn[_number(*words, trial) % total] = None
-        trial += 1
-    return list(drawn)
-
-
-def sample_pairs(labels: Tensor, folds: int = 10, per_fold: int = 600, seed: int = 0) -> Pairs:
-    """Pairs for a set that has no official ones, in the manner of LFW.
-
-    In each fold one half of the pairs shows the same class, the other different ones, drawn without
-    repetition and equally likely among all such pairs of images of the fold; the classes of
-    different folds differ. All choices are SHA-256 of the seed and a counter, so that they are the
-    same with every version of Python, NumPy and torch.
-
-    Args:
-        labels: int64 (N,); images of label -1 are left out.
-        folds: number of folds.
-        per_fold: pairs in each, an even number.
-        seed: another seed gives other pairs.
-
-    Raises:
-        HorkdError: if there are too few classes or images.
-    """
-    if labels.ndim != 1 or labels.dtype != torch.int64:
-        raise HorkdError(f"labels must be int64 (N,), got {labels.dtype} {tuple(labels.shape)}")
-    if folds < 1 or per_fold < 2 or per_fold % 2:
+    if data.pairs is not None:
+        return data.test, data.pairs, data.folds
+    if data.unseen is None:
         raise HorkdError(
-            "folds must be at least 1 and per_fold an even number from 2 on, "
-            f"got {folds} and {per_fold}"
+            f"{data.name} has no classes that are never trained on: verification needs faces or "
+            "the embedded set"
         )
-    members: dict[int, list[int]] = {}
-    for i, label in enumerate(labels.tolist()):
-        if label >= 0:
-            members.setdefault(label, []).append(i)
-    if len(members) < 2 * folds:
-        raise HorkdError(
-            f"{folds} folds need at least {2 * folds} classes, there are {len(members)}: "
-            "lower folds"
-        )
-    classes = sorted(members, key=lambda c: (_number(seed, "class", c), c))
-    left, right, same, fold = [], [], [], []
-    for k in range(folds):
-        images, ends = [], []  # ends: where the class of an image ends
-        for c in classes[k::folds]:
-            images += members[c]
-            ends += [len(images)] * len(members[c])
-        for equal in (True, False):
-            # the partners of image p are those in start .. stop, all behind it
-            spans = [(p + 1, e) if equal else (e, len(images)) for p, e in enumerate(ends)]
-            upto = list(accumulate(stop - start for start, stop in spans))
-            if upto[-1] < per_fold // 2:
-                kind = "the same class" if equal else "different classes"
-                raise HorkdError(
-                    f"fold {k} has {upto[-1]} pairs of {kind}, {per_fold // 2} are wanted: "
-                    "lower per_fold or folds, or take more images"
-                )
-            for rank in _draw(upto[-1], per_fold // 2, seed, k, equal):
-                p = bisect_right(upto, rank)
-                left.append(images[p])
-                right.append(images[spans[p][1] - (upto[p] - rank)])
-                same.append(equal)
-                fold.append(k)
-    return Pairs(torch.tensor(left), torch.tensor(right), torch.tensor(same), torch.tensor(fold))
+    images = data.unseen
+    counts = images.labels.bincount()
+    each = len(counts) // FOLDS * int(counts.min())  # images of a fold
+    same = len(counts) // FOLDS * (int(counts.min()) * (int(counts.min()) - 1) // 2)
+    per_fold = min(600, 2 * min(same, each * each // 4) // 2 * 2)
+    return images, sample_pairs(images.labels, FOLDS, per_fold), None
+
+
+@dataclass(frozen=True)
+class Search:
+    """Who is on a probe? Images to find in a gallery.
+
+    Attributes:
+        images: what the indices are about, without margin.
+        gallery, probes: int64, indices of images of the same subjects.
+        unknown: int64, indices of images of subjects without any gallery image; may be empty.
+        labels: int64 (N,), the subject of each image; -1 for images that take no part.
+        what: the setting in words.
+        subjects: their names, if they have some.
+    """
+
+    images: torch.Tensor | PhotoFiles
+    gallery: torch.Tensor
+    probes: torch.Tensor
+    unknown: torch.Tensor
+    labels: torch.Tensor
+    what: str
+    subjects: tuple[str, ...] = ()
+
+
+def identification_set(data: Dataset) -> Search:
+    """Gallery and probes of a data set: always the same, four fifths of a subject's images each.
+
+    UCCS is the paper's setting (180 subjects at random). The others stand in for it: of a fold of
+    LFW all people with two photos or more, with those of a single photo as unknown ones; of the
+    embedded set 30 of the 40 characters never trained on, the other ten unknown. TinyFace has a
+    gallery of its own, with distractors.
+
+    Raises:
+        HorkdError: if the data set has no subjects that are never trained on.
+    """
+    base, _ = parse(data.name)
+    if base == "tinyface":
+        return _tinyface(data.test)
+    if base == "uccs":
+        return _uccs(str(paths.data_dir() or ""), data.size)
+    if base.startswith("lfw-"):
+        held = torch.ones(len(data.whole), dtype=torch.bool)
+        held[data.train.ids] = False
+        labels = torch.where(held, data.whole.labels, -1)
+        several = labels[held].bincount(minlength=len(data.whole.classes)) > 1
+        count = int(several.sum())
+        gallery, probes = _split(labels, data.whole.classes, _within(labels), count)
+        what = f"LFW, {count} people of the held-out fold"
+        return _search(data.whole.central, labels, gallery, probes, what)
+    if data.unseen is None:
+        raise HorkdError(f"{data.name} has no subjects that are never trained on")
+    unseen = data.unseen
+    count = 3 * len(unseen.classes) // 4
+    gallery, probes = _split(unseen.labels, unseen.classes, _within(unseen.labels), count)
+    what = f"{count} characters never trained on"
+    return _search(unseen.central, unseen.labels, gallery, probes, what)
+
+
+def _within(labels: torch.Tensor) -> list[str]:
+    """The number of each image within its class, as a name."""
+    seen: dict[int, int] = {}
+    names = []
+    for label in labels.tolist():
+        seen[label] = seen.get(label, 0) + 1
+        names.append(str(seen[label]))
+    return names
+
+
+def _search(
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    gallery: np.ndarray,
+    probes: np.ndarray,
+    what: str,
+) -> Search:
+    subjects = labels[torch.from_numpy(gallery)].unique()
+    unknown = ((labels >= 0) & ~torch.isin(labels, subjects)).nonzero()[:, 0]
+    return Search(
+        images, torch.from_numpy(gallery), torch.from_numpy(probes), unknown, labels, what
+    )
+
+
+def _tinyface(faces: PhotoFiles) -> Search:
+    part = [file.partition("/")[0] for file in faces.files]
+    probes = torch.tensor([p == "Probe" for p in part])
+    # each distractor is somebody of its own, who may come before the right one
+    own = len(faces.names) + torch.arange(len(faces))
+    return Search(
+        faces,
+        (~probes).nonzero()[:, 0],
+        probes.nonzero()[:, 0],
+        torch.zeros(0, dtype=torch.int64),
+        torch.where(faces.labels < 0, own, faces.labels),
+        "TinyFace, gallery with distractors",
+    )

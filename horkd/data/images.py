@@ -8,7 +8,7 @@ import torch
 from horkd.errors import HorkdError
 
 if TYPE_CHECKING:
-    from horkd.data.faces import Pairs
+    from horkd.data.lfw import Pairs
     from horkd.data.photos import PhotoFiles
 
 

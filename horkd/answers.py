@@ -1,0 +1,221 @@
+"""What a frozen model says of every crop of an epoch, kept on disk for the next run that asks.
+
+Crops are drawn from (seed, epoch), so all runs of one seed and batch size show their frozen model
+the same crops: KD, RKD and sixteen subsets of orders need one pass of the teacher, not sixteen. A
+frozen model sees nothing of the learner, so the numbers are those it would compute again.
+
+    runs/.frozen/<key>/<epoch>.safetensors      features and logits, in the order of the crops
+                       view-<n>.safetensors     the same of a fixed view of a whole set, by image
+
+With fixed views (`Recipe.views`) the crops don't depend on seed, order or the part of the set that
+is trained on, so that three seeds and ten folds need one pass per view. Those answers are mapped
+into memory rather than read, and those of a network that ran in bf16 are float16, which is finer:
+four views of 50,000 images by a network of 2,048 features are 0.9 GB. They are computed in parts,
+so that who is interrupted goes on from the last part.
+
+The folder is a cache: it may be deleted at any time.
+"""
+
+import shutil
+import warnings
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from horkd import storage
+from horkd.errors import HorkdError
+from horkd.networks.network import Output
+
+#: `cache="auto"` keeps no run's answers that would take more than this; fixed views are always
+#: kept.
+LARGEST = 2**30
+#: Images whose answers are written to one file while a view is computed.
+PART = 5_000
+
+
+class Remembered:
+    """The answers of one epoch: read if they are there, else computed and written at its end.
+
+    Example:
+        >>> answers = Remembered(None, lambda crops: Output(crops * 2, crops))  # keeps nothing
+        >>> answers(torch.ones(3)).features
+        tensor([2., 2., 2.])
+
+    Args:
+        path: the epoch's file; None neither reads nor writes.
+        look: the frozen model with its view of crops.
+        device: where answers are needed.
+        stored: answers that are known already.
+        index: int64 (N,), the place in `stored` of the answer to each crop of the epoch; None if
+            they come in this order.
+
+    Attributes:
+        read: whether the answers come from the file.
+    """
+
+    def __init__(
+        self,
+        path: Path | None,
+        look: Callable[[Tensor], Output],
+        device: str = "cpu",
+        stored: Output | None = None,
+        index: Tensor | None = None,
+    ) -> None:
+        self.path, self.look, self.device = path, look, device
+        self.index = index
+        self.stored = self._load() if stored is None else stored
+        self.read = self.stored is not None
+        self.new: list[Output] = []
+        self.position = 0
+
+    def _load(self) -> Output | None:
+        return None if self.path is None else _read(self.path)
+
+    def __call__(self, crops: Tensor) -> Output:
+        """Answers to the next batch of crops, which must come in the order of the epoch."""
+        start, self.position = self.position, self.position + len(crops)
+        if self.stored is not None:
+            part = slice(start, self.position)
+            if self.index is not None:
+                part = self.index[part]
+            features, logits = self.stored.features[part], self.stored.logits[part]
+            if features.dtype == torch.float16:  # of a view; autocast never makes float16
+                features, logits = features.float(), logits.float()
+            return Output(
+                features.to(self.device, non_blocking=True),
+                logits.to(self.device, non_blocking=True),
+            )
+        answer = self.look(crops)
+        if self.path is not None:
+            self.new.append(Output(answer.features.cpu(), answer.logits.cpu()))
+        return answer
+
+    def skip(self, count: int) -> None:
+        """Leave out the answers to the first `count` crops; what is left is no whole epoch."""
+        self.position += count
+        if self.stored is None:
+            self.path = None
+
+    def keep(self) -> None:
+        """Write what was computed; an epoch that was not finished is not kept."""
+        if self.path is None or self.stored is not None:
+            return
+        _write(self.path, self.new)
+
+
+def _read(path: Path) -> Output | None:
+    if not path.is_file():
+        return None
+    try:
+        tensors, _ = storage.load_tensors(path)
+        return Output(tensors["features"], tensors["logits"])
+    except (HorkdError, KeyError) as error:
+        with suppress(OSError):  # another worker was faster, or the folder is read-only
+            storage.set_aside(path, str(error))
+        return None
+
+
+def _write(path: Path, answers: Iterable[Output]) -> None:
+    answers = list(answers)
+    whole = {
+        "features": torch.cat([answer.features for answer in answers]),
+        "logits": torch.cat([answer.logits for answer in answers]),
+    }
+    try:
+        storage.save_tensors(path, whole, {})
+    except HorkdError as error:  # a cache is no reason to lose a run
+        warnings.warn(f"going on without the frozen model's answers: {error}", stacklevel=3)
+
+
+def view_size(images: int, width: int, half: bool) -> int:
+    """Bytes on disk of the answers to one fixed view.
+
+    Args:
+        images: of the whole set.
+        width: numbers per image, features and logits.
+        half: in float16.
+    """
+    return (2 if half else 4) * images * width
+
+
+def require_space(folder: Path, needed: int) -> None:
+    """Refuse, in one line, what the disk has no room for.
+
+    Args:
+        folder: where it is to lie; need not be there yet.
+        needed: bytes. What is there already counts.
+
+    Raises:
+        HorkdError: if there is too little room.
+    """
+    there = sum(f.stat().st_size for f in folder.iterdir()) if folder.is_dir() else 0
+    parent = next(p for p in (folder, *folder.parents) if p.is_dir())
+    free = shutil.disk_usage(parent).free
+    if needed - there > free:
+        raise HorkdError(
+            f"the frozen model's answers to fixed views take {needed / 1e9:.2f} GB in {folder}, "
+            f"and the disk has {free / 1e9:.2f} GB left: make room, set HORKD_RUNS to another "
+            "disk, or compute them anew in every epoch with cache off"
+        )
+
+
+def _half(x: Tensor) -> Tensor:
+    """float16, or float32 where the numbers are too large for that."""
+    return x.half() if bool((x.abs() < torch.finfo(torch.float16).max).all()) else x.float()
+
+
+_VIEWS: dict[Path, Output] = {}
+
+
+def of_view(path: Path, look: Callable[[int, int], Output], count: int, half: bool) -> Output:
+    """The answers to one view of a whole set: read, or computed once for all runs and folds.
+
+    Args:
+        path: their file. Who comes while another process computes them waits for it.
+        look: computes those to the images `first` to `last` - 1, in the order of their ids.
+        count: of the images.
+        half: keep float16.
+
+    Returns:
+        Features (N, D) and logits (N, C), mapped into memory from the file.
+
+    Raises:
+        HorkdError: if the disk refuses.
+    """
+    if path not in _VIEWS:
+        with storage.locked(path.with_suffix(".lock")):
+            found = _read(path)
+            if found is None:
+                found = _in_parts(path, look, count, half)
+        while len(_VIEWS) >= 16:
+            _VIEWS.pop(next(iter(_VIEWS)))
+        _VIEWS[path] = found
+    return _VIEWS[path]
+
+
+def _in_parts(path: Path, look: Callable[[int, int], Output], count: int, half: bool) -> Output:
+    """Compute what is missing of a view, join the parts, and read the file."""
+    parts = []
+    for first in range(0, count, PART):
+        last = min(first + PART, count)
+        part = path.with_name(f"{path.stem}.{first}-{last}.safetensors")
+        if _read(part) is None:
+            answer = look(first, last)
+            tensors = {"features": answer.features, "logits": answer.logits}
+            if half:
+                tensors = {name: _half(t) for name, t in tensors.items()}
+            storage.save_tensors(part, tensors, {})
+        parts.append(part)
+    answers = [_read(part) for part in parts]
+    whole = {
+        "features": torch.cat([answer.features for answer in answers]),
+        "logits": torch.cat([answer.logits for answer in answers]),
+    }
+    storage.save_tensors(path, whole, {})
+    del answers, whole
+    for part in parts:
+        part.unlink(missing_ok=True)
+    return _read(path)

@@ -1,0 +1,79 @@
+"""Checks of what is handed in: one line that names what is wrong."""
+
+import numpy as np
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from horkd.errors import HorkdError
+
+
+def unit_rows(embeddings: ArrayLike | Tensor, name: str = "embeddings") -> np.ndarray:
+    """Embeddings (N, D) at unit length in float64; zero vectors stay zero.
+
+    Args:
+        embeddings: (N, D), of any finite size.
+        name: what an error calls them.
+
+    Raises:
+        HorkdError: if they are no table of finite numbers or there is none.
+    """
+    x = _array(embeddings, name)
+    if x.ndim != 2 or not x.size:
+        raise HorkdError(f"{name} must be one row per image, (N, D), got shape {x.shape}")
+    if not np.isfinite(x).all():
+        bad = int((~np.isfinite(x)).any(1).sum())
+        raise HorkdError(f"{bad} of {len(x)} {name} are not finite: check the network")
+    largest = np.abs(x).max(1, keepdims=True)  # squares must neither overflow nor vanish
+    x = x / np.where(largest > 0, largest, 1)
+    length = np.sqrt(np.square(x).sum(1, keepdims=True))
+    return x / np.where(length > 0, length, 1)
+
+
+def whole_numbers(values: ArrayLike | Tensor, name: str, length: int) -> np.ndarray:
+    """Labels or folds as int64 (length,).
+
+    Args:
+        values: what was given.
+        name: what an error calls them.
+        length: how many there have to be.
+
+    Raises:
+        HorkdError: if they are no whole numbers, or too many or too few.
+    """
+    x = _plain(values)
+    if x.shape != (length,) or (x.size and not np.issubdtype(x.dtype, np.integer)):
+        raise HorkdError(f"{name} must be {length} whole numbers, got {x.dtype} of shape {x.shape}")
+    return x.astype(np.int64)
+
+
+def _plain(values: ArrayLike | Tensor) -> np.ndarray:
+    if not isinstance(values, Tensor):
+        return np.asarray(values)
+    values = values.detach().cpu()
+    return (values.double() if values.is_floating_point() else values).numpy()  # NumPy has no bf16
+
+
+def _array(values: ArrayLike | Tensor, name: str) -> np.ndarray:
+    try:
+        return _plain(values).astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise HorkdError(f"{name} must be a table of numbers: {error}") from None
+
+
+def _flags(values: ArrayLike | Tensor, name: str) -> np.ndarray:
+    x = _plain(values)
+    if x.ndim != 1 or (x.size and x.dtype != bool):
+        raise HorkdError(f"{name} must be bool (P,), got {x.dtype} of shape {x.shape}")
+    return x.astype(bool)
+
+
+def _at_least_one(name: str, *values: int) -> None:
+    for value in values:
+        if value < 1:
+            raise HorkdError(f"{name} must be 1 or more, got {value}")
+
+
+def _at_least_one(name: str, *values: int) -> None:
+    for value in values:
+        if value < 1:
+            raise HorkdError(f"{name} must be 1 or more, got {value}")

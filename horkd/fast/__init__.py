@@ -1,0 +1,1 @@
+"""Distances, angles and their gradients by hand."""

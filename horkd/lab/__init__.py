@@ -1,0 +1,1 @@
+"""Configuration, store, runner and queue of runs."""

@@ -1,0 +1,212 @@
+"""Finished runs on disk: records, checkpoints, exports, and runs that diverged."""
+
+import json
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from horkd import evaluate, paths, storage
+from horkd.data import load_dataset
+from horkd.errors import HorkdError
+from horkd.lab.config import FORMAT, RunConfig
+from horkd.machine import Settings, commit, describe_machine, latency, versions
+from horkd.networks.network import Network, load_network, macs, parameters, save_network
+from horkd.networks.weights import digest
+from horkd.storage import Busy as Busy
+from horkd.training import Diverged
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run."""
+
+    config: RunConfig
+    folder: Path
+    record: dict
+
+    def network(self) -> Network:
+        """The trained network (of the epoch that counts), in eval mode, on the CPU."""
+        return load_network(self.folder / "model.safetensors")
+
+    def centers(self) -> Tensor | None:
+        """The frozen model's class centres (C, D) that this run was trained with, or None."""
+        path = self.folder / "objective.safetensors"
+        tensors = storage.load_tensors(path)[0] if path.is_file() else {}
+        return tensors.get("relational.centers")
+
+
+def committed_file(config: RunConfig) -> Path:
+    """The weights file of a given network among those that come with the reports.
+
+    Raises:
+        HorkdError: if it is not among them.
+    """
+    folders = dict.fromkeys((paths.root() / "reports", paths.reports_dir()))
+    for path in (p for folder in folders for p in sorted(folder.glob("*/models/*.safetensors"))):
+        if digest(path) == config.weights:
+            return path
+    raise HorkdError(
+        f"the weights {config.weights} of {config.model} are not imported yet, and no report has "
+        "them: give their file with --teacher-weights"
+    )
+
+
+def read(config: RunConfig, runs: Path | None = None) -> Run | None:
+    """The run of a configuration if it is finished, else None. Trains nothing."""
+    return _finished(config, (runs or paths.runs_dir()) / config.name)
+
+
+def _refuse_trial(finished: Run) -> None:
+    if finished.config.trial:
+        raise HorkdError(
+            f"{finished.config.name} is a trial, by which settings are chosen: it never looks at "
+            "the test images"
+        )
+
+
+def export(
+    finished: Run, path: Path, bits: int = 16, settings: Settings | None = None
+) -> dict[str, object]:
+    """Write a run's network for others to use, with all that a prediction needs.
+
+    The header holds the network's specification, class names (if it has a classifier), degradation,
+    channel statistics, test results, the key of the record and that of the frozen model it learned
+    from (None: labels only). `horkd.networks.network.load_network` reads it back in float32. A file of 8 bits
+    is tested before it is written: its header says what the run gave and, as `rounded`, what the
+    file gives.
+
+    Args:
+        finished: the run.
+        path: the file.
+        bits: of a weight: 16, 8 or 32 (`horkd.networks.network.save_network`).
+        settings: where a file of 8 bits is tested.
+
+    Returns:
+        The test results of the run, and with 8 bits those of the file as `rounded`.
+
+    Raises:
+        HorkdError: if the data set, for its class names, or the disk is not there.
+    """
+    _refuse_trial(finished)
+    config, record = finished.config, finished.record
+    data = load_dataset(config.data, config.per_class)
+    header = {
+        "key": config.key,
+        "learned_from": config.frozen.key if config.frozen else None,
+        "data": config.data,
+        "classes": list(data.train.classes) if config.classifies else [],
+        "size": data.size,
+        "degradation": asdict(config.degradation),
+        "mean": list(data.mean),
+        "std": list(data.std),
+        "test": record["results"]["test"],
+    }
+    results: dict[str, object] = {"test": header["test"]}
+    if bits == 8:
+        with tempfile.TemporaryDirectory() as folder:
+            rounded = Path(folder) / "rounded.safetensors"
+            save_network(rounded, finished.network(), bits)
+            network = load_network(rounded)
+        settings = (settings or Settings()).resolve(network)
+        results["rounded"] = evaluate.test(settings.place(network), data, config.degradation)
+        header["rounded"] = results["rounded"]
+    save_network(path, finished.network(), bits, **header)
+    return results
+
+
+def diverged(config: RunConfig, runs: Path | None = None) -> dict | None:
+    """What is known of a run whose loss was no longer finite (`epoch`, `terms`, …), else None."""
+    path = (runs or paths.runs_dir()) / config.name / "diverged.json"
+    if not path.is_file():
+        return None
+    try:
+        note = storage.load_json(path)
+    except storage.DamagedFile as error:
+        storage.set_aside(path, str(error))
+        return None
+    return note if note.get("key") == config.key else None
+
+
+def _refuse_diverged(config: RunConfig, folder: Path) -> None:
+    note = diverged(config, folder.parent)
+    if note is not None:
+        terms = {name: float(value) for name, value in note["terms"].items()}
+        path = folder / "diverged.json"
+        raise Diverged(note["epoch"], terms, f"known from {path}, remove it to try again")
+
+
+def _finished(config: RunConfig, folder: Path) -> Run | None:
+    """The run in `folder` if it is whole; damaged files are set aside."""
+    path = folder / "record.json"
+    if not path.is_file():
+        return None
+    try:
+        record = storage.load_json(path)
+        if record.get("key") != config.key:
+            raise storage.DamagedFile(f"{path} is the record of another configuration")
+        for name in record["files"]:
+            tensors, _ = storage.load_tensors(folder / name)
+            if storage.tensor_digest(tensors) != record["files"][name]:
+                raise storage.DamagedFile(f"{folder / name} is not the file of its record")
+    except storage.DamagedFile as error:
+        storage.set_aside(folder, str(error))
+        return None
+    except HorkdError as error:  # a checkpoint is gone: train again
+        storage.set_aside(folder, str(error))
+        return None
+    (folder / "state.safetensors").unlink(missing_ok=True)  # stopped just before it was removed
+    return Run(config, folder, record)
+
+
+def _note_divergence(config: RunConfig, folder: Path, error: Diverged, settings: Settings) -> None:
+    """Leave a record of the failure: it is a result, and not worth a second try."""
+    note = {
+        "format": FORMAT,
+        "key": config.key,
+        "name": config.name,
+        "config": asdict(config),
+        "epoch": error.epoch,
+        "terms": {name: str(value) for name, value in error.terms.items()},  # JSON has no NaN
+        "machine": describe_machine(settings.device),
+        "versions": versions(),
+        "commit": commit(),
+    }
+    storage.save_json(folder / "diverged.json", note)
+    (folder / "state.safetensors").unlink(missing_ok=True)
+
+
+def _record(
+    config: RunConfig,
+    folder: Path,
+    results: dict[str, object],
+    network: Network,
+    size: int,
+    settings: Settings,
+    files: dict[str, str],
+    rest: dict[str, object],
+) -> Run:
+    """Write what is known of a finished run."""
+    record = {
+        "format": FORMAT,
+        "key": config.key,
+        "name": config.name,
+        "config": asdict(config),
+        "results": results,
+        "cost": {
+            "parameters": parameters(network),
+            "macs": macs(network, size),
+            "latency_ms": round(latency(network, size), 3),
+        },
+        "settings": {k: v for k, v in asdict(settings).items() if k != "progress"},
+        "machine": describe_machine(settings.device),
+        "versions": versions(),
+        "commit": commit(),
+        "files": files,
+        **rest,
+    }
+    record = json.loads(json.dumps(record))  # as it will be read: tuples become lists
+    storage.save_json(folder / "record.json", record)
+    (folder / "state.safetensors").unlink(missing_ok=True)
+    return Run(config, folder, record)

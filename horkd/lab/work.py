@@ -1,0 +1,291 @@
+"""Time: what the missing runs of a preset will take, and doing as many as fit.
+
+Work is counted in multiply-accumulates: three per weight and place for training (forward, and twice
+that for both gradients), one for looking. How many a second this machine does of a network is
+learnt from the records of its finished runs of equal precision and threads, or else from a few
+steps of each network, as it will be trained.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from horkd.errors import HorkdError
+from horkd.lab import checkpoint, runner
+from horkd.lab.checkpoint import Control
+from horkd.lab.pace import missing
+from horkd.lab.store import Run, read
+from horkd.machine import Interruption, Settings, lowest_priority
+from horkd.storage import Busy
+from horkd.studies.study import Job
+from horkd.training import Diverged
+
+#: How often a worker looks again at what others are doing.
+POLL_SECONDS = 5.0
+
+
+def headline(test: dict) -> str:
+    """The first number of a test, with its name."""
+    if "recall1" in test:
+        return f"Recall@1 {test['recall1']:.2f}"
+    if "recall" in test:
+        return f"Recall@1 {test['recall']['1']:.2f}"
+    return f"top-1 {test['top1']:.2f}" if "top1" in test else f"verification {test['accuracy']:.2f}"
+
+
+@dataclass(frozen=True)
+class Shift:
+    """What `work` did.
+
+    Attributes:
+        done: finished runs.
+        diverged: names of runs whose loss was no longer finite.
+        left: how many jobs are still missing.
+    """
+
+    done: list[Run]
+    diverged: list[str]
+    left: int
+
+
+def work(
+    jobs: Sequence[Job],
+    minutes: float | None = None,
+    settings: Settings | None = None,
+    say: Callable[[str], None] = print,
+    control: Control | None = None,
+) -> Shift:
+    """Do the missing jobs in order until the time is up; a run in progress keeps its epochs.
+
+    Jobs that another process is at work on are left to it, so several workers share a queue; a
+    worker with nothing else to do waits for them. A run that needs a model which is not trained yet
+    trains it first. A run that fails is said and left out, unless two fail for the same reason.
+
+    Args:
+        jobs: as from `horkd.studies.study.queue`.
+        minutes: how long; None until all is done.
+        settings: how the machine should do it.
+        say: gets a line for each run, and for each epoch that takes long.
+        control: how runs are stopped; its deadline, waiting and lines are set here.
+
+    Raises:
+        KeyboardInterrupt: if `control` says to stop.
+        HorkdError: if the minutes are not positive, or a run failed: data are missing, the disk
+            refuses, and so on.
+    """
+    _require_positive(minutes)
+    deadline = None if minutes is None else time.monotonic() + 60 * minutes
+    control = replace(control or Control(), deadline=deadline, wait=False, say=say)
+    done, diverged, waiting = [], [], missing(jobs)
+    busy: set[str] = set()
+    failed: dict[str, str] = {}
+    unsaid: list[str] = []  # the last failure, which may turn out to be everybody's
+    while waiting:
+        if deadline is not None and time.monotonic() >= deadline:
+            say(f"time is up; {len(waiting)} runs to go")
+            break
+        job = next((job for job in waiting if job.config.key not in busy), None)
+        if job is None:  # others are at work on all that is left, or on what it learns from
+            if not control.going():
+                raise KeyboardInterrupt
+            wait(POLL_SECONDS)
+            busy.clear()
+            waiting = missing(waiting)
+            continue
+        label = f"{job.arm}, seed {job.config.seed}"
+        try:
+            finished = runner.run(job.config, settings, control=control)
+        except checkpoint.TimeUp as up:
+            say(f"{up}; {len(waiting)} runs to go")
+            break
+        except Busy:
+            busy.add(job.config.key)
+            continue
+        except Diverged as error:
+            diverged.append(job.config.name)
+            say(f"{label}: {error}")
+            waiting = missing(waiting)
+            continue
+        except HorkdError as error:
+            again = str(error) in failed.values()
+            failed[job.config.key] = str(error)
+            waiting.remove(job)
+            if again or not waiting:
+                break
+            for line in unsaid:
+                say(line)
+            unsaid = [f"{label} failed: {error}"]
+            continue
+        for line in unsaid:
+            say(line)
+        unsaid = []
+        busy.clear()
+        # without what others have finished meanwhile
+        waiting = [j for j in missing(waiting) if j.config.key not in failed]
+        done.append(finished)
+        split, result = next(
+            (split, found)
+            for split, found in finished.record["results"].items()
+            if split in ("test", "validation")
+        )
+        seconds = finished.record["seconds"]["total"]
+        say(f"{label}: {split} {headline(result)} %, {seconds:.0f} s  {job.config.name}")
+    if failed:
+        raise HorkdError(list(failed.values())[-1])
+    return Shift(done, diverged, len(missing(jobs)))
+
+
+def wait(seconds: float) -> None:
+    """Sleep; a name of its own, so that a test can stand in for it."""
+    time.sleep(seconds)
+
+
+def _require_positive(minutes: float | None) -> None:
+    if minutes is not None and not minutes > 0:
+        raise HorkdError(f"minutes must be positive, got {minutes:g}")
+
+
+def work_together(
+    jobs: Sequence[Job],
+    workers: int,
+    threads: int = 1,
+    minutes: float | None = None,
+    settings: Settings | None = None,
+    background: bool = False,
+) -> Shift:
+    """`work` by several processes of few threads each, which disturb one another little.
+
+    One process with as many threads as cores is slower (its threads wait for each other), and falls
+    to a fraction as soon as anything else runs. Ctrl-C or SIGTERM stops all of them after their
+    step; the state is kept. A worker whose parent is gone stops, too.
+
+    Args:
+        jobs: as of `work`.
+        workers: how many.
+        threads: of each.
+        minutes: as of `work`.
+        settings: as of `work`.
+        background: at the lowest priority.
+
+    Raises:
+        KeyboardInterrupt: if they were stopped.
+        HorkdError: if a worker failed; it has said why.
+    """
+    if workers < 1 or threads < 1:
+        raise HorkdError(f"workers and threads must be 1 or more, got {workers} and {threads}")
+    _require_positive(minutes)
+    before = missing(jobs)
+    if settings is not None:
+        settings = replace(settings, progress=False)  # bars of several would mix
+    context = multiprocessing.get_context("spawn")
+    processes = [
+        context.Process(
+            target=_worker, args=(list(jobs), threads, minutes, settings, background, number)
+        )
+        for number in range(workers)
+    ]
+    stopped = False
+    with Interruption():
+        try:
+            _start(processes, threads)
+            for process in processes:
+                process.join()
+        except KeyboardInterrupt:
+            stopped = True
+        finally:
+            _end(processes)
+    codes = [process.exitcode for process in processes]
+    if stopped or any(code == STOPPED for code in codes):
+        raise KeyboardInterrupt
+    if killed := [code for code in codes if code not in (0, FAILED)]:
+        raise HorkdError(
+            f"{len(killed)} of {workers} workers ended before their time (exit code {killed[0]}): "
+            "if the memory was too small for them, take fewer"
+        )
+    if any(codes):
+        raise HorkdError(f"{sum(map(bool, codes))} of {workers} workers failed, see above")
+    left = missing(jobs)
+    keys = {job.config.key for job in left}
+    tried = [job.config for job in before if job.config.key not in keys]
+    done = [found for found in map(read, tried) if found is not None]
+    diverged = [config.name for config in tried if read(config) is None]
+    return Shift(done, diverged, len(left))
+
+
+def _start(processes: list[multiprocessing.Process], threads: int) -> None:
+    """Start processes that have so many threads, and to whom Ctrl-C is nothing."""
+    kept = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # read when a process starts
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # and inherited
+    try:
+        for process in processes:
+            process.start()
+    finally:
+        if kept is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = kept
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def _end(processes: list[multiprocessing.Process]) -> None:
+    """Stop what still runs, and wait for it, whatever else is asked meanwhile."""
+    started = [process for process in processes if process.pid is not None]
+    told = False
+    while any(process.exitcode is None for process in started):
+        try:
+            if not told:
+                for process in started:
+                    process.terminate()
+                told = True
+            for process in started:
+                process.join()
+        except KeyboardInterrupt:
+            continue
+
+
+#: The exit code of a worker that was stopped.
+STOPPED = 130
+
+
+#: And of one that has said why it failed.
+FAILED = 2
+
+
+def _worker(
+    jobs: list[Job],
+    threads: int,
+    minutes: float | None,
+    settings: Settings | None,
+    background: bool,
+    number: int,
+) -> None:
+    """One of the processes of `work_together`."""
+    prefix = f"worker {number + 1}: "
+    warnings.showwarning = lambda message, *rest: print(
+        f"horkd: {prefix}{message}", file=sys.stderr, flush=True
+    )
+    if background:
+        lowest_priority()
+    torch.set_num_threads(threads)
+    parent = multiprocessing.parent_process()
+
+    def say(line: str) -> None:
+        print(prefix + line, flush=True)
+
+    try:
+        with Interruption((signal.SIGTERM,), patient=True) as interruption:
+            control = Control(interruption=interruption, going=parent.is_alive)
+            work(jobs, minutes, settings, say, control)
+    except KeyboardInterrupt:
+        sys.exit(STOPPED)
+    except (HorkdError, OSError) as error:
+        print(f"horkd: {prefix}{' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        sys.exit(FAILED)

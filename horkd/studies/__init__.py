@@ -1,0 +1,1 @@
+"""Studies: arms, presets, results and pages."""

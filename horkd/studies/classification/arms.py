@@ -1,0 +1,271 @@
+"""The arms of Table 1, Fig. 4 and the sweep of resolutions."""
+
+from dataclasses import replace
+
+from horkd.studies.arm import (
+    _AT,
+    _FITNET,
+    _KD,
+    _LITERAL,
+    _RKD_A,
+    _RKD_D,
+    _RKD_DA,
+    _STANDARDISED,
+    _UNIT_123,
+    _WITHOUT,
+    FULL,
+    Arm,
+    subset_name,
+    subsets,
+)
+from horkd.studies.presets import FACE_ORDERS, Preset
+
+_TWO_STAGE = (
+    Arm("teacher", "teacher at full resolution", FULL, network="teacher", row="Teacher ResNet50"),
+    Arm(
+        "assistant",
+        "assistant: compact, full resolution, distilled from the teacher (stage 1)",
+        FULL, "teacher", orders="23C", row="OUR-32-R",
+    ),
+    Arm(
+        "student",
+        "student: compact, low resolution, distilled from the assistant (stage 2)",
+        None, "assistant", orders="23C", repeated=True, row="OUR-16-R",
+    ),
+    Arm(
+        "student alone", "control: the same student trained on labels only", repeated=True,
+    ),
+    Arm(
+        "student direct",
+        "control: the same student distilled from the teacher, no assistant",
+        None, "teacher", orders="23C", repeated=True,
+    ),
+    Arm("assistant alone", "control: the assistant's network trained on labels only", FULL),
+)  # fmt: skip
+
+
+_METHODS = (
+    ("KD", "softened answers of the teacher (Hinton et al. 2015)", _KD, "KD"),
+    ("KD standardised", "KD on z-scores of the logits (Sun et al. 2024)", _STANDARDISED, None),
+    ("RKD", "distances and angles (Park et al. 2019)", _RKD_DA, "RKD"),
+    ("RKD distances", "RKD's distances only", _RKD_D, None),
+    ("RKD angles", "RKD's angles only", _RKD_A, None),
+    ("FitNet", "the teacher's middle map (Romero et al. 2015)", _FITNET, "FitNet"),
+    ("AT", "the teacher's attention maps (Zagoruyko et al. 2017)", _AT, "Attention (AT)"),
+)
+
+
+_CENTRAL = ("KD", "KD standardised")  # repeated over seeds at the low resolution
+
+
+def _low_methods() -> list[Arm]:
+    """Every method at the student's resolution, distilled from the teacher."""
+    return [
+        Arm(name, what, None, "teacher", repeated=name in _CENTRAL, fields=fields)
+        for name, what, fields, _ in _METHODS
+    ]
+
+
+def _full_methods() -> list[Arm]:
+    """The paper's rows: the same network and methods at full resolution."""
+    return [
+        Arm(f"{name} {FULL}", what, FULL, "teacher", row=row, fields=fields)
+        for name, what, fields, row in _METHODS
+    ]
+
+
+_CONTROLS = (
+    Arm(
+        "student, paper's weights",
+        "literal sums with 0.02, 0.01 and 1, as the paper writes them, from the same assistant",
+        None, "assistant", fields=_LITERAL,
+    ),
+    Arm(
+        "student, paper's weights, clipped",
+        "the same with the gradient's norm limited to 1",
+        None, "assistant", fields={**_LITERAL, "clip": 1.0},
+    ),
+    Arm(
+        "student from the assistant's weights",
+        "stage 2 starting from the assistant instead of from scratch",
+        None, "assistant", orders="23C", fields={"start": "frozen"},
+    ),
+    Arm(
+        "assistant fine-tuned on small images",
+        "control: the same start, then labels only",
+        None, "assistant", fields={"start": "frozen"},
+    ),
+    Arm(
+        "student direct, equal epochs",
+        "no assistant, with the epochs of both stages together",
+        None, "teacher", orders="23C", epochs=2,
+    ),
+    Arm(
+        "student alone, equal epochs",
+        "control: labels only, with the epochs of both stages together",
+        epochs=2,
+    ),
+    Arm(
+        "KD from the assistant",
+        "stage 2 by softened answers instead of relations",
+        None, "assistant", fields=_KD,
+    ),
+    Arm(
+        "KD patient",
+        "only the teacher's answers, same views, long cosine (Beyer et al. 2022)",
+        None, "teacher", epochs="patience",
+        fields={"baselines": (("kd", 1.0),), "cross_entropy": 0.0, "schedule": "cosine"},
+    ),
+    Arm(
+        "student alone, patient",
+        "control: labels only, with the same long cosine",
+        epochs="patience", fields={"schedule": "cosine"},
+    ),
+)  # fmt: skip
+
+
+_SECOND = (
+    Arm("assistant V", "stage 1 with the second network", FULL, "teacher", "second", "23C",
+        row="OUR-32-V"),
+    Arm("student V", "stage 2 with the second network", None, "assistant V", "second", "23C",
+        row="OUR-16-V"),
+    Arm("student V alone", "control: the second network on labels only", network="second"),
+    Arm("assistant V alone", "control: the same at full resolution", FULL, network="second"),
+)  # fmt: skip
+
+
+_PLUS = (
+    Arm("student + KD", "adds softened answers of the assistant",
+        None, "assistant", orders="23C", fields=_KD),
+    Arm("student + KD standardised", "adds answers of the assistant as z-scores",
+        None, "assistant", orders="23C", fields=_STANDARDISED),
+    Arm("student, balanced", "each order's gradient kept at a tenth of the cross-entropy's",
+        None, "assistant", fields={
+            "orders": (("2", 0.1), ("3", 0.1), ("C", 0.1)), "balance": True}),
+    Arm("student, warm-up", "relations rise to their weights over the first epoch",
+        None, "assistant", orders="23C", fields={"warmup": 1.0}),
+    Arm("horkd+ from the assistant's weights",
+        "relations and standardised answers of the assistant, starting from its weights",
+        None, "assistant", orders="23C", fields={**_STANDARDISED, "start": "frozen"}),
+    Arm("horkd+", "relations and standardised answers, both of the teacher, without an assistant",
+        None, "teacher", orders="23C", repeated=True, fields=_STANDARDISED),
+)  # fmt: skip
+
+
+def _order_arms(preset: Preset) -> list[Arm]:
+    """Fig. 4 at both resolutions: stage 2 at the low one, stage 1 at the full one."""
+    return [
+        Arm(
+            subset_name(orders, pixels),
+            f"orders {', '.join(orders) or 'none: labels only'}",
+            pixels,
+            (None if not orders else "teacher" if pixels == FULL else "assistant"),
+            orders=orders,
+        )
+        for pixels in (preset.low, FULL)
+        for orders in subsets()
+    ]
+
+
+def _weight_arms() -> list[Arm]:
+    """One weight at a time, a tenth and ten times the preset's."""
+    return [
+        Arm(
+            f"order {order} × {factor:g}",
+            f"weight of order {order} times {factor:g}",
+            None,
+            "assistant",
+            orders="23C",
+            scale={order: factor},
+        )
+        for order in "23C"
+        for factor in (0.1, 10.0)
+    ]
+
+
+def _campaign_arms(preset: Preset) -> list[Arm]:
+    """The central comparison, the most worth first."""
+    if not preset.campaign:
+        return []
+    known = {arm.name: arm for arm in (*_TWO_STAGE, *_low_methods())}
+    names = (
+        *("teacher", "student alone", "assistant", "student", "student direct", "KD"),
+        *("KD standardised", "assistant alone"),
+    )
+    repeated = ("student alone", "student", "student direct", "KD")
+    return [
+        *(replace(known[name], repeated=name in repeated) for name in names),
+        Arm("student direct + KD", "relations and softened answers, both of the teacher",
+            None, "teacher", orders="23C", fields=_KD),
+        Arm("student alone, equal compute",
+            "control: labels only, with the computation of assistant and student together",
+            epochs="compute"),
+        Arm("student alone, fresh crops",
+            "control: labels only, with new crops in every epoch instead of fixed views",
+            fields={"views": 0}),
+    ]  # fmt: skip
+
+
+#: Epochs of the study "long".
+LONG = 100
+
+
+def _long_arms(preset: Preset) -> list[Arm]:
+    """The arms of the central claims once more, with many epochs."""
+    if not preset.campaign:
+        return []
+    known = {arm.name: arm for arm in _campaign_arms(preset)}
+    return [
+        replace(known[name], name=f"{name}, {LONG} epochs", repeated=False, row=None,
+                epochs=LONG / preset.recipe.epochs)
+        for name in ("student alone", "student", "student direct", "KD")
+    ]  # fmt: skip
+
+
+#: Seeds of further assistants.
+_NESTED = (1, 2)
+
+
+def _nested_arms(preset: Preset) -> list[Arm]:
+    """Further assistants with their students: a claim about the assistant needs several."""
+    if not preset.campaign:
+        return []
+    assistant = {arm.name: arm for arm in _TWO_STAGE}["assistant"]
+    arms = []
+    for seed in _NESTED:
+        name = f"assistant {seed}"
+        arms += [
+            replace(assistant, name=name, seed=seed, row=None),
+            Arm(f"student of {name}", f"stage 2 from the assistant of seed {seed}",
+                None, name, orders="23C", repeated=True),
+        ]  # fmt: skip
+    return arms
+
+
+def _resolution_arms(preset: Preset) -> list[Arm]:
+    """Students at every resolution, and two that are trained on other kernels."""
+    arms = []
+    for r in (FULL, *(r for r in preset.sweep if r != preset.low)):
+        arms.append(Arm(f"student {r}", f"stage 2 at {r} px", r, "assistant", orders="23C"))
+        if r != FULL:  # at full resolution these are the assistant and its control
+            arms += [
+                Arm(f"student {r} alone", f"labels only at {r} px", r),
+                Arm(f"student {r} direct", f"no assistant, {r} px", r, "teacher", orders="23C"),
+            ]
+    return arms + [
+        Arm(f"student {kernel}", f"stage 2 on images reduced by {kernel}", None, "assistant",
+            orders="23C", kernel=kernel)
+        for kernel in ("area", "nearest")
+    ]  # fmt: skip
+
+
+_EMBEDDED_FACES = (
+    Arm("student, no labels", "photos alone: orders 1, 2, 3 of the teacher, no labels",
+        None, "teacher", fields={**_UNIT_123, "cross_entropy": 0.0}),
+    Arm("student, clusters", "photos alone: order C to clusters instead of classes",
+        None, "teacher", fields={**_WITHOUT, "orders": FACE_ORDERS, "clusters": 100}),
+    Arm("student, margin", "labels by CosFace and orders 1, 2, 3 of the teacher",
+        None, "teacher", fields={**_UNIT_123, "head": "cosface"}),
+    Arm("student alone, margin", "control: labels only, by CosFace",
+        fields={"head": "cosface"}),
+)  # fmt: skip

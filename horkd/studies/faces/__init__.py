@@ -1,0 +1,1 @@
+"""Faces: Tables 2 and 3."""
