@@ -16,7 +16,6 @@ runs that are there, and there may be more by now. Stamps stay on the machine th
 fresh clone runs everything although the results of another machine are in the repository.
 """
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -42,7 +41,7 @@ from horkd.data.retrieval import plain_name
 from horkd.errors import HorkdError
 from horkd.machine import commit, describe_machine, versions
 from horkd.notebook_html import to_html, without_paths
-from horkd.storage import load_json, replacing, save_json, write_text
+from horkd.storage import Busy, load_json, locked, replacing, save_json, write_text
 from horkd.studies.presets import get_preset
 from horkd.studies.study import study
 
@@ -296,12 +295,11 @@ def _locked(out: Path) -> Iterator[None]:
     """Hold the report folder: two batches on the same one would write over each other."""
     state = out / ".state"
     write_text(state / ".gitignore", "*\n")  # creates the folder; stamps stay on this machine
-    with (state / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise HorkdError(f"another batch is writing to {out}: wait for it to end") from None
-        yield
+    try:
+        with locked(state / "lock", wait=False):
+            yield
+    except Busy:
+        raise HorkdError(f"another batch is writing to {out}: wait for it to end") from None
 
 
 def _stamp(out: Path, name: str) -> dict:
