@@ -1,10 +1,11 @@
 """The most float32 instructions and bytes per second of a CUDA device, by measurement."""
 
-import time
+from collections.abc import Callable
 
 import torch
 import triton
 import triton.language as tl
+from torch.utils.benchmark import Timer
 
 _LANES = 1024
 _CHAINS = 8
@@ -29,30 +30,22 @@ def _multiply_add(out, rounds, lanes: tl.constexpr):
     tl.store(out + index, a + b + c + d + e + f + g + h)
 
 
+def _seconds(call: Callable[[], object]) -> float:
+    """The best of the times of a call."""
+    timer = Timer("call()", globals={"call": call})
+    return min(timer.blocked_autorange(min_run_time=0.5).times)
+
+
 def instructions_per_second(device: str = "cuda", rounds: int = 4096) -> float:
-    """Float32 multiply-adds per second, each counted as one instruction; best of five."""
+    """Float32 multiply-adds per second, each counted as one instruction."""
     programs = 16 * torch.cuda.get_device_properties(device).multi_processor_count
     out = torch.empty(programs * _LANES, device=device)
-    best = 0.0
-    for _ in range(6):
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        _multiply_add[(programs,)](out, rounds, lanes=_LANES, num_warps=4)
-        torch.cuda.synchronize()
-        seconds = time.perf_counter() - start
-        best = max(best, programs * _LANES * _CHAINS * rounds / seconds)
-    return best
+    seconds = _seconds(lambda: _multiply_add[(programs,)](out, rounds, lanes=_LANES, num_warps=4))
+    return programs * _LANES * _CHAINS * rounds / seconds
 
 
 def bytes_per_second(device: str = "cuda", size: int = 1 << 28) -> float:
-    """Bytes read and written per second by a copy of `size` numbers; best of five."""
+    """Bytes read and written per second by a copy of `size` numbers."""
     source = torch.zeros(size, device=device)
     target = torch.empty_like(source)
-    best = 0.0
-    for _ in range(6):
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        target.copy_(source)
-        torch.cuda.synchronize()
-        best = max(best, 2 * source.nbytes / (time.perf_counter() - start))
-    return best
+    return 2 * source.nbytes / _seconds(lambda: target.copy_(source))

@@ -3,7 +3,7 @@
     python benchmarks/losses.py [--device cpu] [--rows 32 128 512] [--widths 64 512]
 
 Times forward and backward of a batch, the frozen model's side included: the published formula
-(`tests/oracles.py`, the one the tests compare with) and `horkd.losses`, in one process, in turns. A
+(`tests/oracles.py`, the one the tests compare with) and `horkd.losses`, one after the other. A
 formula that runs out of memory is left out at larger sizes. Writes a record, a table and a figure
 into reports/benchmarks/.
 """
@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.lines import Line2D
+from torch.utils.benchmark import Timer, timer
 from tqdm import tqdm
 
 from horkd import losses, paths, storage
@@ -49,38 +50,34 @@ SLOW = 20_000.0
 TOO_LARGE = float("nan")
 
 
-class Meter:
-    """Milliseconds and additional memory of one call, on the CPU or a CUDA device."""
+def milliseconds(call: Callable[[], None], seconds: float) -> list[float]:
+    """Of one call each, from as many blocks of calls as fit into the seconds, at least one."""
+    timed = Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads())
+    return [1e3 * t for t in timed.blocked_autorange(min_run_time=seconds).times]
 
-    def __init__(self, device: str) -> None:
-        self.cuda = device.startswith("cuda")
-        self.device = device
 
-    def milliseconds(self, call: Callable[[], None]) -> float:
-        if self.cuda:
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        call()
-        if self.cuda:
-            torch.cuda.synchronize()
-        return 1e3 * (time.perf_counter() - start)
+def first_call(call: Callable[[], None], cuda: bool) -> tuple[float, float]:
+    """Milliseconds and MiB: the peak over what was in use before, NaN where it is not told."""
+    gc.collect()
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        taken = _once(call)
+        return taken, (torch.cuda.max_memory_allocated() - before) / 2**20
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
+    except (OSError, AttributeError):
+        return _once(call), float("nan")
+    before = _status("VmRSS")
+    taken = _once(call)
+    return taken, (_status("VmHWM") - before) / 1024
 
-    def both(self, call: Callable[[], None]) -> tuple[float, float]:
-        """Milliseconds and MiB: the peak over what was in use before, NaN where it is not told."""
-        gc.collect()
-        if self.cuda:
-            torch.cuda.reset_peak_memory_stats()
-            before = torch.cuda.memory_allocated()
-            milliseconds = self.milliseconds(call)
-            return milliseconds, (torch.cuda.max_memory_allocated() - before) / 2**20
-        try:
-            ctypes.CDLL(None).malloc_trim(0)
-            Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
-        except (OSError, AttributeError):
-            return self.milliseconds(call), float("nan")
-        before = _status("VmRSS")
-        milliseconds = self.milliseconds(call)
-        return milliseconds, (_status("VmHWM") - before) / 1024
+
+def _once(call: Callable[[], None]) -> float:
+    start = timer()  # torch's waits for the device
+    call()
+    return 1e3 * (timer() - start)
 
 
 def _status(name: str) -> float:
@@ -115,13 +112,14 @@ def ran_out_of_memory(error: RuntimeError) -> bool:
 
 
 def compare(
-    order: str, n: int, width: int, meter: Meter, seconds: float, skip_published: bool
+    order: str, n: int, width: int, device: str, seconds: float, skip_published: bool
 ) -> dict:
     """One row of the table."""
     torch.manual_seed(n + width)
-    frozen = torch.randn(n, width, device=meter.device)
-    learner = torch.randn(n, width, device=meter.device, requires_grad=True)
-    centers = torch.randn(CENTERS, width, device=meter.device)
+    cuda = device.startswith("cuda")
+    frozen = torch.randn(n, width, device=device)
+    learner = torch.randn(n, width, device=device, requires_grad=True)
+    centers = torch.randn(CENTERS, width, device=device)
 
     def step(formula: Callable) -> Callable[[], None]:
         def call() -> None:
@@ -139,9 +137,9 @@ def compare(
     for name in list(calls):
         with memory_limit():
             try:
-                first[name], peaks = meter.both(calls[name])
+                first[name], peaks = first_call(calls[name], cuda)
                 if first[name] < SLOW:  # at first the allocator may take more than it needs
-                    peaks = min(meter.both(calls[name])[1], peaks)
+                    peaks = min(first_call(calls[name], cuda)[1], peaks)
             except RuntimeError as error:
                 if name == "ours" or not ran_out_of_memory(error):
                     raise
@@ -149,15 +147,10 @@ def compare(
                 continue
         memory[name], gradients[name] = peaks, learner.grad.double()
         values[name] = calls[name].loss
-    times = {name: [first[name]] if first[name] > SLOW else [] for name in calls}
-    repeats = 3
-    while any(len(times[name]) < repeats for name in calls if first[name] <= SLOW):
-        for name in calls:
-            if first[name] <= SLOW:
-                times[name].append(meter.milliseconds(calls[name]))
-        spent = sum(map(sum, times.values()))
-        if spent < 1e3 * seconds and repeats == len(times["ours"]) < 100:
-            repeats += 1
+    times = {
+        name: [first[name]] if first[name] > SLOW else milliseconds(call, seconds / len(calls))
+        for name, call in calls.items()
+    }
     row = {"order": order, "N": n, "D": width}
     for name in ("published", "ours"):
         quantiles = np.quantile(times.get(name) or [TOO_LARGE], [0.5, 0.25, 0.75])
@@ -190,21 +183,17 @@ FLOOR = (
 )
 
 
-def against_the_floor(rows_of_sides: list[int], meter: Meter) -> list[dict]:
+def against_the_floor(rows_of_sides: list[int], device: str) -> list[dict]:
     """The fused form's time beside the least the device could take for its instructions."""
     from ceiling import bytes_per_second, instructions_per_second
 
     from horkd.fast.fused import angles_fused
 
-    rate, bandwidth = instructions_per_second(meter.device), bytes_per_second(meter.device)
+    rate, bandwidth = instructions_per_second(device), bytes_per_second(device)
     out = []
     for n in rows_of_sides:
-        p, q = (
-            distances.geometry(torch.randn(n, 64, device=meter.device)).q.float() for _ in range(2)
-        )
-        times = [
-            meter.milliseconds(lambda p=p, q=q: angles_fused(p, q, False, True)) for _ in range(20)
-        ]
+        p, q = (distances.geometry(torch.randn(n, 64, device=device)).q.float() for _ in range(2))
+        times = milliseconds(lambda p=p, q=q: angles_fused(p, q, False, True), 0.5)
         count = FUSED_INSTRUCTIONS * n * n * (n - 1) / 2
         tiles = -(-n // TILE)
         moved = 4 * (6 * n * n + 8 * TILE * n * tiles * (tiles + 1) / 2)
@@ -258,8 +247,8 @@ def page(rows: list[dict], floor: list[dict], machine: str, seconds: float, imag
     lines = [
         f"# Relational losses: time and memory on {machine}",
         "Forward and backward of one batch, both models' features D wide, order C with "
-        f"{CENTERS} centres, float32; medians of 3 to 100 repeats in turns. A star marks the time "
-        "of a single call, made where one takes long. *Published* is the "
+        f"{CENTERS} centres, float32; medians of blocks of calls (`torch.utils.benchmark`). A star "
+        "marks a single block, made where a call takes long. *Published* is the "
         "formula of `tests/oracles.py`. *MiB* is the peak beyond the inputs. Written by "
         f"`make bench` in {seconds / 60:.0f} minutes; quartiles are in the record.",
         f"![Time and memory]({image})",
@@ -334,11 +323,9 @@ def main() -> None:
         "--rows", nargs="+", type=int, default=[16, 32, 64, 128, 256, 512, 1024, 2048, 4096]
     )
     parser.add_argument("--widths", nargs="+", type=int, default=[64, 512, 2048])
-    parser.add_argument(
-        "--seconds", type=float, default=2.0, help="to spend on a size, in 3 to 100 repeats"
-    )
+    parser.add_argument("--seconds", type=float, default=2.0, help="to spend on a size")
     arguments = parser.parse_args()
-    meter, rows, start = Meter(arguments.device), [], time.perf_counter()
+    rows, start = [], time.perf_counter()
     sizes = [
         (o, d, n)
         for o in arguments.orders
@@ -348,7 +335,12 @@ def main() -> None:
     stopped = set()
     for order, width, n in tqdm(sizes, unit="size"):
         row = compare(
-            order, n, width, meter, arguments.seconds, skip_published=(order, width) in stopped
+            order,
+            n,
+            width,
+            arguments.device,
+            arguments.seconds,
+            skip_published=(order, width) in stopped,
         )
         if np.isnan(row["published ms"]):
             stopped.add((order, width))
@@ -360,7 +352,7 @@ def main() -> None:
     seconds = time.perf_counter() - start
     floor = []
     if device == "cuda":
-        floor = against_the_floor(sorted(n for n in arguments.rows if n >= 64), meter)
+        floor = against_the_floor(sorted(n for n in arguments.rows if n >= 64), arguments.device)
     name = f"{machine['name']}" + (f", {machine['threads']} threads" if device == "cpu" else "")
     storage.save_json(
         folder / f"losses-{device}.json",

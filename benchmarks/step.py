@@ -2,10 +2,10 @@
 
     python benchmarks/step.py [--preset cpu] [--data cifar100] [--steps 60]
 
-Times the parts of the step of `horkd.training` one by one: making the batch, both views (degrading and
-normalising), the frozen model, the student, the losses, backward, optimiser, and the rest. Writes
-reports/benchmarks/step-<preset>-<device>.json. On CUDA every part ends in a synchronisation, which
-the training loop doesn't have, so the parts are upper bounds there.
+Times the parts of the step of `horkd.training` one by one: making the batch, both views (degrading
+and normalising), the frozen model, the student, the losses, backward, optimiser, and the rest.
+Writes reports/benchmarks/step-<preset>-<device>.json. On CUDA every part ends in a synchronisation,
+which the training loop doesn't have, so the parts are upper bounds there.
 """
 
 import argparse

@@ -17,9 +17,7 @@ The folder is a cache: it may be deleted at any time.
 """
 
 import shutil
-import warnings
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -107,15 +105,8 @@ class Remembered:
 
 
 def _read(path: Path) -> Output | None:
-    if not path.is_file():
-        return None
-    try:
-        tensors, _ = storage.load_tensors(path)
-        return Output(tensors["features"], tensors["logits"])
-    except (HorkdError, KeyError) as error:
-        with suppress(OSError):  # another worker was faster, or the folder is read-only
-            storage.set_aside(path, str(error))
-        return None
+    tensors = storage.read_cache(path, "features", "logits")
+    return None if tensors is None else Output(tensors["features"], tensors["logits"])
 
 
 def _write(path: Path, answers: Iterable[Output]) -> None:
@@ -124,10 +115,8 @@ def _write(path: Path, answers: Iterable[Output]) -> None:
         "features": torch.cat([answer.features for answer in answers]),
         "logits": torch.cat([answer.logits for answer in answers]),
     }
-    try:
-        storage.save_tensors(path, whole, {})
-    except HorkdError as error:  # a cache is no reason to lose a run
-        warnings.warn(f"going on without the frozen model's answers: {error}", stacklevel=3)
+    # a cache is no reason to lose a run
+    storage.write_cache(path, whole, "the frozen model's answers")
 
 
 def view_size(images: int, width: int, half: bool) -> int:

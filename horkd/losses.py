@@ -23,8 +23,8 @@ same images and gives g (N, D_g). The n-order loss compares a potential of both,
 Features may be bf16 or fp16; all is computed in float32 or better. Only the learner gets a
 gradient, and only a first one: `create_graph=True` is refused for orders 2, 3 and C (by torch, and
 later, in a compiled graph), and torch.func's transforms are not supported.
-`horkd.fast.distances` has the algorithms: order 3 takes O(N²D + N³) work and O(N²) memory, orders 2 and C
-one matrix product.
+`horkd.fast` has the algorithms: order 3 takes O(N²D + N³) work and O(N²) memory, orders 2 and C one
+matrix product.
 """
 
 from collections.abc import Mapping

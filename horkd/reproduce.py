@@ -1,10 +1,11 @@
 """The notebooks, run by papermill in dependency order into one report folder.
 
     reports/<preset>-<data>/
-      REPORT.md              index: provenance, status, and each notebook's summary
-      notebooks/NN_name.html executed notebook; NN_name.failed.ipynb if it stopped at an error
+      REPORT.md               index: provenance, status, and each notebook's summary
+      notebooks/NN_name.ipynb executed notebook; NN_name.failed.ipynb if it stopped at an error;
+                              NN_name.html in reports of earlier versions
       figures/, tables/, records/, summaries/NN_name.md       written by the notebooks
-      .state/                stamps and a lock, not for version control
+      .state/                 stamps and a lock, not for version control
 
 What a notebook must do: have a cell tagged `parameters` that sets at least `preset`, `data` (empty:
 the preset's own) and `out` (empty: show, write nothing; else the report folder), and leave its
@@ -16,7 +17,6 @@ runs that are there, and there may be more by now. Stamps stay on the machine th
 fresh clone runs everything although the results of another machine are in the repository.
 """
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -41,8 +41,8 @@ from horkd import paths
 from horkd.data.retrieval import plain_name
 from horkd.errors import HorkdError
 from horkd.machine import commit, describe_machine, versions
-from horkd.notebook_html import to_html, without_paths
-from horkd.storage import load_json, replacing, save_json, write_text
+from horkd.notebooks import as_text, executed, without_paths
+from horkd.storage import Busy, load_json, locked, replacing, save_json, write_text
 from horkd.studies.presets import get_preset
 from horkd.studies.study import study
 
@@ -197,7 +197,7 @@ def in_order(names: Sequence[str]) -> list[str]:
 
 
 def _require_papermill() -> None:
-    for package in ("papermill", "nbconvert", "ipykernel"):
+    for package in ("papermill", "ipykernel"):
         if find_spec(package) is None:
             raise HorkdError(f"the batch needs {package}: pip install 'horkd[notebook]'")
 
@@ -296,12 +296,11 @@ def _locked(out: Path) -> Iterator[None]:
     """Hold the report folder: two batches on the same one would write over each other."""
     state = out / ".state"
     write_text(state / ".gitignore", "*\n")  # creates the folder; stamps stay on this machine
-    with (state / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise HorkdError(f"another batch is writing to {out}: wait for it to end") from None
-        yield
+    try:
+        with locked(state / "lock", wait=False):
+            yield
+    except Busy:
+        raise HorkdError(f"another batch is writing to {out}: wait for it to end") from None
 
 
 def _stamp(out: Path, name: str) -> dict:
@@ -337,19 +336,23 @@ def _files(out: Path) -> dict[str, int]:
 def _run(notebook: Notebook, out: Path) -> dict:
     """Run a notebook, leave its page or its remains in the report, stamp it; return the stamp."""
     before, started = _files(out), time.perf_counter()
-    page = out / "notebooks" / f"{notebook.name}.html"
-    remains = out / "notebooks" / f"{notebook.name}.failed.ipynb"
+    page, old, remains = (
+        out / "notebooks" / f"{notebook.name}{ending}"
+        for ending in (".ipynb", ".html", ".failed.ipynb")
+    )
     stamp: dict[str, Any] = {"inputs": notebook.digest}
     with _scratch() as scratch:
         partial = scratch / "notebook.ipynb"
         try:
             write_text(page, _page(_execute(notebook, partial, scratch), notebook))
             remains.unlink(missing_ok=True)
+            old.unlink(missing_ok=True)
         except HorkdError:  # the disk refuses: nothing to go on with
             raise
         except Exception as error:  # whatever a notebook does, the others still run
             stamp["error"] = _error_line(error)
             page.unlink(missing_ok=True)
+            old.unlink(missing_ok=True)
             if partial.is_file():
                 with replacing(remains) as temporary:
                     shutil.copyfile(partial, temporary)
@@ -440,10 +443,10 @@ def _kernel(scratch: Path) -> Iterator[type]:
                 run_sync(manager.shutdown_kernel)(now=True)
 
 
-def _page(executed: "NotebookNode", notebook: Notebook) -> str:
-    page = to_html(executed, notebook.question)
+def _page(finished: "NotebookNode", notebook: Notebook) -> str:
+    page = as_text(executed(finished))
     if len(page) > LARGE_PAGE:
-        _say(f"{notebook.name}.html is {len(page) / 1e6:.1f} MB: draw fewer or smaller figures")
+        _say(f"{notebook.name}.ipynb is {len(page) / 1e6:.1f} MB: draw fewer or smaller figures")
     return page
 
 
@@ -512,10 +515,14 @@ def write_report(
 
 
 def _link(out: Path, name: str) -> str:
-    for file in (f"notebooks/{name}.html", f"notebooks/{name}.failed.ipynb"):
-        if (out / file).is_file():
-            return f"[{name}]({file})"
-    return name
+    file = _left(out, name, ".ipynb", ".html", ".failed.ipynb")
+    return f"[{name}]({file})" if file else name
+
+
+def _left(out: Path, name: str, *endings: str) -> str:
+    """Which of the files that a run of a notebook leaves is there; empty if none is."""
+    files = [f"notebooks/{name}{ending}" for ending in endings]
+    return next((file for file in files if (out / file).is_file()), "")
 
 
 def _status(out: Path, name: str, stamp: Mapping) -> str:
@@ -523,7 +530,7 @@ def _status(out: Path, name: str, stamp: Mapping) -> str:
         return "**failed**"
     if stamp:
         return "done"
-    return "earlier run" if (out / "notebooks" / f"{name}.html").is_file() else "not run"
+    return "earlier run" if _left(out, name, ".ipynb", ".html") else "not run"
 
 
 def _section(out: Path, name: str, question: str, stamp: Mapping) -> str:

@@ -1,7 +1,6 @@
 """Files that are whole or absent: atomic writes, digests, and a place for damaged ones."""
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -12,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -60,17 +60,18 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
         Busy: if another holds it and `wait` is False.
         HorkdError: if the folder cannot be written to.
     """
+    lock = FileLock(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("w")
+        lock.acquire(timeout=-1 if wait else 0)
+    except Timeout:
+        raise Busy(f"another process is at work on {path.stem}") from None
     except OSError as error:
         raise HorkdError(f"cannot write to {path.parent}: {error.strerror}") from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise Busy(f"another process is at work on {path.stem}") from None
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -149,6 +150,32 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
     if _file_digest(tensor_digest(tensors), header["horkd"]) != header.get("digest"):
         raise DamagedFile(f"{path} is damaged: its content does not match its digest")
     return tensors, metadata
+
+
+def read_cache(path: Path, *names: str) -> dict[str, Tensor] | None:
+    """Tensors that `write_cache` kept, among them `names`; None if there is no such file.
+
+    A damaged one is set aside, so that its content is computed again.
+    """
+    if not path.is_file():
+        return None
+    try:
+        tensors, _ = load_tensors(path)
+        if not tensors.keys() >= set(names):
+            raise DamagedFile(f"{path} is damaged: it lacks one of {', '.join(names)}")
+    except DamagedFile as error:
+        with suppress(OSError):  # another process was faster, or the folder is read-only
+            set_aside(path, str(error))
+        return None
+    return tensors
+
+
+def write_cache(path: Path, tensors: Mapping[str, Tensor], what: str) -> None:
+    """Keep tensors that can be computed again; where that fails, warn: `what` is done without."""
+    try:
+        save_tensors(path, tensors, {})
+    except HorkdError as error:
+        warnings.warn(f"going on without {what}: {error}", stacklevel=3)
 
 
 def save_json(path: Path, content: Mapping[str, object]) -> None:

@@ -28,11 +28,11 @@ from nbformat.v4 import (  # noqa: E402
 )
 from PIL import Image  # noqa: E402
 
-from horkd.notebook_html import draw_equations, to_html, without_paths  # noqa: E402
+from horkd.notebooks import as_text, executed, without_paths  # noqa: E402
 from horkd.reproduce import reproduce  # noqa: E402
 
 # What other tests or an editor do to horkd's source meanwhile is not the subject here.
-FIXED_SOURCE = "from horkd import batch; reproduce_._source_digest = lambda package: 'fixed'"
+FIXED_SOURCE = "from horkd import reproduce; reproduce._source_digest = lambda package: 'fixed'"
 
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 PARAMETERS = 'preset: str = "smoke"\ndata: str = ""\nout: str = ""\n'
@@ -101,11 +101,12 @@ def test_a_batch_from_failure_to_nothing_left_to_do(tmp_path, capsys):
         ["02_two_stage_transfer", "quick", sys.executable],
         ["05_new", "quick", sys.executable],
     ]
-    page = (out / "notebooks" / "05_new.html").read_text()
-    assert '<span class="n">width</span> <span class="o">=</span> <span class="mi">7</span>' in page
+    page = (out / "notebooks" / "05_new.ipynb").read_text()
+    assert "width = 7" in page
+    assert not any(word in page for word in ("start_time", "papermill", str(tmp_path)))
     partial = nbformat.read(out / "notebooks" / "00_tour.failed.ipynb", as_version=4)
     assert "as far as here" in json.dumps(partial)
-    assert not (out / "notebooks" / "00_tour.html").exists()
+    assert not (out / "notebooks" / "00_tour.ipynb").exists()
     assert "FAILED 00_tour: ValueError: no good" in capsys.readouterr().err
     report = result.report.read_text()
     assert (
@@ -186,7 +187,7 @@ def test_a_change_of_horkd_or_of_the_notebook_puts_it_out_of_date(tmp_path, monk
 INTERRUPTED = """
 import sys
 from pathlib import Path
-from horkd.batch import reproduce
+from horkd.reproduce import reproduce
 reproduce("smoke", out=Path(sys.argv[1]), notebooks=Path(sys.argv[2]))
 """
 WAITS = """
@@ -231,7 +232,7 @@ def test_ctrl_c_ends_the_kernel_and_the_next_call_goes_on(tmp_path):
     assert errors.strip().splitlines()[-1] == "KeyboardInterrupt"
     assert "Kernel died" not in errors
     assert not alive(int(pid.read_text()))
-    assert [path.name for path in (out / "notebooks").iterdir()] == ["01_first.html"]
+    assert [path.name for path in (out / "notebooks").iterdir()] == ["01_first.ipynb"]
     assert not (out / ".state" / "03_slow.json").exists()
     assert left_over(out) == []
 
@@ -314,7 +315,7 @@ def with_outputs(*outputs, **metadata):
     return new_notebook(cells=[new_code_cell("1", outputs=list(outputs))], metadata=metadata)
 
 
-def test_a_page_needs_no_network_and_shows_what_a_control_first_showed():
+def test_an_executed_notebook_shows_what_a_control_first_showed():
     view = "application/vnd.jupyter.widget-view+json"
     state = {
         "box": {"model_name": "VBoxModel", "state": {"children": ["IPY_MODEL_a", "IPY_MODEL_b"]}},
@@ -330,19 +331,23 @@ def test_a_page_needs_no_network_and_shows_what_a_control_first_showed():
         new_output("display_data", data={"application/javascript": "alert(1)"}),
         new_output("stream", name="stderr", text="  0%\r 50%\r100%\ndone\n"),
         widgets={"application/vnd.jupyter.widget-state+json": {"state": state}},
+        papermill={"start_time": "2026-01-01"},
     )
-    page = to_html(notebook, "A <title>")
-    assert "three points" in page
-    assert "a bar" not in page
-    assert "100%\ndone" in page
-    assert "50%" not in page
-    assert "<title>A &lt;title&gt;</title>" in page
-    for loads in ("<script", "<link", "@import", "http://", "https://"):
-        assert loads not in page
+    notebook.cells[0].metadata = {"tags": ["a"], "execution": {"iopub.status.busy": "2026"}}
+    found = executed(notebook)
+    assert [o.get("text") or dict(o.data) for o in found.cells[0].outputs] == [
+        "three points",
+        {"text/markdown": "*Interactive in JupyterLab; this is the view it starts with.*"},
+        "100%\ndone\n",
+    ]
+    assert found.cells[0].metadata == {"tags": ["a"]}
+    assert found.metadata.keys() == {"kernelspec"}
+    nbformat.validate(found)
     assert "widgets" in notebook.metadata  # the caller's notebook is as it was
+    assert as_text(executed(notebook)) == as_text(found)
 
 
-def test_a_page_stays_small_and_names_no_folder_of_this_machine(monkeypatch, tmp_path):
+def test_an_executed_notebook_stays_small_and_names_no_folder(monkeypatch, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (500, 500, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
@@ -351,22 +356,24 @@ def test_a_page_stays_small_and_names_no_folder_of_this_machine(monkeypatch, tmp
     notebook = with_outputs(
         new_output("display_data", data={"image/png": noise}),
         new_output("stream", name="stderr", text=f"{paths.root()}/horkd/train.py:3: {tmp_path}/x"),
+        new_output("error", ename="E", evalue=f"{tmp_path}/y", traceback=[f"{tmp_path}/z"]),
     )
-    page = to_html(notebook, "noise")
+    page = as_text(executed(notebook))
     assert len(page) < 0.5 * len(noise)
     assert "./horkd/train.py:3: $HORKD_DATA/x" in page
+    assert '"evalue": "$HORKD_DATA/y"' in page
+    assert str(tmp_path) not in page
     assert without_paths(f"{tmp_path}2") != "$HORKD_DATA2"
 
 
-def test_equations_become_pictures_and_code_stays_code():
-    drawn = draw_equations(
-        "$x_i$ costs \\$5 and `$HOME` is\n$$\\begin{aligned}a &= \\lVert b\\rVert\\\\ c &= 1"
-        "\\end{aligned}$$\n```\n$y$\n```\nfrom $5 to $6; $\\undefinedmacro{z}$"
-    )
-    assert drawn.count("<img ") == 3
-    assert 'alt="x_i"' in drawn
-    assert "`$HOME`" in drawn
-    assert "```\n$y$\n```" in drawn
-    assert "costs \\$5 and" in drawn
-    assert "from $5 to $6;" in drawn
-    assert r"<code>\undefinedmacro{z}</code>" in drawn
+def test_the_index_links_what_a_run_left(tmp_path):
+    (tmp_path / "notebooks").mkdir()
+    for ending in (".failed.ipynb", ".html", ".ipynb"):  # each is preferred to those before
+        assert reproduce_._status(tmp_path, "03_table1", {}) == (
+            "earlier run" if ending == ".ipynb" else "not run"
+        )
+        (tmp_path / "notebooks" / f"03_table1{ending}").touch()
+        assert (
+            reproduce_._link(tmp_path, "03_table1") == f"[03_table1](notebooks/03_table1{ending})"
+        )
+    assert reproduce_._link(tmp_path, "04_none") == "04_none"

@@ -5,8 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import types
-import warnings
 
 import numpy as np
 import oracles
@@ -18,7 +16,7 @@ from torch.autograd import gradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from horkd.errors import HorkdError
-from horkd.fast import angles, distances, terms
+from horkd.fast import angles, distances
 from horkd.losses import HybridOrderLoss, order1, order2, order3, order_c
 from horkd.potentials import angle_cosines, center_distances, pairwise_distances
 
@@ -84,10 +82,9 @@ def sides(n: int, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, tor
 @pytest.mark.parametrize("equal", [False, True])
 @pytest.mark.parametrize("block", [1, 700, 1 << 18])
 @pytest.mark.parametrize("n", [5, 31, 32, 33, 64, 65, 97])
-def test_blocks_add_up_to_the_plain_sum(n, block, equal, monkeypatch):
-    monkeypatch.setattr(angles, "_BLOCK", block)
+def test_blocks_add_up_to_the_plain_sum(n, block, equal):
     p, q = sides(n)
-    loss, to_q = angles.angles_blocked(p, q, equal, True)
+    loss, to_q = angles.angles_blocked(p, q, equal, True, block)
     q.requires_grad_()
     expected = plain_angles(p, q, equal)
     (expected_gradient,) = torch.autograd.grad(expected, q)
@@ -95,7 +92,7 @@ def test_blocks_add_up_to_the_plain_sum(n, block, equal, monkeypatch):
     symmetric = expected_gradient + expected_gradient.T  # all that reaches the features
     symmetric.fill_diagonal_(0)
     torch.testing.assert_close((to_q + to_q.T).fill_diagonal_(0), symmetric, rtol=1e-9, atol=1e-9)
-    without, _ = angles.angles_blocked(p, q.detach(), equal, False)
+    without, _ = angles.angles_blocked(p, q.detach(), equal, False, block)
     assert without == loss
 
 
@@ -112,11 +109,10 @@ def test_large_batches_equal_explicit_loops():
 
 
 @every_loss
-def test_gradcheck_beyond_one_block(name, monkeypatch):
-    monkeypatch.setattr(angles, "_ROWS", 3)
-    monkeypatch.setattr(angles, "_BLOCK", 20)
-    g = features(8, seed=1)[:, :12].requires_grad_()
-    assert gradcheck(lambda x: LOSSES[name](features(8), x), (g,))
+def test_gradcheck_beyond_one_block(name):
+    n, d = angles.ROWS + 2, 12 if name.startswith("order_c") else 2
+    g = features(n, d, seed=1).requires_grad_()
+    assert gradcheck(lambda x: LOSSES[name](features(n), x), (g,))
 
 
 @pytest.mark.parametrize("name", ["order3", "order3 rkd"])
@@ -155,11 +151,10 @@ class Largest(TorchDispatchMode):
 
 
 @pytest.mark.parametrize(("name", "bound"), [
-    ("order2", 300 * 300), ("order3", 3 * 300 * 300), ("order_c", 2 * 300 * 64),
+    ("order2", 300 * 300), ("order3", 5 * angles.BLOCK), ("order_c", 2 * 300 * 64),
 ])  # fmt: skip
-def test_nothing_of_three_dimensions_is_ever_held(name, bound, monkeypatch):
-    """N = 300, D = 64, C = 7: 2 N·D and 3 N² are the bounds; N³, N²·D and N·C·D are above."""
-    monkeypatch.setattr(angles, "_BLOCK", 4000)
+def test_nothing_of_three_dimensions_is_ever_held(name, bound):
+    """N = 300, D = 64, C = 7: N², one block, and 2 N·D; N³, N²·D and N·C·D are above."""
     centres = torch.randn(7, 64)
     loss = LOSSES[name] if name != "order_c" else lambda f, g: order_c(f, g, centres)
     f, g = torch.randn(300, 64), torch.randn(300, 64, requires_grad=True)
@@ -378,7 +373,9 @@ def test_what_the_compiler_is_told_is_true(layout):
     for kind in ("pairs", "triples", "centers"):
         arguments = (features(20, 6, 1, torch.float32), x, features(5, 6, 2, torch.float32))
         torch.library.opcheck(
-            terms._term, (*arguments, kind, False), test_utils=("test_schema", "test_faketensor")
+            torch.ops.horkd.term.default,
+            (*arguments, kind, False),
+            test_utils=("test_schema", "test_faketensor"),
         )
 
 
@@ -464,8 +461,8 @@ has_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA dev
 INTERPRETED = """
 import torch
 from test_kernels import pairwise_distances, sides
-from horkd import kernels
-from horkd.kernels_triton import angles_fused
+from horkd.fast import angles
+from horkd.fast.fused import angles_fused
 
 for n in (3, 6, 32, 45):
     p, q = sides(max(n, 5))
@@ -499,7 +496,7 @@ COMPILED = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from horkd.kernels_triton import _triangles
+from horkd.fast import fused
 
 pointers = ("p_lengths", "p_inverses", "q_lengths", "q_inverses", "gradients", "losses")
 constants = {"soft": 0.05, "equal": False, "tile": 32}
@@ -507,7 +504,7 @@ signature = {**dict.fromkeys(pointers, "*fp32"), "n": "i32", "share": "i32"}
 signature |= dict.fromkeys(constants, "constexpr")
 for capability in (80, 90):
     for constants["equal"] in (False, True):
-        source = ASTSource(_triangles, signature=signature, constexprs=constants)
+        source = ASTSource(fused._triangles, signature=signature, constexprs=constants)
         kernel = triton.compile(source, target=GPUTarget("cuda", capability, 32))
         assert kernel.asm["cubin"]
 print("compiled")
@@ -566,19 +563,17 @@ def test_a_form_can_be_forced(monkeypatch):
         order3(f, g)
 
 
-@pytest.mark.parametrize(("error", "works"), [(0.0, True), (0.01, False)])
-def test_a_fused_form_that_is_wrong_is_not_used(error, works, monkeypatch):
+def test_a_fused_form_that_is_wrong_is_refused():
     """At its first use on a device it is compared with the blocked form."""
 
-    def fused(p, q, equal, gradient):
-        loss, to_q = angles.angles_blocked(p, q, equal, gradient)
-        return loss, to_q * (1 + error)
+    def off_by(error: float):
+        def form(p, q, equal, gradient):
+            loss, to_q = angles.angles_blocked(p, q, equal, gradient)
+            return loss, to_q * (1 + error)
 
-    module = types.SimpleNamespace(angles_fused=fused)
-    monkeypatch.setitem(sys.modules, "horkd.kernels_triton", module)
-    angles._fused_works.cache_clear()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        assert angles._fused_works(torch.device("cpu")) == works
-    assert [w for w in caught if "blocked form" in str(w.message)] != [] or works
-    angles._fused_works.cache_clear()
+        return form
+
+    angles.require_agreement(off_by(0.0), torch.device("cpu"))
+    with pytest.raises(HorkdError, match=r"does not work on cpu .*auto") as error:
+        angles.require_agreement(off_by(0.01), torch.device("cpu"))
+    assert "\n" not in str(error.value)

@@ -25,7 +25,7 @@ from horkd.networks.network import (
     save_network,
     spec_from_dict,
 )
-from horkd.networks.weights import _CLASSIFIERS, digest, load_pretrained, read_weights
+from horkd.networks.weights import CLASSIFIERS, digest, load_pretrained, read_weights
 from horkd.storage import DamagedFile
 
 SPEC = ModelSpec("resnet8x0.25", 0)
@@ -624,4 +624,4 @@ def test_names_of_classifiers_are_no_names_of_our_own_layers():
     """Else a file without that layer would be taken for one with it."""
     for name in ("resnet8x0.25", "vgg11x0.1", "mobilefacenetx0.1"):
         state = network(name, 0, 4).backbone.state_dict()
-        assert not any(n.startswith(_CLASSIFIERS) for n in state)
+        assert not any(n.startswith(CLASSIFIERS) for n in state)

@@ -5,6 +5,7 @@ import json
 import os
 import resource
 import signal
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +16,11 @@ import torch
 from horkd import storage
 from horkd.errors import HorkdError
 from horkd.storage import (
+    Busy,
     DamagedFile,
     load_json,
     load_tensors,
+    locked,
     replacing,
     save_json,
     save_tensors,
@@ -41,8 +44,8 @@ WRITERS = {
 every_writer = pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
 
 
-def in_child(work: Callable[[], None]) -> int:
-    """Run `work` in a forked process; its exit status, negative for the signal that ended it."""
+def fork(work: Callable[[], None]) -> int:
+    """Run `work` in a forked process; its id."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # fork with threads: it only writes
         child = os.fork()
@@ -52,7 +55,17 @@ def in_child(work: Callable[[], None]) -> int:
             os._exit(0)
         except BaseException:
             os._exit(1)
+    return child
+
+
+def status(child: int) -> int:
+    """A process's exit status, negative for the signal that ended it."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def in_child(work: Callable[[], None]) -> int:
+    """The exit status of `work` in a process of its own."""
+    return status(fork(work))
 
 
 def files(folder: Path) -> set[str]:
@@ -333,3 +346,48 @@ def test_a_folder_can_be_set_aside(tmp_path):
         target = set_aside(folder, "damaged")
     assert (target / "record.json").read_text() == "x"
     assert not folder.exists()
+
+
+# Locks
+
+
+def test_a_lock_is_refused_while_another_process_holds_it_and_free_when_that_dies(tmp_path):
+    path = tmp_path / "locks" / "run.lock"
+    reading, writing = os.pipe()
+
+    def hold() -> None:
+        with locked(path):
+            os.write(writing, b"x")
+            signal.pause()
+
+    child = fork(hold)
+    os.read(reading, 1)
+    with pytest.raises(Busy, match=r"another process is at work on run$"), locked(path, wait=False):
+        pass
+    os.kill(child, signal.SIGKILL)
+    assert status(child) == -signal.SIGKILL
+    with locked(path, wait=False):
+        pass
+
+
+def test_a_lock_is_waited_for(tmp_path):
+    path = tmp_path / "run.lock"
+
+    def work() -> None:
+        with locked(path):
+            (tmp_path / "done").touch()
+
+    with locked(path):
+        child = fork(work)
+        time.sleep(0.2)
+        assert not (tmp_path / "done").exists()
+    assert status(child) == 0
+    assert (tmp_path / "done").exists()
+
+
+def test_a_lock_where_nothing_can_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    refused = pytest.raises(HorkdError, match=r"cannot write to .*/file: ")
+    with refused as caught, locked(tmp_path / "file" / "run.lock"):
+        pass
+    assert "\n" not in str(caught.value)

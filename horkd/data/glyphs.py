@@ -9,27 +9,22 @@ The same seed gives the same bytes, whatever the number of threads. Between mach
 floating-point units round differently single values may differ by one level of 255.
 """
 
-import contextlib
 import hashlib
 import math
-import os
-import warnings
 from collections.abc import Sequence
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
-from uuid import uuid4
 
 import matplotlib
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from horkd.data.images import Dataset, ImageSet
 from horkd.errors import HorkdError
 from horkd.paths import cache_dir
+from horkd.storage import read_cache, write_cache
 
 VERSION = 4
 """Raise it with every change to what is drawn: it is part of the cache's file name."""
@@ -284,11 +279,11 @@ def load_glyphs(per_class: int = 100, seed: int = 0, cache: Path | None = None) 
     """
     _check_per_class(per_class)
     folder = cache_dir() if cache is None else Path(cache)
-    path = folder / f"glyphs-v{VERSION}-n{per_class}-s{seed}.safetensors"
-    images = _read(path)
+    path = folder / f"glyphs-{per_class}-s{seed}-v{VERSION}.safetensors"
+    images = read_cache(path, "train", "validation", "test", "unseen")
     if images is None:
         images = _draw_splits(per_class, seed)
-        _write(images, path)
+        write_cache(path, images, "a cache of the embedded set")
     train, validation, test = (
         _labelled(images[split], CHARACTERS) for split in ("train", "validation", "test")
     )
@@ -342,52 +337,3 @@ def _statistics(
         mean.append(float((share * level).sum()))
         std.append(math.sqrt(float((share * (level - mean[-1]).square()).sum())))
     return tuple(mean), tuple(std)
-
-
-def _digest(images: dict[str, torch.Tensor]) -> str:
-    sha = hashlib.sha256()
-    for split in sorted(images):
-        sha.update(f"{split} {tuple(images[split].shape)}".encode())
-        sha.update(images[split].numpy())
-    return sha.hexdigest()
-
-
-def _read(path: Path) -> dict[str, torch.Tensor] | None:
-    """The cached images, or None: not there, not readable, or damaged and now set aside."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            images = {split: file.get_tensor(split) for split in file.keys()}  # noqa: SIM118
-            sha256 = (file.metadata() or {}).get("sha256")
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        _warn(f"cannot read {path} ({error}): drawing the embedded set again")
-        return None
-    except SafetensorError:
-        sha256 = None
-    if sha256 is not None and sha256 == _digest(images):
-        return images
-    aside = path.with_name(path.name + ".damaged")
-    _warn(f"{path} is damaged: setting it aside as {aside.name} and drawing the set again")
-    # Another process may have been faster; a read-only folder is reported by _write.
-    with contextlib.suppress(OSError):
-        os.replace(path, aside)
-    return None
-
-
-def _write(images: dict[str, torch.Tensor], path: Path) -> None:
-    """Cache the images; whoever reads sees a whole file or none."""
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            save_file(images, temporary, metadata={"sha256": _digest(images)})
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except (OSError, SafetensorError) as error:
-        _warn(f"cannot cache the embedded set in {path.parent} ({error}): going on without")
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, stacklevel=4)

@@ -1,10 +1,34 @@
-"""The loss over all angles and its gradient, in blocks; `horkd.fast.distances` derives it."""
+"""The loss over all angles and its gradient by hand, in blocks.
+
+From distances alone it takes O(N³) work and O(N²) memory, where the published code spends O(N³D)
+and O(N²D + N³).
+
+With q the normalised distances and b = max(q, δ), δ = `NEAR_DUPLICATE`, the law of
+cosines gives the cosine at vertex j between i and k,
+
+    c_j(i, k) = (q_ij² + q_jk² − q_ik²) / (2 b_ij b_jk).
+
+Let e_j(i, k) be the derivative of the Huber loss between the learner's and the frozen model's
+cosine: their difference, cut off at ±1. A side of a triangle lies opposite to one of its angles and
+ends in the two others:
+
+    opposite:  ∂c_j(i, k)/∂q_ik = −q_ik / (b_ij b_jk)
+    adjacent:  ∂c_j(i, k)/∂q_ij = q_ij / (b_ij b_jk) − [q_ij > δ] c_j(i, k) / b_ij
+
+Over all ordered triples, i and k being exchangeable (hence the twos),
+
+    ∂L/∂q_ij = 2 (q_ij F_ij − [q_ij > δ] T_ij / b_ij) − q_ij S_ij   with, at vertex j,
+    F_ij = Σ_k e_j(i, k) / (b_ij b_jk),   T_ij = Σ_k e_j(i, k) c_j(i, k)
+    S_ik = Σ_j e_j(i, k) / (b_ij b_jk).
+
+Loss and gradient come from one pass, since both need every cosine. Cosines are float32 for float32
+features, good to about 1e-6 times the longest normalised distance.
+"""
 
 import functools
 import math
 import os
-import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -15,7 +39,7 @@ from horkd.errors import HorkdError
 from horkd.fast.distances import NEAR_DUPLICATE, geometry, inverse_lengths
 
 
-def _huber(difference: Tensor) -> tuple[Tensor, Tensor]:
+def huber_sum(difference: Tensor) -> tuple[Tensor, Tensor]:
     """Σ Huber(difference), and its derivative."""
     e = difference.clamp(-1, 1)
     return ((difference - 0.5 * e) * e).sum(), e
@@ -23,11 +47,10 @@ def _huber(difference: Tensor) -> tuple[Tensor, Tensor]:
 
 #: Triples held at a time by the blocked form, in five arrays: on a CPU what its caches hold (5 MiB
 #: in all), on a GPU what keeps it busy (320 MiB).
-_BLOCK, _BLOCK_ON_GPU = 1 << 18, 1 << 24
-
+BLOCK, BLOCK_ON_GPU = 1 << 18, 1 << 24
 
 #: Ends i held at a time. Ends k run on from the first of them, so that half the work is saved.
-_ROWS = 32
+ROWS = 32
 
 
 def _block(
@@ -57,7 +80,9 @@ def _block(
     return huber, e, c, scale[1]
 
 
-def angles_blocked(p: Tensor, q: Tensor, equal: bool, gradient: bool) -> tuple[Tensor, Tensor]:
+def angles_blocked(
+    p: Tensor, q: Tensor, equal: bool, gradient: bool, block: int | None = None
+) -> tuple[Tensor, Tensor]:
     """L and ∂L/∂q, in blocks of vertices j and ends i; an end k beyond them stands for k < i too.
 
     Args:
@@ -65,14 +90,15 @@ def angles_blocked(p: Tensor, q: Tensor, equal: bool, gradient: bool) -> tuple[T
         q: normalised distances (N, N) of the learner, in the same precision.
         equal: count i = k as well.
         gradient: whether ∂L/∂q is needed; if not, q comes back in its place.
+        block: triples held at a time; `BLOCK` or, on a GPU, `BLOCK_ON_GPU` by default.
     """
     n = len(q)
     both = torch.stack([p, q])
     half, inverse = both.square().mul_(0.5), inverse_lengths(both)
     ji, jk = half[..., None], half[:, :, None]
     inverse_ji, inverse_jk = inverse[..., None], inverse[:, :, None]
-    block = _BLOCK if q.device.type == "cpu" else _BLOCK_ON_GPU
-    if n <= _ROWS and n**3 <= block:
+    block = block or (BLOCK if q.device.type == "cpu" else BLOCK_ON_GPU)
+    if n <= ROWS and n**3 <= block:
         huber, e, c, scale = _block((ji, jk, half[:, None]), (inverse_ji, inverse_jk), equal)
         loss = huber.sum()
         if gradient:
@@ -81,7 +107,7 @@ def angles_blocked(p: Tensor, q: Tensor, equal: bool, gradient: bool) -> tuple[T
     else:
         turn, lever, shared = q.new_zeros(3, n, n)  # T, F, S
         loss = torch.zeros((), dtype=torch.float64, device=q.device)
-        rows = math.ceil(n / math.ceil(n / _ROWS))
+        rows = math.ceil(n / math.ceil(n / ROWS))
         # Allocated once: glibc leaves gaps of gigabytes behind a long row of such blocks.
         workspace = q.new_empty(5, max(min(block, rows * n * n), rows * n))
         for start in range(0, n, rows):
@@ -113,10 +139,10 @@ def angles_blocked(p: Tensor, q: Tensor, equal: bool, gradient: bool) -> tuple[T
     return loss, lever.mul_(2).sub_(shared).mul_(q).sub_(turn, alpha=2)
 
 
-#: Forms of the loss over angles. "auto" is "fused" for float32 on CUDA if Triton works there, and
-#: "blocked" otherwise. The environment variable HORKD_ANGLES sets it for a process.
+#: Forms of the loss over angles. "auto" is "blocked". "fused", one pass in Triton, is experimental
+#: and runs only where it is asked for. The environment variable HORKD_ANGLES sets the form for a
+#: process.
 FORMS = ("auto", "blocked", "fused")
-
 
 _forced: ContextVar[str | None] = ContextVar("form of the loss over angles", default=None)
 
@@ -142,33 +168,45 @@ def _checked(form: str, origin: str) -> str:
 
 
 def angles(p: Tensor, q: Tensor, equal: bool, gradient: bool) -> tuple[Tensor, Tensor]:
-    """What `angles_blocked` returns, in the form that suits the device or is forced."""
-    form = _forced.get() or _checked(os.environ.get("HORKD_ANGLES", "auto"), "HORKD_ANGLES")
-    suits = q.device.type == "cuda" and q.dtype == torch.float32
-    if form == "fused" and not suits:
-        raise HorkdError(
-            f"the fused form is for float32 on CUDA, not {q.dtype} on {q.device.type}: "
-            "leave the choice to auto"
-        )
-    if form == "fused" or (form == "auto" and suits and _fused_works(q.device)):
-        from horkd.fast.fused import angles_fused  # Triton is there only where CUDA is
+    """What `angles_blocked` returns, in its form or the one that is asked for.
 
-        return angles_fused(p, q, equal, gradient)
-    return angles_blocked(p, q, equal, gradient)
+    Raises:
+        HorkdError: if the fused form is asked for and does not suit, or work on, this device.
+    """
+    form = _forced.get() or _checked(os.environ.get("HORKD_ANGLES", "auto"), "HORKD_ANGLES")
+    if form != "fused":
+        return angles_blocked(p, q, equal, gradient)
+    if q.device.type != "cuda" or q.dtype != torch.float32:
+        raise HorkdError(
+            f"the fused form, an experimental one, is for float32 on CUDA, not {q.dtype} on "
+            f"{q.device.type}: leave the choice to auto"
+        )
+    return _fused(q.device)(p, q, equal, gradient)
 
 
 @functools.cache
-def _fused_works(device: torch.device) -> bool:
-    """Whether the fused form compiles on this device and agrees with the blocked one."""
+def _fused(device: torch.device) -> Callable:
+    """The fused form, compared with the blocked one at its first use on a device."""
     try:
-        from horkd.fast.fused import angles_fused
+        from horkd.fast.fused import angles_fused  # Triton is there only where CUDA is
+    except ImportError as error:
+        raise HorkdError(f"the fused form needs Triton: {error}") from None
+    require_agreement(angles_fused, device)
+    return angles_fused
 
-        side = torch.linspace(0, 7, 48, device=device)
-        curves = torch.stack([side, side.sin(), side.square().cos()], 1)
-        p, q = geometry(curves[:, :2]).q.float(), geometry(curves).q.float()
-        (loss, to_q), (expected, to_q_expected) = (
-            form(p, q, True, True) for form in (angles_fused, angles_blocked)
-        )
+
+def require_agreement(form: Callable, device: torch.device) -> None:
+    """Compare a form of the loss over angles with the blocked one, on 48 points of two curves.
+
+    Raises:
+        HorkdError: if it fails or differs.
+    """
+    side = torch.linspace(0, 7, 48, device=device)
+    curves = torch.stack([side, side.sin(), side.square().cos()], 1)
+    p, q = geometry(curves[:, :2]).q.float(), geometry(curves).q.float()
+    expected, to_q_expected = angles_blocked(p, q, True, True)
+    try:
+        loss, to_q = form(p, q, True, True)
         torch.testing.assert_close(loss, expected, rtol=1e-4, atol=0)
         both, both_expected = to_q + to_q.T, to_q_expected + to_q_expected.T
         size = both_expected.abs().max().item()
@@ -177,10 +215,7 @@ def _fused_works(device: torch.device) -> bool:
         raise
     except Exception as error:  # compilers fail in many ways
         line = (str(error).splitlines() or [type(error).__name__])[0]
-        warnings.warn(
-            f"the fused loss over angles does not work on {device}, going on with the blocked "
-            f"form, which is slower: {line}",
-            stacklevel=2,
-        )
-        return False
-    return True
+        raise HorkdError(
+            f"the fused loss over angles, an experimental form, does not work on {device} "
+            f"({line}): leave the choice to auto"
+        ) from None

@@ -1,10 +1,10 @@
-"""What the relational losses stand on: distances, angles, and their gradients by hand.
+"""What the relational losses stand on: distances between features, and their gradient by hand.
 
-All that orders 2, 3 and C need of N features of width D is one matrix product, O(N²D) work. Angles
-then follow from distances alone, in O(N³) work and O(N²) memory, where the published code spends
-O(N³D) and O(N²D + N³). `horkd.losses` says what is computed; this module says how.
+All that orders 2, 3 and C need of N features of width D is one matrix product, O(N²D) work; angles
+follow from distances alone (`horkd.fast.angles`). `horkd.losses` says what is computed, this
+package says how.
 
-**Distances.** d_ij² = |x_i|² + |x_j|² − 2⟨x_i, x_j⟩ on centred rows. The subtraction cancels where
+d_ij² = |x_i|² + |x_j|² − 2⟨x_i, x_j⟩ on centred rows. The subtraction cancels where
 two rows are close: a batch with d² ≤ `CANCELS` · (|x_i|² + |x_j|²) anywhere is computed in float64.
 (Of 60 batches of 128 CIFAR-100 images in our trained networks, not one was.) Angles, whose own work
 hides the cost, always start from float64 distances. A gradient with respect to d reaches x through
@@ -15,27 +15,6 @@ a graph Laplacian,
 and through q = d/μ, with μ the mean of d over P = N(N−1) pairs, by
 
     ∂L/∂d_ij = (∂L/∂q_ij − Σ_kl q_kl ∂L/∂q_kl / P) / μ.
-
-**Angles.** With q the normalised distances and b = max(q, δ), δ = `NEAR_DUPLICATE`, the law of
-cosines gives the cosine at vertex j between i and k,
-
-    c_j(i, k) = (q_ij² + q_jk² − q_ik²) / (2 b_ij b_jk).
-
-Let e_j(i, k) be the derivative of the Huber loss between the learner's and the frozen model's
-cosine: their difference, cut off at ±1. A side of a triangle lies opposite to one of its angles and
-ends in the two others:
-
-    opposite:  ∂c_j(i, k)/∂q_ik = −q_ik / (b_ij b_jk)
-    adjacent:  ∂c_j(i, k)/∂q_ij = q_ij / (b_ij b_jk) − [q_ij > δ] c_j(i, k) / b_ij
-
-Over all ordered triples, i and k being exchangeable (hence the twos),
-
-    ∂L/∂q_ij = 2 (q_ij F_ij − [q_ij > δ] T_ij / b_ij) − q_ij S_ij   with, at vertex j,
-    F_ij = Σ_k e_j(i, k) / (b_ij b_jk),   T_ij = Σ_k e_j(i, k) c_j(i, k)
-    S_ik = Σ_j e_j(i, k) / (b_ij b_jk).
-
-Loss and gradient come from one pass, since both need every cosine. Cosines are float32 for float32
-features, good to about 1e-6 times the longest normalised distance.
 """
 
 import math
@@ -53,15 +32,12 @@ from horkd.errors import HorkdError
 #: (measured: 5 times at N = 32, 1.8 at N = 64); 0.01 gave 22 and 9 times.
 NEAR_DUPLICATE = 0.05
 
-
 #: A squared distance below this share of the two squared norms has lost two decimal digits.
 CANCELS = 0.01
-
 
 #: Float32 rows closer than this share of their own norms (after centring) are taken as equal: it
 #: is their resolution.
 EQUAL = 1e-7
-
 
 #: Sums of squared features outside of this range are left to float64, lest products leave float32.
 _SAFE = (1e-24, 1e24)
@@ -111,7 +87,7 @@ def _squared(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tens
     return squared.fill_diagonal_(0) if same else squared, norms_x, norms_y, x, y
 
 
-def _lengths(x: Tensor, y: Tensor, exact: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+def lengths(x: Tensor, y: Tensor, exact: bool = False) -> tuple[Tensor, Tensor, Tensor]:
     """Distances (N, M), and x and y, centred, in the precision of the distances.
 
     Equal rows have distance 0, and only in float64 are there any. Where its outcome can be looked
@@ -151,7 +127,7 @@ class Geometry(NamedTuple):
 def geometry(x: Tensor, normalize: bool = True, exact: bool = False) -> Geometry:
     """Distances of x (N, D), N ≥ 2, if asked divided by their mean over i ≠ j, and in float64."""
     n = len(x)
-    d, rows, _ = _lengths(x, x, exact)
+    d, rows, _ = lengths(x, x, exact)
     if not normalize:
         return Geometry(d, rows, None)
     mean = d.sum() / (n * (n - 1))
@@ -241,7 +217,7 @@ class Pairwise(Function):
 
 @torch.library.custom_op("horkd::between", mutates_args=())
 def _between(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return tuple(part.contiguous() for part in _lengths(x, y, exact=True))
+    return tuple(part.contiguous() for part in lengths(x, y, exact=True))
 
 
 @_between.register_fake
@@ -256,7 +232,7 @@ class Between(Function):
     @staticmethod
     def forward(ctx, x: Tensor, y: Tensor) -> Tensor:
         compiling = torch.compiler.is_compiling()
-        d, rows, columns = (_between if compiling else _lengths)(x, y)
+        d, rows, columns = (_between if compiling else lengths)(x, y)
         ctx.save_for_backward(d, rows, columns)
         ctx.dtype = x.dtype
         return d.to(x.dtype, copy=compiling)

@@ -1,4 +1,7 @@
-"""The loss over all angles in one pass over a GPU; `horkd.fast.distances` has the derivation.
+"""Experimental: the loss over all angles in one pass over a GPU, derived in `horkd.fast.angles`.
+
+Used only where it is asked for (`HORKD_ANGLES=fused`): it was compiled for GPUs and run in Triton's
+interpreter, but not yet on a GPU.
 
 A program owns the sides between 32 points i and 32 points k and walks over the third corners j of
 their triangles. For every triangle it takes all three angles: the one at j lies opposite to the

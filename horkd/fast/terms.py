@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from horkd.fast.angles import _huber, angles
+from horkd.fast.angles import angles, huber_sum
 from horkd.fast.distances import (
-    _lengths,
     geometry,
+    lengths,
     pull_back,
     refuse_second_derivative,
     without_autocast,
@@ -21,7 +21,7 @@ def _of_pairs(
     p, g = geometry(frozen).q, geometry(learner)
     difference = g.q - p.to(g.q.dtype)
     if rkd:
-        loss, to_q = _huber(difference)
+        loss, to_q = huber_sum(difference)
     else:
         loss, to_q = difference.square().sum(), 2 * difference
     return loss, pull_back(to_q, g) if gradient else learner
@@ -41,7 +41,7 @@ def _of_centers(
 ) -> tuple[Tensor, Tensor]:
     """Order C: Σ_ic (‖g_i − u_c‖ − ‖f_i − u_c‖)², if asked over the squared mean of ‖f_i − u_c‖."""
     n = len(learner)
-    d, rows, u = _lengths(torch.cat([learner, frozen]), centers)
+    d, rows, u = lengths(torch.cat([learner, frozen]), centers)
     q, p = d[:n], d[n:]
     difference = q - p
     if normalize:

@@ -12,13 +12,10 @@ _RESNETS = {
     **{f"resnet{6 * n + 2}": (BasicBlock, (n, n, n)) for n in (1, 2, 3, 5)},
 }
 
-
 _VGG11 = ((64,), (128,), (256, 256), (512, 512), (512, 512))
-
 
 #: Inverted residuals of MobileFaceNet: expansion, width, repeats, stride of the first.
 _MOBILEFACENET = ((2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1))
-
 
 ARCHITECTURES = (*_RESNETS, "vgg11", "mobilefacenet")
 
@@ -38,12 +35,14 @@ class _Backbone(nn.Sequential):
         layers: the convolutional part.
         ends: index of the last layer of each stage -> channels of its map.
         head: pooling and, if any, the embedding.
+        width: of the features.
     """
 
     def __init__(
-        self, layers: list[nn.Module], ends: dict[int, int], head: list[nn.Module]
+        self, layers: list[nn.Module], ends: dict[int, int], head: list[nn.Module], width: int
     ) -> None:
         super().__init__(nn.Sequential(*layers), *head)
+        self.width = width
         self.ends = frozenset(ends)
         self.channels = tuple(ends.values())
 
@@ -222,3 +221,26 @@ class _MobileFaceNet(nn.Module):
                 kept.append(x)
         x = self.conv3(self.gdconv(self.conv2(x))).flatten(1)
         return self.bn(x), tuple(kept)
+
+
+def build(architecture: str, width: float, embedding: int | None) -> nn.Module:
+    """The backbone of one of `ARCHITECTURES`: images to features, and maps if wanted.
+
+    Args:
+        architecture: one of `ARCHITECTURES`.
+        width: multiplier of its channels.
+        embedding: width of a linear layer after the pooling, or None. MobileFaceNet ends in such a
+            layer anyway, 128 wide by default.
+
+    Returns:
+        A module with `width`, that of its features, and `channels`, those of its maps.
+    """
+    if architecture == "mobilefacenet":
+        return _MobileFaceNet(width, embedding or 128)
+    layers, ends, outputs = (
+        _vgg11(width) if architecture == "vgg11" else _resnet(architecture, width)
+    )
+    head: list[nn.Module] = [_GlobalAverage(), nn.Flatten()]
+    if embedding is not None:
+        head.append(nn.Linear(outputs, embedding))
+    return _Backbone(layers, ends, head, embedding or outputs)

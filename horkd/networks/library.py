@@ -11,7 +11,7 @@ from horkd.errors import HorkdError
 LIBRARIES = ("torchvision", "timm")
 
 
-class _Library(nn.Module):
+class Library(nn.Module):
     """A network of torchvision or timm without its last linear layer.
 
     Args:

@@ -15,7 +15,8 @@ A name is an architecture and, after `x`, a width multiplier: `resnet50`, `resne
 The paper's networks are resnet50, resnet18, vgg11 and, for faces, a "simplified" ResNet34 of 7.8 M
 parameters, which we take to be `resnet34x0.6` with a 512-d embedding: 7.83 M; an inference.
 Networks of torchvision and timm serve as teachers, and as backbones that start from ImageNet
-weights (`horkd.networks.weights`). Their ResNets show the maps of their four stages, the others none.
+weights (`horkd.networks.imagenet`). Their ResNets show the maps of their four stages, the others
+none.
 The 3×3 stem of stride 1 replaces ImageNet's 7×7 of stride 2, which loses about ten points at 32 px.
 """
 
@@ -32,15 +33,8 @@ from torch.nn.functional import normalize
 from torch.utils.flop_counter import FlopCounterMode
 
 from horkd.errors import HorkdError
-from horkd.networks.architectures import (
-    ARCHITECTURES,
-    _Backbone,
-    _GlobalAverage,
-    _MobileFaceNet,
-    _resnet,
-    _vgg11,
-)
-from horkd.networks.library import LIBRARIES, _Library
+from horkd.networks.architectures import ARCHITECTURES, build
+from horkd.networks.library import LIBRARIES, Library
 from horkd.storage import load_tensors, save_tensors
 
 Statistics = tuple[float, float, float]
@@ -113,8 +107,11 @@ class Network(nn.Module):
         super().__init__()
         self.spec = spec
         # Ends at the features, so that gradients there stay within reach of who measures them.
-        self.backbone, self.width = _backbone(spec)
-        self.channels = self.backbone.channels
+        name, width = spec.parse()
+        self.backbone = (
+            Library(name, spec.embedding) if ":" in name else build(name, width, spec.embedding)
+        )
+        self.width, self.channels = self.backbone.width, self.backbone.channels
         self.classifier = nn.Linear(self.width, spec.num_classes) if spec.num_classes else None
         self._initialise()
 
@@ -131,24 +128,6 @@ class Network(nn.Module):
         if self.classifier is None:
             return Output(features, features.new_empty(len(features), 0), kept)
         return Output(features, self.classifier(features), kept)
-
-
-def _backbone(spec: ModelSpec) -> tuple[nn.Module, int]:
-    """What turns images into features, and how wide they are."""
-    architecture, width = spec.parse()
-    if architecture == "mobilefacenet":
-        backbone = _MobileFaceNet(width, spec.embedding or 128)
-        return backbone, backbone.width
-    if ":" in architecture:
-        backbone = _Library(architecture, spec.embedding)
-        return backbone, backbone.width
-    layers, ends, outputs = (
-        _vgg11(width) if architecture == "vgg11" else _resnet(architecture, width)
-    )
-    head: list[nn.Module] = [_GlobalAverage(), nn.Flatten()]
-    if spec.embedding is not None:
-        head.append(nn.Linear(outputs, spec.embedding))
-    return _Backbone(layers, ends, head), outputs if spec.embedding is None else spec.embedding
 
 
 def parameters(network: nn.Module) -> int:
@@ -177,7 +156,6 @@ def macs_of(spec: ModelSpec, resolution: int) -> int:
 
 #: Bits of a weight in a file.
 BITS = (32, 16, 8)
-
 
 #: What the scales of an 8-bit tensor are called, after its own name.
 _SCALE = ".scale"

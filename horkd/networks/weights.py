@@ -3,11 +3,11 @@
 Safetensors files are preferred. Pickles are read with `weights_only=True` alone, which runs no code
 of the file. A file of this project's own (`horkd export`) says itself what it holds.
 
-`load_pretrained` makes finished networks, teachers; `start_backbone` puts weights into a network
-that is then trained. The libraries' ImageNet weights are looked for on disk first, in torch hub's
-cache, Hugging Face's (timm) and `$HORKD_DATA/weights`, then downloaded.
+`load_pretrained` makes finished networks, teachers; `horkd.networks.imagenet.start_backbone` puts
+weights into a network that is then trained.
 """
 
+import functools
 import hashlib
 import warnings
 from collections.abc import Mapping
@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from horkd import paths
 from horkd.errors import HorkdError
 from horkd.networks.network import ModelSpec, Network, in_float32, spec_from_dict
 from horkd.storage import load_tensors
@@ -25,16 +26,13 @@ from horkd.storage import load_tensors
 #: Where checkpoints keep the state dict, and what wrappers put before each name.
 _NESTED = ("state_dict", "model_state_dict", "model", "net", "network", "backbone")
 
-
 _PREFIXES = ("module.", "_orig_mod.", "model.", "network.", "backbone.", "encoder.", "trunk.")
 
-
 #: What the embedding layer of a library's network is called here.
-_EMBEDDING = "embedding."
-
+EMBEDDING = "embedding."
 
 #: Layers after the features, which a network without classes has no use for.
-_CLASSIFIERS = ("fc.", "classifier.", "head.", "heads.", "last_linear.", "logits.", "output.")
+CLASSIFIERS = ("fc.", "classifier.", "head.", "heads.", "last_linear.", "logits.", "output.")
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -87,7 +85,7 @@ def _tensors(content: Mapping) -> dict[str, Tensor]:
 def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Names without the prefixes that all of them, but for those of a classifier, share."""
     while True:
-        names = [n for n in tensors if not n.startswith(_CLASSIFIERS)]
+        names = [n for n in tensors if not n.startswith(CLASSIFIERS)]
         prefix = next((p for p in _PREFIXES if names and all(n.startswith(p) for n in names)), None)
         if prefix is None:
             return tensors
@@ -102,12 +100,53 @@ def digest(path: Path) -> str:
     """
     if not path.is_file():
         raise HorkdError(f"there is no weights file {path}")
-    return _sha256(path)[:16]
+    return sha256(path)[:16]
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """The file's SHA-256 in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def weights_dir() -> Path | None:
+    """Where weights files are looked for, if there is a data folder."""
+    data = paths.data_dir()
+    return None if data is None else data / "weights"
+
+
+def file_of(weights: str, file: Path | None) -> Path:
+    """The local file with this digest.
+
+    Args:
+        weights: the 16 digits.
+        file: where it is; None looks through `$HORKD_DATA/weights`.
+
+    Raises:
+        HorkdError: if there is none, or `file` is another one.
+    """
+    if file is not None:
+        found = digest(file)
+        if found != weights:
+            raise HorkdError(f"{file} has digest {found}, but the run starts from {weights}")
+        return file
+    folder = weights_dir()
+    if folder is None:
+        raise HorkdError(
+            f"no file with digest {weights} is at hand: name it, or put it into a folder `weights` "
+            "in your data folder and set HORKD_DATA"
+        )
+    for path in sorted(p for p in folder.glob("*") if p.is_file()):
+        stat = path.stat()
+        if known_digest(path, stat.st_size, stat.st_mtime_ns) == weights:
+            return path
+    raise HorkdError(f"no file in {folder} has digest {weights}: put it there, or name it")
+
+
+@functools.cache
+def known_digest(path: Path, size: int, changed: int) -> str:
+    """The digest of a file, computed once per process while size and time of change stay."""
+    return digest(path)
 
 
 def load_pretrained(path: Path, spec: ModelSpec) -> Network:
@@ -131,11 +170,11 @@ def load_pretrained(path: Path, spec: ModelSpec) -> Network:
     if tensors is None:
         tensors = read_weights(path)
     wanted = network.backbone.state_dict()
-    renamed = _renamed(spec, tensors)
-    names = {name: renamed(name) for name in wanted}
-    if f"{_EMBEDDING}weight" in wanted:
+    called = renamed(spec, tensors)
+    names = {name: called(name) for name in wanted}
+    if f"{EMBEDDING}weight" in wanted:
         names, tensors = _with_embedding(path, spec, wanted, names, tensors)
-    state = _fit(path, spec.name, wanted, names, tensors)
+    state = fit(path, spec.name, wanted, names, tensors)
     known = set(names.values())
     left = [n for n in tensors if n not in known and tensors[n].ndim == 2]
     if left:
@@ -156,8 +195,8 @@ def _with_embedding(
     names: Mapping[str, str],
     tensors: dict[str, Tensor],
 ) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """`names` and `tensors` of `_fit`, with the layer of a file that is the embedding."""
-    weight, bias = f"{_EMBEDDING}weight", f"{_EMBEDDING}bias"
+    """`names` and `tensors` of `fit`, with the layer of a file that is the embedding."""
+    weight, bias = f"{EMBEDDING}weight", f"{EMBEDDING}bias"
     shape = wanted[weight].shape
     taken = {name for ours, name in names.items() if ours not in (weight, bias)}
     there = [
@@ -175,13 +214,13 @@ def _with_embedding(
     return {**names, weight: there[0], bias: offset}, tensors | zeros
 
 
-def _fit(
+def fit(
     path: Path,
     model: str,
     wanted: Mapping[str, Tensor],
     names: Mapping[str, str],
     tensors: Mapping[str, Tensor],
-    spare: tuple[str, ...] = _CLASSIFIERS,
+    spare: tuple[str, ...] = CLASSIFIERS,
 ) -> dict[str, Tensor]:
     """The tensors of a file under the names that are wanted.
 
@@ -262,7 +301,7 @@ def _width(spec: ModelSpec) -> int | None:
     return spec.embedding or (128 if spec.name.startswith("mobilefacenet") else None)
 
 
-def _renamed(spec: ModelSpec, tensors: Mapping[str, Tensor]):
+def renamed(spec: ModelSpec, tensors: Mapping[str, Tensor]):
     """How a file calls a tensor of the backbone: a library's network sits in `trunk`."""
     inside = ":" in spec.name and not any(name.startswith("trunk.") for name in tensors)
     return lambda name: name.removeprefix("trunk.") if inside else name

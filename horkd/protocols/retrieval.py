@@ -30,6 +30,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
+from scipy.linalg import orthogonal_procrustes
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import normalized_mutual_info_score
@@ -343,13 +344,14 @@ def align(source: Tensor, target: Tensor) -> Alignment:
     x, y = source.cpu().double(), target.cpu().double()
     mean_x, mean_y = x.mean(0), y.mean(0)
     x = x - mean_x
-    u, s, v = torch.linalg.svd(
-        _widened(_widened(x.T @ (y - mean_y), width).T, width).T  # covariance (W, W)
+    rotation, stretch = orthogonal_procrustes(
+        _widened(x, width).numpy(), _widened(y - mean_y, width).numpy()
     )
     variance = float(x.square().sum())
     spacing = torch.finfo(_precision(source)).eps * float(mean_x.norm())
-    scale = float(s.sum()) / variance if variance > len(x) * (_COLLAPSED * spacing) ** 2 else 0.0
-    return Alignment(u @ v, scale, mean_x, mean_y)
+    collapsed = variance <= len(x) * (_COLLAPSED * spacing) ** 2
+    scale = 0.0 if collapsed else float(stretch) / variance
+    return Alignment(torch.from_numpy(rotation), scale, mean_x, mean_y)
 
 
 @dataclass(frozen=True, eq=False)
