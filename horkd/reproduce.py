@@ -24,7 +24,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -97,6 +97,8 @@ def reproduce(
     force: bool = False,
     out: Path | None = None,
     notebooks: Path | None = None,
+    run: Callable[[Notebook, Path], dict] | None = None,
+    package: Path = PACKAGE,
 ) -> BatchResult:
     """Run the notebooks that are not up to date, and write the index page.
 
@@ -112,6 +114,8 @@ def reproduce(
         force: run notebooks that are up to date as well.
         out: the report folder; `reports/<preset>-<data>` by default.
         notebooks: the folder of the notebooks; `notebooks/` of the checkout by default.
+        run: runs a notebook into the report folder and returns its stamp; by papermill by default.
+        package: the source that notebooks are out of date with if it changes.
 
     Returns:
         What was done, and what failed.
@@ -121,6 +125,7 @@ def reproduce(
             not exist, a notebook that cannot be read, a report folder in use by another batch, or
             papermill not being installed; later only if the disk refuses.
     """
+    run = _run if run is None else run
     _require_papermill()
     started = time.perf_counter()
     folder = (notebooks or paths.root() / "notebooks").resolve()
@@ -130,12 +135,12 @@ def reproduce(
     name = f"{preset}-{plain_name(data)}" + (f"-by-{select}" if select else "")
     out = (out or paths.reports_dir() / name).resolve()
     own = {"preset": preset, "data": data, "out": os.path.relpath(out, folder)}
-    chosen = _choose(folder, only)
+    chosen = chosen_notebooks(folder, only)
     if not only:
         chosen = [path for path in chosen if _has_runs(path.stem, presets)]
         if not chosen:
             raise HorkdError(f"no notebook in {folder} shows runs of preset {preset}")
-    planned = _plan(chosen, own, parameters)
+    planned = plan(chosen, own, parameters, package)
     done: list[str] = []
     fresh: list[str] = []
     failed: dict[str, str] = {}
@@ -147,7 +152,7 @@ def reproduce(
                 fresh.append(notebook.name)
                 continue
             _say(f"{label}: {notebook.question}")
-            stamp = _run(notebook, out)
+            stamp = run(notebook, out)
             if "error" in stamp:
                 failed[notebook.name] = stamp["error"]
                 _say(f"{label}: FAILED after {stamp['seconds']:.1f} s: {stamp['error']}")
@@ -208,7 +213,8 @@ def _require_papermill() -> None:
             raise HorkdError(f"the batch needs {package}: pip install 'horkd[notebook]'")
 
 
-def _choose(folder: Path, only: Sequence[str]) -> list[Path]:
+def chosen_notebooks(folder: Path, only: Sequence[str] = ()) -> list[Path]:
+    """The notebooks of a folder in the order in which they run: those that are named, or all."""
     known = {path.stem: path for path in sorted(folder.glob("[0-9][0-9]_*.ipynb"))}
     if not known:
         raise HorkdError(f"no notebook NN_name.ipynb in {folder}: run this in a checkout of horkd")
@@ -222,7 +228,9 @@ def _choose(folder: Path, only: Sequence[str]) -> list[Path]:
     return [known[name] for name in in_order(tuple(only) or tuple(known))]
 
 
-def _plan(chosen: Sequence[Path], own: Mapping, extra: Mapping) -> list[Notebook]:
+def plan(
+    chosen: Sequence[Path], own: Mapping, extra: Mapping, package: Path = PACKAGE
+) -> list[Notebook]:
     """The notebooks with their parameters, or an error that names what is not known.
 
     papermill itself only logs an unknown parameter, and runs the defaults.
@@ -241,7 +249,7 @@ def _plan(chosen: Sequence[Path], own: Mapping, extra: Mapping) -> list[Notebook
         if not any(name in declared for declared in known.values()):
             lists = "; ".join(f"{path.stem} knows {', '.join(d)}" for path, d in known.items())
             raise HorkdError(f"no notebook has a parameter {name!r}: {lists}")
-    source = _source_digest(PACKAGE)
+    source = _source_digest(package)
     return [
         _notebook(path, {**own, **{k: v for k, v in extra.items() if k in declared}}, source)
         for path, declared in known.items()

@@ -55,8 +55,9 @@ def configure(preset: Preset, arm: Arm, seed: int = 0) -> RunConfig:
 
 
 def usual_exports(preset: Preset) -> list[str]:
-    """The arms whose networks are worth handing on."""
-    return task_of(preset).exports(preset)
+    """The arms whose networks are worth handing on, of those that the preset has."""
+    listed = {name for one in studies_of(preset) for name in study(preset, one)}
+    return [name for name in task_of(preset).exports(preset) if name in listed]
 
 
 def seeds(preset: Preset, arm: Arm) -> range:

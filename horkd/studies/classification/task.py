@@ -17,6 +17,7 @@ from horkd.studies.classification import arms as arms_
 from horkd.studies.classification.presets import PRESETS, ClassificationPreset
 from horkd.studies.classification.trials import loss_arms, recipe_arms
 from horkd.studies.task import ON_REQUEST, TRIALS, Study, Task
+from horkd.training import Recipe
 
 
 def configure(preset: ClassificationPreset, arm: Arm, seed: int) -> RunConfig:
@@ -48,12 +49,12 @@ def _seen(preset: ClassificationPreset, arm: Arm) -> Degradation:
     return Degradation(preset.low if arm.pixels is None else arm.pixels, arm.kernel)
 
 
-def _recipe(preset: ClassificationPreset, arm: Arm):
+def _recipe(preset: ClassificationPreset, arm: Arm) -> Recipe:
     recipe = preset.teacher_recipe if arm.network == "teacher" else preset.recipe
-    # an epoch costs by the pixels of its images
-    named = {"patience": preset.patience, "compute": 1 + (FULL / preset.low) ** 2}
-    epochs = round(recipe.epochs * named.get(arm.epochs, arm.epochs))
-    return replace(recipe, **{"epochs": epochs, **arm.recipe})
+    factor = preset.patience if arm.epochs == "patience" else arm.epochs
+    if arm.epochs == "compute":  # an epoch costs by the pixels of its images
+        factor = 1 + (FULL / preset.low) ** 2
+    return replace(recipe, **{"epochs": round(recipe.epochs * factor), **arm.recipe})
 
 
 def frozen_of(preset: ClassificationPreset, name: str) -> RunConfig:
