@@ -66,45 +66,42 @@ def reproduce(
 ) -> None:
     """Run the notebooks into reports/PRESET-DATA/; only what is missing or out of date."""
     from horkd.reproduce import reproduce
-    from horkd.studies.presets import get_preset
-    from horkd.studies.teacher import with_teacher
+    from horkd.studies.presets import get_presets, meant_by
 
-    chosen = get_preset(preset or _preset_for(data, teacher_weights), data, seeds, select)
+    name = preset or meant_by(data, bool(teacher_weights))
+    chosen = get_presets(name, data, seeds, select)[0]
     parameters = dict(_parameter(text) for text in parameter or [])
-    if seeds:
-        parameters["seeds"] = seeds
-    if select:
-        parameters["select"] = select
-    if teacher_weights or teacher_model or teacher_statistics != "imagenet":
-        if chosen.faces is None and not chosen.only_metric:
-            raise HorkdError(
-                f"the notebooks of preset {chosen.name} train their own teacher: take `horkd work` "
-                "to distil from a file"
-            )
-        with_teacher(chosen, teacher_weights, teacher_model, teacher_statistics)
-        file = str(Path(teacher_weights).expanduser().resolve())
-        given = {
-            "teacher_weights": file,
-            "teacher_model": teacher_model,
-            "teacher_statistics": teacher_statistics,
-        }
-        parameters |= {name: value for name, value in given.items() if value}
+    parameters |= {n: value for n, value in (("seeds", seeds), ("select", select)) if value}
+    teacher = (teacher_weights, teacher_model, teacher_statistics)
+    if teacher != NO_TEACHER:
+        parameters |= _teacher_parameters(chosen, *teacher)
     result = reproduce(chosen.name, chosen.data, only or (), parameters, force)
     typer.echo(f"report: {os.path.relpath(result.report)}")
     if result.failed:
         raise typer.Exit(1)
 
 
-def _preset_for(data: str, weights: str) -> str:
-    """The preset that is meant by data and a teacher's weights alone."""
-    from horkd.data import is_faces, is_retrieval
+#: What the three options about a teacher are where nobody gives one.
+NO_TEACHER = ("", "", "imagenet")
 
-    if is_retrieval(data):
-        small = {"glyphs-disjoint": "metric", "cifar100-disjoint": "metric-cpu"}
-        return small.get(data, "metric-paper")
-    if is_faces(data) and not data.startswith("lfw"):
-        return "faces-paper"
-    return "faces" if is_faces(data) or weights else "quick"
+
+def _teacher_parameters(chosen, weights: str, model: str, statistics: str) -> dict[str, str]:
+    """What notebooks are told of a teacher's file; it is imported now."""
+    from horkd.studies.task import task_of
+    from horkd.studies.teacher import with_teacher
+
+    if not task_of(chosen).notebooks_take_teacher:
+        raise HorkdError(
+            f"the notebooks of preset {chosen.name} train their own teacher: take `horkd work` "
+            "to distil from a file"
+        )
+    with_teacher(chosen, weights, model, statistics)
+    given = {
+        "teacher_weights": str(Path(weights).expanduser().resolve()),
+        "teacher_model": model,
+        "teacher_statistics": statistics,
+    }
+    return {name: value for name, value in given.items() if value}
 
 
 def _parameter(text: str) -> tuple[str, object]:
@@ -155,12 +152,13 @@ def queue(
     from horkd.lab.pace import answers_bytes, estimates, missing
     from horkd.lab.store import read
     from horkd.machine import Settings, duration
-    from horkd.studies.presets import get_preset
+    from horkd.studies.study import choose
 
     teacher = (teacher_weights, teacher_model, teacher_statistics)
-    jobs = _jobs(preset, data, seeds, study, arm, teacher, select)
+    presets = _presets(preset, data, seeds, select, teacher)
+    jobs = choose(presets, study or (), arm or ())
     todo = missing(jobs)
-    settings = get_preset(preset, data).settings(Settings(device, precision))
+    settings = presets[0].settings(Settings(device, precision))
     _set_threads(workers, threads)
     pace = pace_.pace([job.config for job in todo], settings)
     times = estimates(todo, pace, cached=not settings.on_cuda)
@@ -230,18 +228,17 @@ def work_(
     from horkd.lab import work
     from horkd.lab.checkpoint import Control
     from horkd.machine import Interruption, Settings
-    from horkd.studies.presets import get_preset
-    from horkd.studies.study import waiting
+    from horkd.studies.study import choose
 
     teacher = (teacher_weights, teacher_model, teacher_statistics)
-    jobs = _jobs(preset, data, seeds, study, arm, teacher, select)
-    chosen = get_preset(preset, data)
-    settings = chosen.settings(Settings(device, precision, compile=compile, cache=cache))
-    held = [job for job in jobs if waiting(chosen, job)]
-    jobs = [job for job in jobs if job not in held]
+    presets = _presets(preset, data, seeds, select, teacher)
+    chosen = choose(presets, study or (), arm or ())
+    settings = presets[0].settings(Settings(device, precision, compile=compile, cache=cache))
+    jobs = [job for job in chosen if not job.waits]
+    held = len(chosen) - len(jobs)
     if held:
         typer.echo(
-            f"{len(held)} runs wait until what they learn from is exported and named in the preset "
+            f"{held} runs wait until what they learn from is exported and named in the preset "
             "(CONTRIBUTING.md, the campaign)"
         )
     if workers > 1 or background:
@@ -274,21 +271,13 @@ def _echo(line: str) -> None:
     print(line, flush=True)  # a log is to be read while it is written
 
 
-def _jobs(
-    preset: str,
-    data: str,
-    seeds: int,
-    studies: list[str] | None,
-    arms: list[str] | None,
-    teacher: tuple[str, str, str] = ("", "", ""),
-    select: str = "",
-):
-    from horkd.studies.presets import get_preset
-    from horkd.studies.study import choose
+def _presets(name: str, data: str, seeds: int, select: str, teacher: tuple[str, str, str]):
+    """All presets that a name stands for; a teacher's file is the main one's."""
+    from horkd.studies.presets import get_presets
     from horkd.studies.teacher import with_teacher
 
-    chosen = with_teacher(get_preset(preset, data, seeds, select), *teacher)
-    return choose(chosen, studies or (), arms or ())
+    main, *others = get_presets(name, data, seeds, select)
+    return [with_teacher(main, *teacher), *others]
 
 
 @app.command()
@@ -309,12 +298,11 @@ def export(
     from horkd.lab import store, work
     from horkd.lab.store import read
     from horkd.networks.weights import digest
-    from horkd.studies.presets import get_preset
-    from horkd.studies.study import usual_exports
+    from horkd.studies.study import choose, usual_exports
 
-    usual = usual_exports(get_preset(preset, data))
     teacher = (teacher_weights, teacher_model, teacher_statistics)
-    for job in _jobs(preset, data, 1, None, arm or usual, teacher, select):
+    presets = _presets(preset, data, 1, select, teacher)
+    for job in choose(presets, (), arm or usual_exports(presets[0])):
         finished = read(job.config)
         if finished is None:
             raise HorkdError(

@@ -19,14 +19,12 @@ fresh clone runs everything although the results of another machine are in the r
 
 import hashlib
 import json
-import logging
 import os
 import shlex
 import shutil
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -41,28 +39,15 @@ from horkd import paths
 from horkd.data.retrieval import plain_name
 from horkd.errors import HorkdError
 from horkd.machine import commit, describe_machine, versions
+from horkd.notebook_kernel import execute, scratch_folder
 from horkd.notebooks import as_text, executed, without_paths
 from horkd.storage import Busy, load_json, locked, replacing, save_json, write_text
-from horkd.studies.presets import get_preset
-from horkd.studies.study import study
+from horkd.studies.presets import Preset, get_presets
+from horkd.studies.task import Study, task_of, tasks
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-# Notebooks that read runs which another one trains. Each would train what it lacks, so this is an
-# order, not a condition: a notebook runs even if one it depends on has failed.
-AFTER: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "00_tour": ("02_two_stage_transfer",),
-        "01_relational_potentials": ("02_two_stage_transfer",),
-        "03_table1": ("02_two_stage_transfer",),
-        "04_order_ablation": ("02_two_stage_transfer",),
-        "05_resolution_sweep": ("02_two_stage_transfer",),
-        "06_faces": ("02_two_stage_transfer",),
-    }
-)
-# The study that a notebook shows runs of; the others show those of two_stage.
-SHOWS = MappingProxyType({"06_faces": "faces", "07_metric_learning": "metric"})
 OWN_PARAMETERS = ("preset", "data", "out")  # given by the batch itself
 PACKAGE = Path(__file__).resolve().parent
 LARGE_PAGE = 1_500_000  # bytes; a larger page is worth a remark, as it may be committed
@@ -112,6 +97,8 @@ def reproduce(
     force: bool = False,
     out: Path | None = None,
     notebooks: Path | None = None,
+    run: Callable[[Notebook, Path], dict] | None = None,
+    package: Path = PACKAGE,
 ) -> BatchResult:
     """Run the notebooks that are not up to date, and write the index page.
 
@@ -127,6 +114,8 @@ def reproduce(
         force: run notebooks that are up to date as well.
         out: the report folder; `reports/<preset>-<data>` by default.
         notebooks: the folder of the notebooks; `notebooks/` of the checkout by default.
+        run: runs a notebook into the report folder and returns its stamp; by papermill by default.
+        package: the source that notebooks are out of date with if it changes.
 
     Returns:
         What was done, and what failed.
@@ -136,21 +125,22 @@ def reproduce(
             not exist, a notebook that cannot be read, a report folder in use by another batch, or
             papermill not being installed; later only if the disk refuses.
     """
+    run = _run if run is None else run
     _require_papermill()
     started = time.perf_counter()
     folder = (notebooks or paths.root() / "notebooks").resolve()
-    sizes = get_preset(preset, data)
-    data = sizes.data
+    presets = get_presets(preset, data)
+    data = presets[0].data
     select = parameters.get("select", "")
     name = f"{preset}-{plain_name(data)}" + (f"-by-{select}" if select else "")
     out = (out or paths.reports_dir() / name).resolve()
     own = {"preset": preset, "data": data, "out": os.path.relpath(out, folder)}
-    chosen = _choose(folder, only)
+    chosen = chosen_notebooks(folder, only)
     if not only:
-        chosen = [path for path in chosen if study(sizes, SHOWS.get(path.stem, "two_stage"))]
+        chosen = [path for path in chosen if _has_runs(path.stem, presets)]
         if not chosen:
             raise HorkdError(f"no notebook in {folder} shows runs of preset {preset}")
-    planned = _plan(chosen, own, parameters)
+    planned = plan(chosen, own, parameters, package)
     done: list[str] = []
     fresh: list[str] = []
     failed: dict[str, str] = {}
@@ -162,7 +152,7 @@ def reproduce(
                 fresh.append(notebook.name)
                 continue
             _say(f"{label}: {notebook.question}")
-            stamp = _run(notebook, out)
+            stamp = run(notebook, out)
             if "error" in stamp:
                 failed[notebook.name] = stamp["error"]
                 _say(f"{label}: FAILED after {stamp['seconds']:.1f} s: {stamp['error']}")
@@ -180,12 +170,33 @@ def reproduce(
 # Planning: everything that can be refused is refused here ----------------------------------------
 
 
+def _studies() -> list[Study]:
+    return [one for task in tasks().values() for one in task.studies]
+
+
+def after(name: str) -> tuple[str, ...]:
+    """The notebooks whose runs a notebook reads.
+
+    Each would train what it lacks, so this is an order, not a condition: a notebook runs even if
+    one it depends on has failed.
+    """
+    return tuple(one.notebook for one in _studies() if name in one.read_by)
+
+
+def _has_runs(name: str, presets: Sequence[Preset]) -> bool:
+    """Whether presets have runs that a notebook shows, or else reads; of no study: always."""
+    shown = [one for one in _studies() if one.notebook == name]
+    shown = shown or [one for one in _studies() if name in one.read_by]
+    own = [(one, preset) for preset in presets for one in task_of(preset).studies]
+    return not shown or any(one in shown and one.of(preset) for one, preset in own)
+
+
 def in_order(names: Sequence[str]) -> list[str]:
-    """Names sorted by number, each after those of `AFTER` that are among them."""
+    """Names sorted by number, each after those that it reads runs of, if they are among them."""
     ordered: list[str] = []
 
     def visit(name: str) -> None:
-        for earlier in AFTER.get(name, ()):
+        for earlier in after(name):
             if earlier in names and earlier not in ordered:
                 visit(earlier)
         if name not in ordered:
@@ -202,7 +213,8 @@ def _require_papermill() -> None:
             raise HorkdError(f"the batch needs {package}: pip install 'horkd[notebook]'")
 
 
-def _choose(folder: Path, only: Sequence[str]) -> list[Path]:
+def chosen_notebooks(folder: Path, only: Sequence[str] = ()) -> list[Path]:
+    """The notebooks of a folder in the order in which they run: those that are named, or all."""
     known = {path.stem: path for path in sorted(folder.glob("[0-9][0-9]_*.ipynb"))}
     if not known:
         raise HorkdError(f"no notebook NN_name.ipynb in {folder}: run this in a checkout of horkd")
@@ -216,7 +228,9 @@ def _choose(folder: Path, only: Sequence[str]) -> list[Path]:
     return [known[name] for name in in_order(tuple(only) or tuple(known))]
 
 
-def _plan(chosen: Sequence[Path], own: Mapping, extra: Mapping) -> list[Notebook]:
+def plan(
+    chosen: Sequence[Path], own: Mapping, extra: Mapping, package: Path = PACKAGE
+) -> list[Notebook]:
     """The notebooks with their parameters, or an error that names what is not known.
 
     papermill itself only logs an unknown parameter, and runs the defaults.
@@ -235,7 +249,7 @@ def _plan(chosen: Sequence[Path], own: Mapping, extra: Mapping) -> list[Notebook
         if not any(name in declared for declared in known.values()):
             lists = "; ".join(f"{path.stem} knows {', '.join(d)}" for path, d in known.items())
             raise HorkdError(f"no notebook has a parameter {name!r}: {lists}")
-    source = _source_digest(PACKAGE)
+    source = _source_digest(package)
     return [
         _notebook(path, {**own, **{k: v for k, v in extra.items() if k in declared}}, source)
         for path, declared in known.items()
@@ -341,10 +355,12 @@ def _run(notebook: Notebook, out: Path) -> dict:
         for ending in (".ipynb", ".html", ".failed.ipynb")
     )
     stamp: dict[str, Any] = {"inputs": notebook.digest}
-    with _scratch() as scratch:
+    with scratch_folder() as scratch:
         partial = scratch / "notebook.ipynb"
         try:
-            write_text(page, _page(_execute(notebook, partial, scratch), notebook))
+            write_text(
+                page, _page(execute(notebook.path, notebook.parameters, partial, scratch), notebook)
+            )
             remains.unlink(missing_ok=True)
             old.unlink(missing_ok=True)
         except HorkdError:  # the disk refuses: nothing to go on with
@@ -360,87 +376,6 @@ def _run(notebook: Notebook, out: Path) -> dict:
     stamp["files"] = sorted(name for name, at in _files(out).items() if before.get(name) != at)
     save_json(out / ".state" / f"{notebook.name}.json", stamp)
     return stamp
-
-
-@contextmanager
-def _scratch() -> Iterator[Path]:
-    """A private folder with a short name: a socket's path must fit in about 100 bytes."""
-    base = "/tmp" if len(tempfile.gettempdir()) > 60 else None
-    with tempfile.TemporaryDirectory(prefix="horkd-", dir=base, ignore_cleanup_errors=True) as path:
-        yield Path(path)
-
-
-def _execute(notebook: Notebook, partial: Path, scratch: Path) -> "NotebookNode":
-    """Run by papermill in the notebook's folder; `partial` holds what there is at any time."""
-    import papermill
-
-    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what fails is in our own lines
-    try:
-        with _kernel(scratch) as manager:
-            return papermill.execute_notebook(
-                notebook.path,
-                partial,
-                parameters=dict(notebook.parameters),
-                kernel_name="python3",
-                language="python",
-                progress_bar={"desc": notebook.name, "leave": False, "disable": None},
-                # Not papermill's `cwd`, which changes the folder of this whole process.
-                resources={"metadata": {"path": str(notebook.path.parent)}},
-                kernel_manager_class=manager,
-                coalesce_streams=True,
-            )
-    except KeyboardInterrupt:
-        # The cell that was waited for ends with its kernel; nobody is left to hear of it.
-        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-        raise
-
-
-@contextmanager
-def _kernel(scratch: Path) -> Iterator[type]:
-    """A kernel manager class: this interpreter, over sockets in `scratch`; none outlives the block.
-
-    TCP ports are chosen before they are bound, so kernels that start together can collide; sockets
-    in a private folder cannot.
-    """
-    from ipykernel.kernelspec import write_kernel_spec
-    from jupyter_client.kernelspec import KernelSpecManager
-    from jupyter_client.manager import AsyncKernelManager
-    from jupyter_core.utils import run_sync
-
-    environment = {
-        # An inherited Agg would leave figures out of the notebook.
-        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-        # The kernel starts in another folder: horkd must be found there too, installed or not.
-        "PYTHONPATH": os.pathsep.join(
-            filter(None, (str(PACKAGE.parent), os.environ.get("PYTHONPATH")))
-        ),
-        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-    }
-    specs = scratch / "kernels"
-    write_kernel_spec(
-        specs / "python3",
-        overrides={"env": environment},
-        extra_arguments=["--log-level=CRITICAL"],  # its messages about being interrupted at the end
-    )
-    managers: list[AsyncKernelManager] = []
-
-    class Kernel(AsyncKernelManager):
-        def __init__(self, **options: Any) -> None:
-            super().__init__(
-                kernel_spec_manager=KernelSpecManager(kernel_dirs=[str(specs)]),
-                connection_file=str(scratch / "kernel.json"),
-                transport="ipc",
-                ip=str(scratch / "k"),
-                **options,
-            )
-            managers.append(self)
-
-    try:
-        yield Kernel
-    finally:  # papermill ends its kernel, but not when interrupted while starting it
-        for manager in managers:
-            if manager.has_kernel:
-                run_sync(manager.shutdown_kernel)(now=True)
 
 
 def _page(finished: "NotebookNode", notebook: Notebook) -> str:

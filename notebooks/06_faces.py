@@ -138,7 +138,7 @@ display(mixed)
 # %%
 low = face_tables.lows(sizes)[0]
 name = next((n for n in (f"student {low}", "student", *arms) if n in arms and n != "teacher"), None)
-photos = not sizes.faces or show_faces
+photos = not face_tables.of_people(sizes) or show_faces
 if name is not None:
     student, teacher = arms[name][0], arms["teacher"][0]
     dataset = load_dataset(face_tables.tested_on(sizes))
@@ -244,7 +244,7 @@ report.save_summary(
 # %%
 # Nobody who is tested was trained on, whatever the photo.
 data_tested = load_dataset(face_tables.tested_on(sizes))
-if sizes.faces and data_tested.folds:
+if face_tables.of_people(sizes) and data_tested.folds:
     _, pairs, folds = verification_set(data_tested)
     ends = torch.cat([pairs.left, pairs.right])[
         torch.isin(pairs.fold, torch.tensor(folds)).repeat(2)

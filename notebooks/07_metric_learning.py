@@ -69,7 +69,10 @@ from horkd.studies.teacher import with_teacher
 report.style()
 pd.set_option("display.max_colwidth", None)
 sizes = with_teacher(
-    get_preset(preset, data, seeds, select), teacher_weights, teacher_model, teacher_statistics
+    get_preset(preset, data, seeds, select, task="retrieval"),
+    teacher_weights,
+    teacher_model,
+    teacher_statistics,
 )
 metric_tables.sizes_of(sizes)
 display(report.describe_arms(study(sizes, "metric")))
@@ -103,11 +106,11 @@ display(published)
 # %%
 rows = metric_tables.tested(sizes, arms, source)
 crossed = metric_tables.across_rows(sizes, arms, source)
-main = sizes.metric.lows[0]
+main = sizes.lows[0]
 figure, axes = plt.subplots(1, 3, figsize=(14.5, 5), layout="constrained")
 metric_figures.plot_metric(rows, axes[0])
-networks = f"{sizes.metric.teacher} → {sizes.metric.compact}".replace("torchvision:", "")
-axes[0].set_title(f"here: {networks}, {plain_name(sizes.metric.data)}", fontsize=11)
+networks = f"{sizes.teacher} → {sizes.compact}".replace("torchvision:", "")
+axes[0].set_title(f"here: {networks}, {plain_name(sizes.data)}", fontsize=11)
 metric_figures.plot_table4(axes[1])
 axes[1].set_title("the paper: ResNet50 → ResNet18", fontsize=11)
 metric_figures.plot_across([row for row in crossed if row.pixels == main], axes[2])
@@ -141,7 +144,7 @@ display(table)
 # they were not chosen. Then choose a query and a resolution.
 
 # %%
-dataset = load_dataset(sizes.metric.data, sizes.per_class)
+dataset = load_dataset(sizes.data, sizes.per_class)
 labels = dataset.test.labels
 SHOWN = 4  # neighbours of each network
 
@@ -213,7 +216,7 @@ if student_at(main) is not None:
 picture = "\n\n![Queries and their neighbours](figures/neighbours.png)" if student_at(main) else ""
 
 # %%
-choices = [r for r in sorted((*sizes.metric.lows, metric_tables.full(sizes))) if student_at(r)]
+choices = [r for r in sorted((*sizes.lows, metric_tables.full(sizes))) if student_at(r)]
 if choices:
     query = widgets.IntSlider(0, 0, len(labels) - 1, description="query")
     query.continuous_update = False

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import pytest
 from horkd import paths
 from horkd import reproduce as reproduce_
 from horkd.errors import HorkdError
+from horkd.studies.task import tasks
 
 nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("papermill")
@@ -29,10 +31,6 @@ from nbformat.v4 import (  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from horkd.notebooks import as_text, executed, without_paths  # noqa: E402
-from horkd.reproduce import reproduce  # noqa: E402
-
-# What other tests or an editor do to horkd's source meanwhile is not the subject here.
-FIXED_SOURCE = "from horkd import reproduce; reproduce._source_digest = lambda package: 'fixed'"
 
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 PARAMETERS = 'preset: str = "smoke"\ndata: str = ""\nout: str = ""\n'
@@ -51,9 +49,8 @@ with open("ran.txt", "a") as log:
 """
 
 
-@pytest.fixture(autouse=True)
-def fixed_source(monkeypatch):
-    monkeypatch.setattr(reproduce_, "_source_digest", lambda package: "fixed")
+# What other tests or an editor do to horkd's source meanwhile is not the subject here.
+reproduce = partial(reproduce_.reproduce, package=Path("nowhere"))
 
 
 def add(folder: Path, name: str, *cells: str, parameters: str = PARAMETERS) -> Path:
@@ -96,7 +93,7 @@ def test_a_batch_from_failure_to_nothing_left_to_do(tmp_path, capsys):
     assert list(result.failed) == ["00_tour", "04_dies"]
     assert result.failed["00_tour"] == "ValueError: no good"
     assert "DeadKernelError" in result.failed["04_dies"]
-    # The kernel: the notebooks' folder, this interpreter, this preset, the order of AFTER.
+    # The kernel: the notebooks' folder, this interpreter, this preset, what it reads first.
     assert ran(folder) == [
         ["02_two_stage_transfer", "quick", sys.executable],
         ["05_new", "quick", sys.executable],
@@ -160,12 +157,14 @@ def test_a_batch_from_failure_to_nothing_left_to_do(tmp_path, capsys):
     assert len(ran(folder)) == before + 2
 
 
-def test_a_change_of_horkd_or_of_the_notebook_puts_it_out_of_date(tmp_path, monkeypatch):
-    path = add(tmp_path, "05_new", "1")
+def test_a_change_of_horkd_or_of_the_notebook_puts_it_out_of_date(tmp_path):
+    path, package = add(tmp_path, "05_new", "1"), tmp_path / "package"
+    package.mkdir()
+    (package / "losses.py").write_text("1")
     own = {"preset": "quick", "data": "", "out": "x"}
 
     def digest(**changes):
-        return reproduce_._plan([path], {**own, **changes}, {})[0].digest
+        return reproduce_.plan([path], {**own, **changes}, {}, package)[0].digest
 
     first = digest()
     assert digest(out="elsewhere") == first
@@ -173,22 +172,15 @@ def test_a_change_of_horkd_or_of_the_notebook_puts_it_out_of_date(tmp_path, monk
     add(tmp_path, "05_new", "2")
     second = digest()
     assert second != first
-    monkeypatch.setattr(reproduce_, "_source_digest", lambda package: "another")
-    assert digest() != second
-    monkeypatch.undo()
-    package = tmp_path / "package"
-    package.mkdir()
-    (package / "losses.py").write_text("1")
-    source = reproduce_._source_digest(package)
     (package / "losses.py").write_text("2")
-    assert reproduce_._source_digest(package) != source
+    assert digest() != second
 
 
 INTERRUPTED = """
 import sys
 from pathlib import Path
 from horkd.reproduce import reproduce
-reproduce("smoke", out=Path(sys.argv[1]), notebooks=Path(sys.argv[2]))
+reproduce("smoke", out=Path(sys.argv[1]), notebooks=Path(sys.argv[2]), package=Path("nowhere"))
 """
 WAITS = """
 import os, time
@@ -216,7 +208,7 @@ def test_ctrl_c_ends_the_kernel_and_the_next_call_goes_on(tmp_path):
     folder.mkdir()
     add(folder, "01_first", writes("01_first"))
     add(folder, "03_slow", WAITS, writes("03_slow"))
-    command = [sys.executable, "-c", FIXED_SOURCE + INTERRUPTED, out, folder]
+    command = [sys.executable, "-c", INTERRUPTED, out, folder]
     child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         pid, deadline = folder / "pid.txt", time.monotonic() + 120
@@ -303,8 +295,12 @@ def test_the_notebooks_of_this_checkout_can_be_planned():
     if not list(folder.glob("[0-9][0-9]_*.ipynb")):
         pytest.skip("no notebooks here: an installed package")
     own = {"preset": "smoke", "data": "", "out": ""}
-    planned = {n.name: n for n in reproduce_._plan(reproduce_._choose(folder, ()), own, {})}
-    assert {*reproduce_.AFTER, *sum(reproduce_.AFTER.values(), ())} <= set(planned)
+    chosen = reproduce_.chosen_notebooks(folder)
+    planned = {n.name: n for n in reproduce_.plan(chosen, own, {}, Path("nowhere"))}
+    studies = [one for task in tasks().values() for one in task.studies]
+    assert {name for one in studies for name in (one.notebook, *one.read_by) if name} <= set(
+        planned
+    )
     assert all(notebook.question != name for name, notebook in planned.items())
 
 

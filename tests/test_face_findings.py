@@ -261,8 +261,7 @@ def test_resolutions_of_both_kinds_of_preset():
 
 
 def test_the_first_fold_of_the_preset_is_the_one_compared_on():
-    sizes = replace(get_preset("faces").faces, folds=(4, 2, 9))
-    preset = replace(get_preset("faces"), faces=sizes)
+    preset = replace(get_preset("faces"), folds=(4, 2, 9))
     assert face_tables.tested_on(preset) == "lfw-4"
     student = configure(preset, study(preset, "faces")["student 16"])
     assert student.data == "lfw-4"
@@ -944,7 +943,7 @@ def test_a_report_of_faces_alone_on_the_embedded_set(tmp_path):
 def test_other_weights_are_another_teacher(tmp_path):
     """Records of students of one file are not those of another one."""
     preset, _, source = faces(tmp_path, only=("teacher", "student 16"))
-    other = replace(preset, faces=replace(preset.faces, weights="0" * 16))
+    other = replace(preset, weights="0" * 16)
     with pytest.raises(HorkdError, match="no run of study faces"):
         face_tables.face_arms(other, source)
 

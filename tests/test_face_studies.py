@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 import torch
 from PIL import Image
 from safetensors.torch import save_file
@@ -37,12 +36,11 @@ from horkd.machine import Settings
 from horkd.networks.network import ModelSpec, Network, macs_of
 from horkd.networks.weights import digest
 from horkd.studies import arm as arm_
-from horkd.studies import presets
-from horkd.studies import study as study_
 from horkd.studies.arm import subset_name, subsets
 from horkd.studies.faces import arms as face_arms_
-from horkd.studies.presets import PRESETS, get_preset
-from horkd.studies.study import STUDIES, choose, configure, queue, seeds, study
+from horkd.studies.presets import get_preset, meant_by, presets
+from horkd.studies.study import choose, configure, queue, seeds, study
+from horkd.studies.task import registered, tasks
 from horkd.studies.teacher import with_teacher
 from horkd.training import Recipe
 
@@ -69,14 +67,14 @@ def one_line(error: pytest.ExceptionInfo) -> str:
 
 @both
 def test_arms_have_names_of_their_own_and_no_other_study_has_arms(preset):
-    listed = face_arms_._face_arms(preset)
+    listed = face_arms_.face_arms(preset)
     names, kept = [arm.name for arm in listed], list(arms_of(preset))
     assert len(set(names)) == len(names)
     assert kept == [name for name in names if name in kept]
     assert preset is PAPER or kept == names
     assert all(arm.what for arm in listed)
-    for name in STUDIES:
-        assert bool(study(preset, name)) == (name == "faces")
+    for one in tasks()["classification"].studies:
+        assert bool(study(preset, one.name)) == (one.name == "faces")
 
 
 #: Arms that are the same run under two names.
@@ -130,7 +128,7 @@ def test_without_folds_there_is_one_training_set():
 
 
 def test_another_size_goes_into_every_name():
-    preset = replace(FACES, data="lfw@16", faces=replace(FACES.faces, lows=(8,), assistant=16))
+    preset = replace(FACES, data="lfw@16", lows=(8,), assistant=16)
     data = {config_of(preset, name).data for name in arms_of(preset)}
     assert data == {"lfw@16", *(f"lfw-{k}@16" for k in range(1, 11))}
     assert config_of(preset, "teacher").degradation == Degradation(16)
@@ -139,7 +137,7 @@ def test_another_size_goes_into_every_name():
 @both
 def test_the_frozen_chain_ends_at_the_imported_teacher(preset):
     teacher = config_of(preset, "teacher")
-    assert teacher.weights == (preset.faces.weights or "none")
+    assert teacher.weights == (preset.weights or "none")
     assert teacher.frozen is None
     assert not teacher.classifies
     assert teacher.model == preset.teacher
@@ -153,7 +151,7 @@ def test_the_frozen_chain_ends_at_the_imported_teacher(preset):
             assert config.frozen == config_of(preset, arm.frozen), arm.name
             assert config.frozen.data == config.data, arm.name
     assistant = config_of(preset, "student 16 of the assistant").frozen
-    assert (assistant.frozen, assistant.degradation.size) == (teacher, preset.faces.assistant)
+    assert (assistant.frozen, assistant.degradation.size) == (teacher, preset.assistant)
     if preset is PAPER:
         return
     scratch = config_of(preset, "student 16 of the scratch teacher").frozen
@@ -194,16 +192,16 @@ def test_only_some_arms_are_told_names(preset):
             assert config.orders, arm.name
     centres = [n for n in arms_of(preset) if any(o == "C" for o, _ in config_of(preset, n).orders)]
     assert {n for n in centres if config_of(preset, n).clusters} == {"student 16 with clusters"}
-    assert config_of(preset, "student 16 with clusters").clusters == preset.faces.clusters
+    assert config_of(preset, "student 16 with clusters").clusters == preset.clusters
 
 
 @both
 def test_weights_of_orders_are_the_presets(preset):
-    weights = dict(preset.faces.orders)
+    weights = dict(preset.orders)
     for arm in arms_of(preset).values():
         config = configure(preset, arm)
         assert config.orders == tuple((o, weights[o]) for o in arm.orders), arm.name
-    assert "".join(o for o, _ in config_of(preset, "student 16").orders) == preset.faces.main
+    assert "".join(o for o, _ in config_of(preset, "student 16").orders) == preset.main
 
 
 @both
@@ -232,12 +230,12 @@ def test_tuned_students_start_from_the_teacher_and_enlarge(preset):
         assert config.embedding == config.frozen.embedding
         assert (config.mean, config.std) == (config.frozen.mean, config.frozen.std)
         assert config.degradation == Degradation(arm.pixels, upsample=True)
-        assert config.recipe == preset.faces.tuned
+        assert config.recipe == preset.tuned
 
 
 def test_tuned_students_expect_the_statistics_of_their_teacher():
     half = ((0.5,) * 3, (0.5,) * 3)
-    preset = replace(FACES, faces=replace(FACES.faces, mean=half[0], std=half[1]))
+    preset = replace(FACES, mean=half[0], std=half[1])
     for name in ("teacher", "tuned 16", "tuned 32, fold 3", "scratch teacher"):
         config = config_of(preset, name)
         assert (config.mean, config.std) == half, name
@@ -314,18 +312,12 @@ def test_choose():
 # Presets
 
 
-@pytest.mark.parametrize("name", [n for n, p in PRESETS.items() if p.faces is None])
+@pytest.mark.parametrize("name", ["quick", "cpu", "metric"])
 @pytest.mark.parametrize("data", ["lfw", "umdfaces", "lfw-dev"])
 def test_other_presets_are_not_made_for_faces(name, data):
     with pytest.raises(HorkdError, match=f"preset {name} is not made for {data}") as error:
         get_preset(name, data)
-    sets = "sets of faces go with faces, faces-paper, others with the rest"
-    if PRESETS[name].only_metric:
-        sets = (
-            "sets with disjoint classes go with metric, metric-cpu, metric-paper, others with the "
-            "rest"
-        )
-    assert sets in one_line(error)
+    assert "sets of faces go with faces, faces-paper, others with the rest" in one_line(error)
 
 
 @pytest.mark.parametrize("name", ["faces", "faces-paper"])
@@ -346,7 +338,7 @@ def test_presets_of_faces_are_made_for_nothing_else(name, data):
     ],
 )  # fmt: skip
 def test_presets_take_their_own_data(name, data):
-    assert get_preset(name, data) == PRESETS[name]
+    assert get_preset(name, data) == presets()[name][0]
 
 
 @pytest.mark.parametrize(
@@ -365,10 +357,10 @@ def test_what_cannot_be_trained_on_is_refused(name, data):
 
 def test_folds_and_views_follow_the_training_set():
     large = get_preset("faces", "umdfaces")
-    assert (large.data, large.faces.folds, large.recipe.views) == ("umdfaces", (), 0)
-    assert large.faces.tuned.views == 0
+    assert (large.data, large.folds, large.recipe.views) == ("umdfaces", (), 0)
+    assert large.tuned.views == 0
     small = get_preset("faces-paper", "lfw")
-    assert (small.data, small.faces.folds) == ("lfw@224", tuple(range(1, 11)))
+    assert (small.data, small.folds) == ("lfw@224", tuple(range(1, 11)))
     for name, data in (("faces-paper", "vggface2@112"), ("faces-paper", "casia"), ("faces", "")):
         preset = get_preset(name, data)
         assert get_preset(name, preset.data) == preset, "a notebook is given the preset's data"
@@ -400,10 +392,11 @@ def home(tree, monkeypatch, tmp_path) -> Iterator[Path]:
 def small(preset=FACES):
     """The preset on faces of 16 pixels, with tiny networks."""
     recipe = Recipe(epochs=1, batch_size=81, learning_rate=0.05, crop=1, views=1)
-    sizes = replace(preset.faces, embedding=None, slim="resnet8x0.25", slim_embedding=8, lows=(8,),
-                    assistant=16, tuned=recipe, folds=(1, 2, 3), clusters=5)  # fmt: skip
-    return replace(preset, data="lfw@16", teacher="resnet8x0.25", compact="resnet8x0.25",
-                   recipe=recipe, seeds=1, faces=sizes)  # fmt: skip
+    return replace(
+        preset, data="lfw@16", teacher="resnet8x0.25", compact="resnet8x0.25", recipe=recipe,
+        seeds=1, embedding=None, slim="resnet8x0.25", slim_embedding=8, lows=(8,), assistant=16,
+        tuned=recipe, folds=(1, 2, 3), clusters=5,
+    )  # fmt: skip
 
 
 def network(seed: int = 0, model: str = "resnet8x0.25") -> Network:
@@ -425,7 +418,7 @@ def file(tmp_path) -> Path:
 
 
 def test_without_a_file_a_preset_stays_as_it_is():
-    for preset in PRESETS.values():
+    for preset in (preset for task in tasks().values() for preset in task.presets):
         assert with_teacher(preset, "") is preset
         with pytest.raises(HorkdError):  # statistics of what?
             with_teacher(preset, "", "", "half")
@@ -473,9 +466,8 @@ def test_without_the_data_a_teacher_is_not_imported(monkeypatch, tmp_path, file)
 
 def test_a_teacher_is_imported_once(file, home, tmp_path, monkeypatch):
     preset = with_teacher(small(), str(file))
-    assert preset.faces.weights == digest(file)
-    assert (preset.faces.mean, preset.faces.std) == (None, None)
-    assert preset == replace(small(), faces=replace(small().faces, weights=digest(file)))
+    assert preset == replace(small(), weights=digest(file))
+    assert (preset.mean, preset.std) == (None, None)
     config = config_of(preset, "teacher")
     assert config.data == "lfw@16"
     found = read(config)
@@ -510,7 +502,7 @@ def test_statistics_and_model_of_a_teacher(home, tmp_path):
     plain = with_teacher(small(), wide, "resnet8x0.5")
     half = with_teacher(small(), wide, "resnet8x0.5", "half")
     assert plain.teacher == half.teacher == "resnet8x0.5"
-    assert half.faces.mean == half.faces.std == (0.5, 0.5, 0.5)
+    assert half.mean == half.std == (0.5, 0.5, 0.5)
     keys = {config_of(preset, "teacher").key for preset in (plain, half)}
     assert len(keys) == 2
     spec = read(config_of(half, "teacher")).network().spec
@@ -519,7 +511,7 @@ def test_statistics_and_model_of_a_teacher(home, tmp_path):
 
 def test_statistics_as_six_numbers(file, home):
     preset = with_teacher(small(), file, "", "0.1,0.2,.3/1,2, 3e-1")
-    assert (preset.faces.mean, preset.faces.std) == ((0.1, 0.2, 0.3), (1.0, 2.0, 0.3))
+    assert (preset.mean, preset.std) == ((0.1, 0.2, 0.3), (1.0, 2.0, 0.3))
     assert read(config_of(preset, "teacher")).network().spec.std == (1.0, 2.0, 0.3)
     half = with_teacher(small(), file, "", "0.5,0.5,0.5/0.5,0.5,0.5")
     assert half == with_teacher(small(), file, "", "half")
@@ -571,11 +563,6 @@ def test_work_tells_what_it_did(file, home):
 # Time
 
 
-def flops(monkeypatch) -> None:
-    """Pace without running the large networks."""
-    monkeypatch.setattr(pace_, "_time_training", lambda *_: 1e10)
-
-
 def test_an_enlarged_face_costs_what_a_full_one_does():
     config = config_of(FACES, "tuned 16")
     one = macs_of(ModelSpec(FACES.teacher, 0), 112)
@@ -587,9 +574,9 @@ def test_an_enlarged_face_costs_what_a_full_one_does():
 def test_work_of_students_is_estimated_without_data(preset, monkeypatch, tmp_path):
     monkeypatch.setenv("HORKD_DATA", str(tmp_path))
     monkeypatch.setenv("HORKD_RUNS", str(tmp_path / "runs"))
-    flops(monkeypatch)
     jobs = [job for job in queue(preset) if not job.arm.startswith("tuned")]
-    pace = pace_.pace([job.config for job in jobs], Settings("cpu"))
+    # without running the large networks
+    pace = pace_.pace([job.config for job in jobs], Settings("cpu"), probe=lambda *_: 100.0)
     times = estimates(jobs, pace, True)
     assert len(times) == len(jobs)
     assert times[config_of(preset, "teacher").key] == 0  # nothing is trained
@@ -601,7 +588,7 @@ def test_work_of_students_is_estimated_without_data(preset, monkeypatch, tmp_pat
 
 
 def test_networks_without_classes_are_timed(home):
-    preset = replace(small(), faces=replace(small().faces, weights="0" * 16))
+    preset = replace(small(), weights="0" * 16)
     pace = pace_.pace([config_of(preset, "student 8")], Settings("cpu"))
     assert pace.source == "a few steps of each network"
 
@@ -658,9 +645,10 @@ def test_data_choose_the_preset(horkd, asked, arguments, preset, data):
 
 def test_large_sets_choose_the_papers_preset():
     for data in ("umdfaces", "umdfaces@224", "vggface2", "casia"):
-        assert cli._preset_for(data, "") == cli._preset_for(data, "file") == "faces-paper"
-    assert cli._preset_for("", "file") == cli._preset_for("lfw", "") == "faces"
-    assert cli._preset_for("", "") == cli._preset_for("glyphs", "") == "quick"
+        assert meant_by(data, False) == meant_by(data, True) == "faces-paper"
+    assert meant_by("", True) == meant_by("lfw", False) == "faces"
+    assert meant_by("", False) == meant_by("glyphs", False) == meant_by("mnist", False) == "quick"
+    assert meant_by("cifar100-disjoint", False) == "metric-cpu"
 
 
 def test_a_notebook_by_number(horkd, asked):
@@ -671,24 +659,10 @@ def test_a_notebook_by_number(horkd, asked):
 
 
 @pytest.fixture
-def small_faces(monkeypatch, home) -> Path:
-    """Preset faces with tiny networks; its data keep their name."""
-    preset = replace(small(), data="lfw")
-    monkeypatch.setitem(presets.PRESETS, "faces", preset)
-    whole = load_dataset("lfw@16")
-    folds = {f"lfw-{k}": load_dataset(f"lfw-{k}@16") for k in (1, 2, 3)}
-    data = {"lfw": whole, **folds}
-    tiny.patch_data(monkeypatch, lambda name, *_: replace(data[name], name=name))
-    wanted = study_._configure_faces
-
-    def at_16(preset, arm, seed):
-        config = wanted(preset, arm, seed)
-        if config.degradation.size > 16:
-            config = replace(config, degradation=Degradation(16))
-        return config
-
-    monkeypatch.setattr(study_, "_configure_faces", at_16)
-    return home
+def small_faces(home) -> Iterator[Path]:
+    """Preset faces on small photos, with tiny networks."""
+    with registered(replace(tasks()["faces"], presets=(small(),))):
+        yield home
 
 
 def test_a_teachers_file_is_imported_and_passed_on(horkd, asked, small_faces, file, monkeypatch):
@@ -696,7 +670,7 @@ def test_a_teachers_file_is_imported_and_passed_on(horkd, asked, small_faces, fi
     code, _, err = horkd("reproduce", "--teacher-weights", file.name)
     assert (code, err) == (0, "")
     preset, data, only, parameters, force = asked[0]
-    assert (preset, data, only, force) == ("faces", "lfw", (), False)
+    assert (preset, data, only, force) == ("faces", "lfw@16", (), False)
     assert parameters == {"teacher_weights": str(file), "teacher_statistics": "imagenet"}
     horkd("reproduce", "--teacher-weights", str(file), "--teacher-model", "resnet8x0.25",
           "--teacher-statistics", "half", "-p", "show_faces=true")  # fmt: skip
@@ -711,7 +685,7 @@ def test_a_teachers_file_is_imported_and_passed_on(horkd, asked, small_faces, fi
 
 
 def test_the_notebook_knows_what_it_is_passed():
-    declared = reproduce_._declared(reproduce_.paths.root() / "notebooks" / "06_faces.ipynb")
+    declared = reproduce_._declared(paths.root() / "notebooks" / "06_faces.ipynb")
     assert {"teacher_weights", "teacher_model", "teacher_statistics", "seeds"} <= set(declared)
 
 
@@ -762,8 +736,7 @@ def test_work_without_the_teacher_is_one_line(horkd, home):
     assert last.endswith("give their file with --teacher-weights")
 
 
-def test_the_queue_of_a_teachers_file(horkd, small_faces, file, monkeypatch):
-    flops(monkeypatch)
+def test_the_queue_of_a_teachers_file(horkd, small_faces, file):
     arms = ("--arm", "teacher", "--arm", "student 8")
     code, out, err = horkd("queue", "--preset", "faces", "--teacher-weights", str(file), *arms,
                            "--all", "--device", "cpu")  # fmt: skip
@@ -790,65 +763,62 @@ def notebooks(folder: Path, *names: str) -> Path:
     return folder
 
 
-@pytest.fixture
-def ran(monkeypatch) -> list[tuple[str, dict]]:
-    """Notebooks that would run, with their parameters."""
-    found = []
+class Ran(list):
+    """Runs no notebook, and keeps which it was asked for, with their parameters."""
 
-    def note(notebook, out):
-        found.append((notebook.name, dict(notebook.parameters)))
+    def __call__(self, notebook, out) -> dict:
+        self.append((notebook.name, dict(notebook.parameters)))
         return {"inputs": notebook.digest, "seconds": 0.0, "files": []}
-
-    monkeypatch.setattr(reproduce_, "_run", note)
-    return found
 
 
 ALL = ("00_tour", "02_two_stage_transfer", "06_faces")
 
 
-def test_presets_of_faces_have_one_notebook(tmp_path, ran):
-    folder = notebooks(tmp_path / "notebooks", *ALL)
+def reproduce(ran: Ran, *arguments, **options):
+    return reproduce_.reproduce(*arguments, **options, run=ran)
+
+
+def test_presets_of_faces_have_one_notebook(tmp_path):
+    ran, folder = Ran(), notebooks(tmp_path / "notebooks", *ALL)
     given = {"teacher_weights": "/weights"}
-    result = reproduce_.reproduce("faces", parameters=given, out=tmp_path / "out", notebooks=folder)
+    result = reproduce(ran, "faces", parameters=given, out=tmp_path / "out", notebooks=folder)
     assert result.done == ("06_faces",)
     (name, parameters), = ran  # fmt: skip
     assert name == "06_faces"
     assert parameters["teacher_weights"] == "/weights"
     assert (parameters["preset"], parameters["data"]) == ("faces", "lfw")
     ran.clear()
-    reproduce_.reproduce("quick", out=tmp_path / "quick", notebooks=folder)
+    reproduce(ran, "quick", out=tmp_path / "quick", notebooks=folder)
     assert [name for name, _ in ran] == [ALL[1], ALL[0], ALL[2]]
 
 
-def test_the_papers_preset_has_it_as_well(tmp_path, ran):
-    folder = notebooks(tmp_path / "notebooks", *ALL)
-    reproduce_.reproduce("faces-paper", out=tmp_path / "out", notebooks=folder)
+def test_the_papers_preset_has_it_as_well(tmp_path):
+    ran, folder = Ran(), notebooks(tmp_path / "notebooks", *ALL)
+    reproduce(ran, "faces-paper", out=tmp_path / "out", notebooks=folder)
     assert [name for name, _ in ran] == ["06_faces"]
     chosen = get_preset(ran[0][1]["preset"], ran[0][1]["data"])  # as the notebook does
     assert chosen == PAPER
-    reproduce_.reproduce(chosen.name, chosen.data, out=tmp_path / "out", notebooks=folder)
+    reproduce(ran, chosen.name, chosen.data, out=tmp_path / "out", notebooks=folder)
 
 
-def test_numbers_are_names_of_notebooks(tmp_path, ran):
-    folder = notebooks(tmp_path / "notebooks", *ALL)
+def test_numbers_are_names_of_notebooks(tmp_path):
+    ran, folder = Ran(), notebooks(tmp_path / "notebooks", *ALL)
     only = ["06", "00_tour"]
-    reproduce_.reproduce("quick", only=only, out=tmp_path / "out", notebooks=folder)
+    reproduce(ran, "quick", only=only, out=tmp_path / "out", notebooks=folder)
     assert [name for name, _ in ran] == ["00_tour", "06_faces"]
     ran.clear()
-    reproduce_.reproduce("faces", only=["02"], out=tmp_path / "faces", notebooks=folder)
+    reproduce(ran, "faces", only=["02"], out=tmp_path / "faces", notebooks=folder)
     assert [name for name, _ in ran] == ["02_two_stage_transfer"]  # what is asked for by name
     with pytest.raises(HorkdError, match="there is no notebook 07, 6; there are: 00_tour, ") as e:
-        reproduce_.reproduce(
-            "faces", only=["06", "07", "6"], out=tmp_path / "new", notebooks=folder
-        )
+        reproduce(ran, "faces", only=["06", "07", "6"], out=tmp_path / "new", notebooks=folder)
     one_line(e)
     assert not (tmp_path / "new").exists()
 
 
-def test_a_folder_without_the_notebook_of_faces(tmp_path, ran):
-    folder = notebooks(tmp_path / "notebooks", "00_tour")
+def test_a_folder_without_the_notebook_of_faces(tmp_path):
+    ran, folder = Ran(), notebooks(tmp_path / "notebooks", "00_tour")
     with pytest.raises(HorkdError, match=r"no notebook in .* shows runs of preset faces"):
-        reproduce_.reproduce("faces", out=tmp_path / "out", notebooks=folder)
+        reproduce(ran, "faces", out=tmp_path / "out", notebooks=folder)
 
 
 # People to find -----------------------------------------------------------------------------------

@@ -11,8 +11,9 @@ import typer.main
 from horkd import cli, paths
 from horkd.lab.config import config_from_dict
 from horkd.networks.network import ModelSpec, Network
-from horkd.studies.presets import PRESETS, get_preset
-from horkd.studies.study import ON_REQUEST, STUDIES, TRIALS, configure, seeds, study
+from horkd.studies.presets import get_presets, presets
+from horkd.studies.study import configure, seeds
+from horkd.studies.task import task_of
 
 FROZEN = Path(__file__).parent / "frozen"
 RECORDS = sorted(
@@ -37,19 +38,18 @@ def test_every_committed_record_has_its_key():
     assert not wrong
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", presets())
 def test_every_arm_of_every_study_has_its_key(name):
-    preset = get_preset(name)
     found = {}
-    for one in ("campaign", *STUDIES, *ON_REQUEST, *TRIALS):
+    for preset, one in ((p, one) for p in get_presets(name) for one in task_of(p).studies):
         arms = {
             arm.name: [configure(preset, arm, seed).key for seed in seeds(preset, arm)]
-            for arm in study(preset, one).values()
+            for arm in one.of(preset).values()
         }
         if arms:
             text = json.dumps(sorted(key for keys in arms.values() for key in keys))
             digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-            found[one] = [len(arms), digest]
+            found[one.name] = [len(arms), digest]
     assert found == frozen("study_keys")[name]
 
 

@@ -17,8 +17,9 @@ from horkd.lab.store import Run, export
 from horkd.networks.network import load_network
 from horkd.networks.weights import digest
 from horkd.predict import predict
+from horkd.studies.classification.task import frozen_of
 from horkd.studies.presets import get_preset
-from horkd.studies.study import _frozen, configure, queue, study
+from horkd.studies.study import configure, queue, study
 from horkd.studies.teacher import with_teacher
 
 EVERYTHING = {
@@ -118,7 +119,7 @@ def preset():
     recipe = replace(tiny.RECIPE, epochs=1)
     return replace(
         get_preset("smoke"), teacher="resnet8x0.5", compact="resnet8x0.25", low=8, per_class=None,
-        recipe=recipe, teacher_recipe=recipe, metric=None,
+        recipe=recipe, teacher_recipe=recipe,
     )  # fmt: skip
 
 
@@ -145,7 +146,7 @@ def test_a_teacher_of_ones_own_is_given_by_its_file(preset, trained, monkeypatch
     export(runner.run(frozen, tiny.SETTINGS), file, 8, tiny.SETTINGS)
     chosen = with_teacher(preset, str(file))
     assert chosen.given == (("teacher", digest(file)),)
-    assert store.read(_frozen(chosen, "teacher")) is not None
+    assert store.read(frozen_of(chosen, "teacher")) is not None
     for wrong in ({"model": "resnet14"}, {"statistics": "half"}):
         with pytest.raises(HorkdError, match="says itself what it is"):
             with_teacher(preset, str(file), **wrong)

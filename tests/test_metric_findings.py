@@ -25,10 +25,10 @@ from horkd.errors import HorkdError
 from horkd.lab.looks import Look
 from horkd.lab.store import Run
 from horkd.networks.network import ModelSpec, Network
+from horkd.studies import presets as presets_
 from horkd.studies import report
 from horkd.studies import results as results_
 from horkd.studies.claims import as_lines, verdict
-from horkd.studies.presets import get_preset
 from horkd.studies.results import Source, gain, headline, live, recorded
 from horkd.studies.retrieval import figures as metric_figures
 from horkd.studies.retrieval import page as metric_page
@@ -38,6 +38,8 @@ from horkd.studies.study import configure, seeds, study
 mpl.use("Agg")
 PRESETS = ("metric", "quick", "metric-cpu", "metric-paper")
 DASH = "–"
+
+get_preset = functools.partial(presets_.get_preset, task="retrieval")
 
 # Runs made up for the purpose ---------------------------------------------------------------------
 
@@ -109,7 +111,7 @@ def made(preset, only=None, leave_out=(), diverged=(), looked=True, widths_diffe
 
 @functools.lru_cache(maxsize=64)
 def _made(preset, only, leave_out, diverged, looked, widths_differ) -> tuple:
-    data, full = preset.metric.data, metric_tables.full(preset)
+    data, full = preset.data, metric_tables.full(preset)
     wanted = None if only is None else keys(preset, only)
     lost = keys(preset, diverged)
     out = keys(preset, leave_out) | lost
@@ -133,7 +135,7 @@ def _made(preset, only, leave_out, diverged, looked, widths_differ) -> tuple:
             }
             known[config.key] = Run(config, Path("nowhere"), record)
             if short == "teacher":
-                for pixels in preset.metric.lows:
+                for pixels in preset.lows:
                     view = Degradation(pixels, upsample=pixels < full)
                     looks[config.key, Look("retrieval", data, view)] = found(FED[pixels])
                 for pixels in RAW:
@@ -192,7 +194,7 @@ def in_words(values: np.ndarray) -> str:
 
 @pytest.mark.parametrize("name", ["cpu", "paper", "paper-short", "faces", "faces-paper"])
 def test_presets_without_the_study_are_refused(name):
-    preset = get_preset(name)
+    preset = presets_.get_preset(name)
     for ask in (
         lambda: metric_tables.sizes_of(preset),
         lambda: metric_tables.full(preset),
@@ -205,9 +207,9 @@ def test_presets_without_the_study_are_refused(name):
 
 
 def test_another_set_than_its_own_leaves_a_preset_without_the_study():
-    assert metric_tables.sizes_of(get_preset("quick")).lows == (16, 8)
+    assert get_preset("quick").lows == (16, 8)
     with pytest.raises(HorkdError, match="preset quick on cifar100 has no study of metric"):
-        metric_tables.sizes_of(get_preset("quick", "cifar100"))
+        get_preset("quick", "cifar100")
 
 
 @pytest.mark.parametrize(
@@ -437,7 +439,7 @@ def test_table_4_as_printed_and_what_stands_for_its_rows(name):
     columns = ["model", "px", "Cars196 %", "CUB-200-2011 %", "SOP %"]
     assert [tuple(row) for row in table[columns].to_numpy()] == PRINTED
     assert tuple(table["arm here"]) == STANDS[name]
-    ours = f"here: {preset.metric.data} %"
+    ours = f"here: {preset.data} %"
     for row in table.to_dict("records"):
         there = row["network"], row["px here"], row[ours], row["n"]
         if row["arm here"] == DASH:
@@ -654,7 +656,7 @@ def test_all_students_have_one_assistant_and_train_twice_as_long_with_it(name):
     """What the sentence on the assistant says of the study."""
     preset, arms, _ = made(name)
     (assistant,) = arms["metric assistant"]
-    for r in (*preset.metric.lows, metric_tables.full(preset)):
+    for r in (*preset.lows, metric_tables.full(preset)):
         for run in arms.get(f"metric student {r}", ()):
             assert run.config.frozen.key == assistant.config.key
             assert run.config.recipe.epochs == assistant.config.recipe.epochs
@@ -769,7 +771,7 @@ def test_provenance(whole):
 
 def test_provenance_names_both_recipes_where_they_differ():
     preset, arms, _ = made("metric-cpu", only=("teacher", "student 16"))
-    sizes = preset.metric
+    sizes = preset
     assert (sizes.recipe.optimizer, sizes.other_recipe.optimizer) == ("sgd", "adam")
     assert (sizes.recipe.clip, sizes.other_recipe.clip) == (1.0, None)
     text = metric_page.provenance(preset, arms)
@@ -779,12 +781,12 @@ def test_provenance_names_both_recipes_where_they_differ():
         " Orders of relations, RKD's among them, are learnt by SGD at "
         f"{by_sgd}, gradients of at most 1, all else by Adam at {by_adam}, as tried on "
     ) in text
-    one = replace(preset, metric=replace(sizes, other_recipe=sizes.recipe))
+    one = replace(preset, other_recipe=sizes.recipe)
     text = metric_page.provenance(one, arms)
     assert "Orders of relations" not in text
     assert text.endswith("Labels are learnt by cosface, a margin softmax, where the protocol has "
                          "triplets: the better on validation classes.")  # fmt: skip
-    plain = replace(one, metric=replace(one.metric, labels="triplet"))
+    plain = replace(one, labels="triplet")
     assert metric_page.provenance(plain, arms).endswith("otherwise it is not shown.")
 
 
@@ -815,7 +817,7 @@ def test_provenance_counts_every_run_once(whole):
 
 def test_provenance_of_a_teacher_that_was_trained_elsewhere():
     preset = get_preset("metric-paper")
-    preset = replace(preset, metric=replace(preset.metric, weights="0" * 16))
+    preset = replace(preset, weights="0" * 16)
     text = metric_page.provenance(*made(preset)[:2])
     assert "for the teacher" not in text
     assert " 80 epochs (the teacher was trained elsewhere), " in text

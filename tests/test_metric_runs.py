@@ -31,18 +31,20 @@ from horkd.lab import looks as looks_
 from horkd.lab import runner, work
 from horkd.lab.config import RunConfig, _set_fields, config_from_dict
 from horkd.lab.looks import _PREDICTED, Look, open_set
-from horkd.lab.pace import _images, learner_macs
+from horkd.lab.pace import images_of, learner_macs
 from horkd.lab.store import Run, export, read
 from horkd.machine import seeded
 from horkd.networks import weights as weights_
-from horkd.networks.network import ModelSpec, Network, load_network, save_network
+from horkd.networks.network import ModelSpec, Network, load_network, macs_of, save_network
 from horkd.networks.weights import load_pretrained
 from horkd.objectives import Objective, Triplet
 from horkd.paper import TABLE_4
 from horkd.protocols import retrieval
 from horkd.studies import teacher as teacher_
-from horkd.studies.presets import METRIC_ORDERS, PRESETS, get_preset
-from horkd.studies.study import STUDIES, choose, configure, queue, seeds, study, usual_exports
+from horkd.studies.presets import get_preset
+from horkd.studies.retrieval.presets import METRIC_ORDERS
+from horkd.studies.study import choose, configure, queue, seeds, study, usual_exports
+from horkd.studies.task import tasks
 from horkd.studies.teacher import with_teacher
 from horkd.training import Diverged, Recipe, Task, fit, main_metric, new_state
 
@@ -1130,8 +1132,9 @@ def test_across_refuses_what_it_does_not_do(look, finished):
 
 # Presets and arms
 
-METRICS = {name: preset for name, preset in PRESETS.items() if preset.metric}
-each_preset = pytest.mark.parametrize("preset", METRICS.values(), ids=list(METRICS))
+each_preset = pytest.mark.parametrize(
+    "preset", tasks()["retrieval"].presets, ids=lambda preset: preset.name
+)
 PAPERS = ["cub", "cars", "sop", "cub@224", "folder:birds", "folder:/birds@128"]
 
 
@@ -1150,25 +1153,23 @@ def test_every_arm_has_a_name_of_its_own_and_survives_its_record(preset):
         assert name.startswith("metric ")
         assert arm.what
         config = configure(preset, arm, 2)
-        assert config.select == preset.metric.select == "validation"
+        assert config.select == preset.select == "validation"
         assert config.validation
-        assert config.data == preset.metric.data
+        assert config.data == preset.data
         # orders of relations of networks from scratch are learnt by SGD, all else by Adam
-        by_sgd = bool(config.orders) and not preset.metric.backbone
+        by_sgd = bool(config.orders) and not preset.backbone
         assert config.recipe.optimizer == ("sgd" if by_sgd else "adam")
-        assert config.embedding == preset.metric.embedding
-        assert config.backbone == preset.metric.backbone
+        assert config.embedding == preset.embedding
+        assert config.backbone == preset.backbone
         again = config_from_dict(json.loads(json.dumps(asdict(config))))
         assert (again, again.key) == (config, config.key)
-    for other in STUDIES:
-        if other != "metric":
-            assert not any(name.startswith("metric ") for name in study(preset, other))
-            assert bool(study(preset, other)) <= (not preset.only_metric)
+    for other in tasks()["classification"].studies:
+        assert not study(preset, other.name)
 
 
 @each_preset
 def test_only_the_assistant_has_two_names(preset):
-    full = data.full_size(preset.metric.data)
+    full = data.full_size(preset.data)
     names: dict[str, list[str]] = {}
     for name, arm in arms_of(preset).items():
         names.setdefault(configure(preset, arm).key, []).append(name)
@@ -1179,7 +1180,7 @@ def test_only_the_assistant_has_two_names(preset):
 
 @each_preset
 def test_the_chain_and_its_controls(preset):
-    sizes, full = preset.metric, data.full_size(preset.metric.data)
+    sizes, full = preset, data.full_size(preset.data)
     main = sizes.lows[0]
     labels = "cosface" if preset.name == "metric-cpu" else "triplet"
     teacher, assistant = named(preset, "teacher"), named(preset, "assistant")
@@ -1217,7 +1218,7 @@ def test_what_is_distilled_from_is_trained_once_and_before(preset):
     preset = replace(preset, seeds=3)
     for name in ("teacher", "assistant"):
         assert list(seeds(preset, arms_of(preset)[f"metric {name}"])) == [0]
-    main = preset.metric.lows[0]
+    main = preset.lows[0]
     counted = {name: len(seeds(preset, arm)) for name, arm in arms_of(preset).items()}
     for kind in ("", " alone", " direct"):
         assert counted[f"metric student {main}{kind}"] == 3
@@ -1267,23 +1268,23 @@ def test_every_row_of_table_4_is_one_arm(name):
 )
 def test_resolutions_and_crops_follow_the_size_of_the_photos(name, lows, crop):
     preset = get_preset("metric-paper", name)
-    assert (preset.data, preset.metric.data, preset.low) == (name, name, lows[0])
-    assert preset.metric.lows == lows
-    assert preset.metric.recipe.crop == preset.metric.teacher_recipe.crop == crop
+    assert preset.data == name
+    assert preset.lows == lows
+    assert preset.recipe.crop == preset.teacher_recipe.crop == crop
     for arm in arms_of(preset).values():
         assert configure(preset, arm).recipe.crop == crop
-    assert preset.metric.recipe.batches == 100
+    assert preset.recipe.batches == 100
 
 
 def test_the_crop_is_the_margin_of_the_photos(tmp_path):
     name = f"folder:{class_tree(tmp_path / 'birds', 6, 2)}@96"
-    assert load_dataset(name).train.margin == get_preset("metric-paper", name).metric.recipe.crop
+    assert load_dataset(name).train.margin == get_preset("metric-paper", name).recipe.crop
 
 
 @pytest.mark.parametrize("select", ["test", "last"])
 @each_preset
 def test_other_selections_train_on_everything(preset, select):
-    other = get_preset(preset.name, select=select)
+    other = get_preset(preset.name, select=select, task="retrieval")
     keys = {configure(preset, arm).key for arm in arms_of(preset).values()}
     assert list(arms_of(other)) == list(arms_of(preset))
     for arm in arms_of(other).values():
@@ -1291,7 +1292,7 @@ def test_other_selections_train_on_everything(preset, select):
         assert (config.select, config.validation) == (select, False)
         assert config.key not in keys
     assert study(other, "table1") == study(preset, "table1")
-    assert get_preset(preset.name, select="validation") == get_preset(preset.name)
+    assert get_preset(preset.name, select="validation", task="retrieval") == preset
 
 
 @pytest.mark.parametrize(
@@ -1326,7 +1327,7 @@ def test_an_unknown_selection_is_refused():
 
 def test_a_folder_may_be_called_disjoint():
     preset = get_preset("metric-paper", "folder:/birds-disjoint")
-    assert preset.metric.lows == (96, 224, 160, 128)
+    assert preset.lows == (96, 224, 160, 128)
 
 
 def test_a_selection_for_a_study_that_other_data_lack_is_refused():
@@ -1335,10 +1336,11 @@ def test_a_selection_for_a_study_that_other_data_lack_is_refused():
 
 
 def test_other_data_leave_metric_learning_to_its_presets():
-    assert get_preset("smoke", "cifar100").metric is None
     assert study(get_preset("smoke", "cifar100"), "metric") == {}
+    with pytest.raises(HorkdError, match="no study of metric learning: choose from smoke, quick"):
+        get_preset("smoke", "cifar100", task="retrieval")
     swapped = get_preset("metric", "cifar100-disjoint")
-    assert swapped.metric.lows == get_preset("metric").metric.lows
+    assert swapped.lows == get_preset("metric").lows
 
 
 def test_exports():
@@ -1346,7 +1348,7 @@ def test_exports():
     for name in ("metric", "metric-paper"):
         preset = get_preset(name)
         names = usual_exports(preset)
-        assert names == [f"metric student {r}" for r in preset.metric.lows]
+        assert names == [f"metric student {r}" for r in preset.lows]
         assert {job.arm for job in choose(preset, (), names)} == set(names)
 
 
@@ -1372,16 +1374,15 @@ def test_a_teacher_from_a_file(birds, tmp_path):
     preset = get_preset("metric-paper", birds)
     with pytest.warns(UserWarning, match="taken for a classifier and left out"):
         known = with_teacher(preset, path, "torchvision:resnet18", "half")
-    assert known.metric.weights == weights_.digest(path)
-    assert known.metric.mean == (0.5,) * 3
+    assert known.weights == weights_.digest(path)
+    assert known.mean == (0.5,) * 3
     teacher = named(known, "teacher")
     assert (teacher.model, teacher.normalized) == ("torchvision:resnet18", True)
     found = read(teacher)
     assert found.record["results"]["test"]["queries"] == 30
     assert found.network().width == 512
     quick = replace(RECIPE, epochs=1, batches=2, batch_size=6, per_class=3, crop=2)
-    sizes = replace(known.metric, compact="resnet8x0.5", recipe=quick, embedding=8, backbone=None)
-    known = replace(known, metric=sizes)
+    known = replace(known, compact="resnet8x0.5", recipe=quick, embedding=8, backbone=None)
     run = tiny.run(named(known, "student 12 direct"), tmp_path / "runs")
     assert run.record["config"]["frozen"]["weights"] == teacher.weights
     assert run.record["frozen_files"] == found.record["files"]
@@ -1399,8 +1400,8 @@ def test_among_one_class_everything_is_found(birds, tmp_path):
     quick = replace(RECIPE, epochs=1, batches=2, batch_size=6, per_class=3, crop=2)
     for preset, refused in ((get_preset("metric-paper", few), True),
                             (get_preset("metric-paper", few, select="last"), False)):  # fmt: skip
-        sizes = replace(preset.metric, compact="resnet8x0.5", backbone=None, other_recipe=quick)
-        alone = named(replace(preset, metric=sizes), "student 12 alone")
+        sizes = replace(preset, compact="resnet8x0.5", backbone=None, other_recipe=quick)
+        alone = named(sizes, "student 12 alone")
         if refused:
             with pytest.raises(HorkdError, match="too few classes to hold two out") as error:
                 tiny.run(alone, tmp_path / "runs")
@@ -1448,7 +1449,7 @@ def test_a_teacher_that_ends_in_an_embedding(birds, tmp_path):
 
 def test_every_method_fits_a_given_teacher(monkeypatch, tmp_path):
     """ResNet50's 2048 features: students take that width, for the index as for MKD absolute."""
-    monkeypatch.setattr("horkd.studies.teacher.import_network", lambda *_: None)
+    monkeypatch.setattr("horkd.studies.retrieval.task.import_network", lambda *_: None)
     (tmp_path / "weights.pth").write_bytes(b"weights")
     given = teacher_.with_teacher(get_preset("metric-paper"), tmp_path / "weights.pth")
     for arm in ("MKD absolute 256", "student 96 for the index"):
@@ -1470,12 +1471,12 @@ def test_a_runs_folder_lies_right_below_the_folder_of_all_runs(name, tmp_path):
 def test_costs_count_what_a_run_is_shown():
     config = named(get_preset("metric"), "student 16")
     recipe = config.recipe
-    assert _images(config) == recipe.batches * recipe.batch_size
+    assert images_of(config) == recipe.batches * recipe.batch_size
     spec = ModelSpec(config.model, 0)
-    macs = work.macs_of(spec, 16)
-    assert learner_macs(config) == 3 * macs * _images(config) * recipe.epochs
+    macs = macs_of(spec, 16)
+    assert learner_macs(config) == 3 * macs * images_of(config) * recipe.epochs
     plain = replace(config, recipe=replace(recipe, batches=None))
-    assert _images(plain) == training_images("glyphs-disjoint")
+    assert images_of(plain) == training_images("glyphs-disjoint")
     assert work.headline({"recall": {"1": 12.345}}) == "Recall@1 12.35"
     assert work.headline({"top1": 1.0}) == "top-1 1.00"
     assert work.headline({"accuracy": 1.0}) == "verification 1.00"
@@ -1508,7 +1509,7 @@ def test_the_queue_lists_metric_learning(horkd):
         assert (code, err) == (0, "")
         *lines, last = out.splitlines()
         listed[select] = [line.split()[-1] for line in lines]
-        jobs = queue(get_preset("smoke", select=select), "metric")
+        jobs = queue(get_preset("smoke", select=select, task="retrieval"), "metric")
         assert listed[select] == [job.config.name for job in jobs]
         assert last.startswith(f"{len(jobs)} of {len(jobs)} runs missing")
     assert listed[""] == listed["validation"]

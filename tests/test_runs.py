@@ -29,7 +29,7 @@ from horkd.machine import Settings
 from horkd.networks.network import ModelSpec, load_network, save_network
 from horkd.objectives import Objective
 from horkd.protocols import classification
-from horkd.studies.presets import PRESETS, get_preset
+from horkd.studies.presets import get_preset, presets
 from horkd.studies.study import configure, study
 from horkd.training import Diverged, Recipe
 
@@ -839,7 +839,7 @@ def test_unknown_presets_and_data():
 
 
 def test_presets_keep_what_is_not_changed():
-    quick = PRESETS["quick"]
+    quick = presets()["quick"][0]
     assert get_preset("quick") == get_preset("quick", "", 0) == quick
     assert get_preset("quick", seeds=7) == replace(quick, seeds=7)
     assert get_preset("quick", "cifar100").data == "cifar100"

@@ -8,28 +8,36 @@ import tiny
 
 from horkd.degradation import Degradation
 from horkd.errors import HorkdError
-from horkd.lab import runner
 from horkd.lab.config import RunConfig
 from horkd.lab.store import Run, diverged
 from horkd.studies import arm as arm_
 from horkd.studies.arm import Arm, subset_name, subsets
-from horkd.studies.presets import PRESETS, get_preset
-from horkd.studies.study import STUDIES, choose, collect, configure, queue, seeds, study, trainer
+from horkd.studies.presets import get_preset, get_presets
+from horkd.studies.study import (
+    choose,
+    collect,
+    configure,
+    queue,
+    seeds,
+    studies_of,
+    study,
+    trainer,
+)
+from horkd.studies.task import tasks
 
 #: Studies of faces have tests of their own.
-OTHERS = {name: preset for name, preset in PRESETS.items() if preset.faces is None}
-CLASSIFYING = {name: preset for name, preset in OTHERS.items() if not preset.only_metric}
-each_preset = pytest.mark.parametrize("preset", OTHERS.values(), ids=list(OTHERS))
-each_that_classifies = pytest.mark.parametrize(
-    "preset", CLASSIFYING.values(), ids=list(CLASSIFYING)
+EACH = [(task, p) for task in ("classification", "retrieval") for p in tasks()[task].presets]
+each_preset = pytest.mark.parametrize(
+    "preset", [p for _, p in EACH], ids=[f"{task} {p.name}" for task, p in EACH]
 )
-#: All but metric learning, which has no classifier, other recipes and other data.
-OF_CLASSIFICATION = tuple(name for name in STUDIES if name != "metric")
+each_that_classifies = pytest.mark.parametrize(
+    "preset", tasks()["classification"].presets, ids=lambda preset: preset.name
+)
 
 
-def arms_of(preset, studies=("campaign", *STUDIES)) -> list[tuple[str, Arm]]:
+def arms_of(preset) -> list[tuple[str, Arm]]:
     """(study, arm) of all studies."""
-    return [(name, arm) for name in studies for arm in study(preset, name).values()]
+    return [(n, arm) for n in studies_of(preset) for arm in study(preset, n).values()]
 
 
 def named(preset, name: str, seed: int = 0) -> RunConfig:
@@ -43,18 +51,14 @@ def named(preset, name: str, seed: int = 0) -> RunConfig:
 
 @each_preset
 def test_every_arm_of_every_study_can_be_configured(preset):
-    for name in STUDIES:
-        for key, arm in study(preset, name).items():
-            assert key == arm.name
-            assert arm.what
-            config = configure(preset, arm, 1)
-            metric = name == "metric"
-            data = preset.metric.data if metric else preset.data
-            validation = preset.metric.select == "validation" if metric else preset.validation
-            assert (config.data, config.per_class) == (data, preset.per_class)
-            assert config.validation == validation
-            assert config.seed == 1
-            assert config.degradation.size == (preset.low if arm.pixels is None else arm.pixels)
+    for _, arm in arms_of(preset):
+        assert arm.what
+        config = configure(preset, arm, 1)
+        assert (config.data, config.per_class) == (preset.data, preset.per_class)
+        held_out = preset.select == "validation" if hasattr(preset, "select") else preset.validation
+        assert config.validation == held_out
+        assert config.seed == 1
+        assert config.degradation.size == (preset.low if arm.pixels is None else arm.pixels)
 
 
 @each_preset
@@ -67,6 +71,7 @@ def test_what_an_arm_is_distilled_from_is_an_arm_trained_once_with_seed_0(preset
         else:
             frozen = study(preset, "metric" if name == "metric" else "table1")[arm.frozen]
             assert config.frozen == configure(preset, frozen, 0)
+            assert frozen.once
             assert list(seeds(preset, frozen)) == [0]
 
 
@@ -139,7 +144,7 @@ OTHER_RECIPE = {"student, paper's weights, clipped", "student direct, equal epoc
 def test_arms_differ_from_their_control_only_in_what_is_distilled(preset):
     """Every distilled arm has a control on labels only with its network, images and recipe."""
     controls, compared = {}, set()
-    arms = [(n, arm) for n, arm in arms_of(preset, OF_CLASSIFICATION) if arm.name not in MARGINS]
+    arms = [(n, arm) for n, arm in arms_of(preset) if arm.name not in MARGINS]
     for _, arm in arms:
         config = configure(preset, arm, 1)
         if config.frozen is None:
@@ -255,7 +260,7 @@ def test_some_subsets_are_the_students_and_assistants_very_runs(preset):
     if "{2,3,C} 32" in study(preset, "orders"):
         assert named(preset, "{} 32").key == named(preset, "assistant alone").key
         same = named(preset, "{2,3,C} 32").key == named(preset, "assistant").key
-        assert same == (preset.assistant_orders is None)
+        assert same == (not preset.orders_of)
 
 
 # Weights, epochs
@@ -266,7 +271,8 @@ def test_weights_are_the_presets_and_order_1_has_weight_1(preset):
     assert named(preset, "{1} 16").orders == (("1", 1.0),)
     assert dict(named(preset, "{1,2,3,C} 16").orders) == {"1": 1.0, **dict(preset.orders)}
     assert named(preset, "student").orders == preset.orders
-    assert named(preset, "assistant").orders == (preset.assistant_orders or preset.orders)
+    own = dict(preset.orders_of).get("assistant", preset.orders)
+    assert named(preset, "assistant").orders == own
 
 
 def test_scale_multiplies_one_weight():
@@ -349,9 +355,8 @@ def test_quick_leaves_out_what_its_patterns_say():
         *(f"{{1,{rest}}} 16" for rest in ("2", "3", "C", "2,3", "2,C", "3,C")),
         *(a.name for a in study(all_of_it, "plus").values()),
         *(f"order {order} × {factor}" for order in "23C" for factor in ("0.1", "10")),
-        *(a.name for a in study(all_of_it, "metric").values() if a.name not in METRIC_OF_QUICK),
     }
-    assert list(study(quick, "metric")) == list(METRIC_OF_QUICK)
+    assert list(study(get_preset("quick", task="retrieval"), "metric")) == list(METRIC_OF_QUICK)
 
 
 def test_patterns_are_of_whole_names():
@@ -380,9 +385,13 @@ def test_the_queue_has_every_run_of_every_study_once(preset):
 
 
 @each_preset
-@pytest.mark.parametrize("name", STUDIES)
-def test_within_a_study_every_arm_comes_once_before_any_is_repeated(preset, name):
+def test_within_a_study_every_arm_comes_once_before_any_is_repeated(preset):
     preset = replace(preset, seeds=3)
+    for name in studies_of(preset):
+        check_order(preset, name)
+
+
+def check_order(preset, name: str) -> None:
     jobs, arms = queue(preset, name), study(preset, name)
     order = [job.config.seed for job in jobs]
     assert order == sorted(order)
@@ -397,7 +406,7 @@ def test_within_a_study_every_arm_comes_once_before_any_is_repeated(preset, name
 @each_preset
 def test_studies_come_in_their_order_and_frozen_models_before_their_learners(preset):
     jobs = queue(preset)
-    order = [("campaign", *STUDIES).index(job.study) for job in jobs]
+    order = [studies_of(preset).index(job.study) for job in jobs]
     assert order == sorted(order)
     done = set()
     for job in jobs:
@@ -463,6 +472,20 @@ def test_choose():
     assert (same.arm, same.config) == ("student", named(preset, "student"))
 
 
+def test_of_several_presets_the_main_one_comes_first():
+    both = get_presets("smoke")
+    assert [preset.task for preset in both] == ["classification", "retrieval"]
+    assert get_preset("smoke") == both[0]
+    assert queue(both) == [*queue(both[0]), *queue(both[1])]
+    assert {job.study for job in choose(both, ["metric"])} == {"metric"}
+    (job,) = choose(both, (), ["metric assistant"])
+    assert job.config.data == "glyphs-disjoint"
+    assert get_presets("smoke", "glyphs") == both
+    assert [preset.task for preset in get_presets("smoke", "cifar100")] == ["classification"]
+    (alone,) = get_presets("smoke", "glyphs-disjoint")
+    assert alone == both[1]
+
+
 # Collecting
 
 
@@ -519,15 +542,16 @@ def small(monkeypatch, tmp_path):
     )
 
 
-def test_a_reader_trains_nothing_and_a_trainer_what_is_missing(small, monkeypatch, tmp_path):
+def test_a_reader_trains_nothing_and_a_trainer_what_is_missing(small, tmp_path):
     reader = trainer(small, tiny.SETTINGS, train_missing=False)
     with pytest.raises(HorkdError, match="no run of study two_stage is finished"):
         collect(small, "two_stage", reader)
     assert list(tmp_path.iterdir()) == []
     trained = collect(small, "two_stage", trainer(small, tiny.SETTINGS), ["assistant"])
     assert [run.config for run in trained["assistant"]] == [named(small, "assistant")]
-    monkeypatch.setattr(runner, "_train", None)
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")}
     arms = collect(small, "two_stage", reader)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")} == written
     assert list(arms) == ["teacher", "assistant"]
     assert arms["assistant"][0].record == trained["assistant"][0].record
 

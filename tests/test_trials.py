@@ -19,13 +19,15 @@ from horkd.lab.config import RunConfig, config_from_dict
 from horkd.lab.looks import Look, features, open_set
 from horkd.lab.store import export
 from horkd.studies import trials
-from horkd.studies.presets import PRESETS, get_preset
+from horkd.studies.presets import get_preset
 from horkd.studies.results import recorded
-from horkd.studies.study import TRIALS, choose, configure, queue, seeds, study, waiting
+from horkd.studies.study import choose, configure, queue, seeds, studies_of, study
+from horkd.studies.task import TRIALS, tasks
 
 REPORTS = paths.root() / "reports"
 SHORT = get_preset("paper-short")
-WITH_TRIALS = [name for name, preset in PRESETS.items() if preset.trial is not None]
+CLASSIFYING = tasks()["classification"].presets
+WITH_TRIALS = [preset for preset in CLASSIFYING if preset.trial is not None]
 
 
 def arms(preset, name: str):
@@ -98,10 +100,9 @@ def test_what_a_trial_learns_from_is_a_trial():
 # The trials of a preset
 
 
-@pytest.mark.parametrize("name", WITH_TRIALS)
-def test_every_run_of_a_study_of_trials_is_one(name):
-    preset = get_preset(name)
-    for one in TRIALS:
+@pytest.mark.parametrize("preset", WITH_TRIALS, ids=lambda preset: preset.name)
+def test_every_run_of_a_study_of_trials_is_one(preset):
+    for one in studies_of(preset, TRIALS):
         for arm in arms(preset, one):
             for seed in seeds(preset, arm):
                 config = configure(preset, arm, seed)
@@ -111,9 +112,9 @@ def test_every_run_of_a_study_of_trials_is_one(name):
 
 
 def test_trials_are_run_when_they_are_asked_for():
-    assert not any(job.config.trial for preset in PRESETS.values() for job in queue(preset))
+    assert not any(job.config.trial for preset in CLASSIFYING for job in queue(preset))
     jobs = choose(SHORT, ("recipe", "losses"))
-    assert len(jobs) == sum(len(study(SHORT, name)) for name in TRIALS)
+    assert len(jobs) == sum(len(study(SHORT, name)) for name in studies_of(SHORT, TRIALS))
     assert all(job.config.trial for job in jobs)
 
 
@@ -140,11 +141,11 @@ def test_every_method_has_as_many_trials_and_nothing_else_differs():
     counts: dict[str, int] = {}
     bare = set()
     for arm in arms(SHORT, "losses"):
-        method, colon, _ = arm.name.removeprefix("trial ").partition(": ")
         config = configure(SHORT, arm, arm.seed)
-        if not colon:
+        if not arm.method:
             continue
-        counts[method] = counts.get(method, 0) + 1
+        assert arm.name == f"trial {arm.label}" == f"trial {arm.method}: {arm.setting}"
+        counts[arm.method] = counts.get(arm.method, 0) + 1
         assert config.frozen == configure(SHORT, study(SHORT, "losses")["trial assistant"], 100)
         bare.add(
             replace(config, orders=(), baselines=(), cross_entropy=1.0, balance=False, frozen=None)
@@ -170,18 +171,17 @@ def test_the_recipe_of_the_trials_of_losses_is_the_presets_in_fewer_epochs():
 
 def test_runs_that_distil_wait_for_the_files_of_the_campaign():
     jobs = queue(SHORT)
-    free = {job.arm for job in jobs if not waiting(SHORT, job)}
+    free = {job.arm for job in jobs if not job.waits}
     assert {"teacher", "student alone", "assistant alone", "student V alone"} <= free
     assert not free & {"assistant", "student", "student direct", "KD"}
     teacher = replace(SHORT, given=(("teacher", "0" * 16),))
-    free = {job.arm for job in queue(teacher) if not waiting(teacher, job)}
+    free = {job.arm for job in queue(teacher) if not job.waits}
     assert {"assistant", "student direct", "KD"} <= free
     assert "student" not in free
     both = replace(SHORT, given=(("teacher", "0" * 16), ("assistant", "1" * 16)))
-    assert "student" in {job.arm for job in queue(both) if not waiting(both, job)}
-    assert not any(waiting(SHORT, job) for job in choose(SHORT, ("losses",)))
-    other = get_preset("cpu")
-    assert not any(waiting(other, job) for job in queue(other))
+    assert "student" in {job.arm for job in queue(both) if not job.waits}
+    assert not any(job.waits for job in choose(SHORT, ("losses",)))
+    assert not any(job.waits for job in queue(get_preset("cpu")))
 
 
 def test_what_the_plan_promises_later_has_its_arms():

@@ -2,9 +2,11 @@
 
 import contextlib
 import fcntl
+import itertools
 import os
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,21 +15,28 @@ import torch
 from torch import nn
 from torchvision.datasets import CIFAR100
 
-from horkd import machine as machine_
 from horkd import paths, storage
 from horkd.data import load_dataset, training_images
 from horkd.data.glyphs import load_glyphs
 from horkd.degradation import Degradation
 from horkd.errors import HorkdError
 from horkd.lab import checkpoint, runner, store, work
-from horkd.lab import pace as pace_
 from horkd.lab.config import RunConfig
-from horkd.lab.pace import Pace, answers_bytes, estimates, frozen_macs, learner_macs, missing, pace
+from horkd.lab.job import Job
+from horkd.lab.pace import (
+    Pace,
+    answers_bytes,
+    estimates,
+    frozen_macs,
+    images_a_second,
+    learner_macs,
+    missing,
+    pace,
+)
 from horkd.lab.store import diverged, read
 from horkd.machine import duration
 from horkd.networks.network import macs_of
 from horkd.objectives import Objective
-from horkd.studies.study import Job
 
 ONE_EPOCH = replace(tiny.RECIPE, epochs=1)
 WILD = replace(ONE_EPOCH, learning_rate=1e18)
@@ -59,9 +68,9 @@ def jobs_of(*configs: RunConfig) -> list[Job]:
     return [Job("study", f"arm {n}", config) for n, config in enumerate(configs)]
 
 
-def do(jobs: list[Job], minutes: float | None = None) -> tuple[work.Shift, list[str]]:
+def do(jobs: list[Job], minutes: float | None = None, **seams) -> tuple[work.Shift, list[str]]:
     said = []
-    shift = work.work(jobs, minutes, tiny.SETTINGS, said.append)
+    shift = work.work(jobs, minutes, tiny.SETTINGS, said.append, **seams)
     return shift, [line for line in said if ": epoch " not in line]
 
 
@@ -136,8 +145,8 @@ def clock(monkeypatch) -> Clock:
         return forward(self, *args)
 
     monkeypatch.setattr(Objective, "forward", slow)
-    for module in ("horkd.work", "horkd.runs", "horkd.train"):
-        monkeypatch.setattr(f"{module}.time", clock)
+    for module in ("lab.checkpoint", "lab.runner", "training"):
+        monkeypatch.setattr(f"horkd.{module}.time", clock)
     return clock
 
 
@@ -152,7 +161,7 @@ def test_work_stops_before_an_epoch_that_would_end_too_late(
     """An epoch takes four minutes; the state is saved although the last save was just now."""
     monkeypatch.setattr(checkpoint, "SAVE_EVERY_SECONDS", 1e9)
     config, other = tiny.teacher(), tiny.teacher(seed=1)
-    shift, said = do(jobs_of(config, other), minutes)
+    shift, said = do(jobs_of(config, other), minutes, clock=clock.monotonic)
     assert shift == work.Shift([], [], 2)
     assert said == [f"time is up after epoch {epochs} of 3 of {config.name}; 2 runs to go"]
     _, metadata = storage.load_tensors(paths.runs_dir() / config.name / "state.safetensors")
@@ -169,18 +178,18 @@ def test_work_stops_before_an_epoch_that_would_end_too_late(
 
 def test_work_stops_between_two_runs(clock):
     jobs = jobs_of(alone(), alone(seed=4), alone(seed=5))
-    shift, said = do(jobs, 8)  # each takes four minutes
+    shift, said = do(jobs, 8, clock=clock.monotonic)  # each takes four minutes
     assert [run.config.seed for run in shift.done] == [3, 4]
     assert shift.left == 1
     assert said[2:] == ["time is up; 1 runs to go"]
-    shift, said = do(jobs, 8)
+    shift, said = do(jobs, 8, clock=clock.monotonic)
     assert [run.config.seed for run in shift.done] == [5]
     assert (shift.left, len(said)) == (0, 1)
 
 
 def test_work_stops_also_while_a_needed_model_is_trained(clock):
     student, teacher = tiny.student(), tiny.teacher()
-    shift, said = do(jobs_of(student), 5)
+    shift, said = do(jobs_of(student), 5, clock=clock.monotonic)
     assert shift == work.Shift([], [], 1)
     assert said == [f"time is up after epoch 1 of 3 of {teacher.name}; 1 runs to go"]
     assert do(jobs_of(student))[0].left == 0
@@ -196,7 +205,7 @@ def held(config: RunConfig):
         yield
 
 
-def test_what_another_worker_has_is_waited_for_when_nothing_else_is_left(monkeypatch):
+def test_what_another_worker_has_is_waited_for_when_nothing_else_is_left():
     """Until then the other jobs are done, in their order."""
     teacher = tiny.teacher(recipe=ONE_EPOCH)
     jobs = jobs_of(teacher, distilled(), alone())
@@ -210,13 +219,12 @@ def test_what_another_worker_has_is_waited_for_when_nothing_else_is_left(monkeyp
             if len(waits) == 3:
                 other.close()  # the other worker gives up
 
-        monkeypatch.setattr(work, "wait", wait)
-        shift, _ = do(jobs)
+        shift, _ = do(jobs, pause=wait)
     assert [run.config for run in shift.done] == [alone(), teacher, distilled()]
     assert (waits, shift.left) == ([work.POLL_SECONDS] * 3, 0)
 
 
-def test_what_another_worker_finished_meanwhile_is_not_done_again(monkeypatch):
+def test_what_another_worker_finished_meanwhile_is_not_done_again():
     teacher = tiny.teacher(recipe=ONE_EPOCH)
     with contextlib.ExitStack() as other:
         other.enter_context(held(teacher))
@@ -225,18 +233,19 @@ def test_what_another_worker_finished_meanwhile_is_not_done_again(monkeypatch):
             other.close()
             runner.run(teacher, tiny.SETTINGS)
 
-        monkeypatch.setattr(work, "wait", finish)
-        shift, _ = do(jobs_of(teacher))
+        shift, _ = do(jobs_of(teacher), pause=finish)
     assert shift == work.Shift([], [], 0)
 
 
-def test_a_worker_that_waits_for_others_stops_in_time(monkeypatch):
+def test_a_worker_that_waits_for_others_stops_in_time():
     teacher = tiny.teacher(recipe=ONE_EPOCH)
     clock = [100.0]
-    monkeypatch.setattr(work.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(work, "wait", lambda s: clock.__setitem__(0, clock[0] + s))
+
+    def wait(seconds: float) -> None:
+        clock[0] += seconds
+
     with held(teacher):
-        shift, said = do(jobs_of(teacher), minutes=1)
+        shift, said = do(jobs_of(teacher), 1, clock=lambda: clock[0], pause=wait)
     assert (shift.done, shift.left) == ([], 1)
     assert said == ["time is up; 1 runs to go"]
     assert clock[0] == 160.0
@@ -398,10 +407,9 @@ def test_runs_of_another_precision_or_number_of_threads_say_nothing(field):
     assert pace([], tiny.SETTINGS).source == "a few steps of each network"
 
 
-@pytest.mark.parametrize(("load", "busy"), [(0.0, False), (0.4, False), (1.5, True)])
-def test_a_machine_with_other_work_is_recognised(monkeypatch, load, busy):
-    monkeypatch.setattr(machine_, "load", lambda: load)
-    assert pace([], tiny.SETTINGS).busy is busy
+@pytest.mark.parametrize(("load", "busy"), [(0.4, False), (1.5, True)])
+def test_a_machine_with_other_work_is_recognised(load, busy):
+    assert Pace({}, "a test", load=load).busy is busy
 
 
 def test_macs_of_a_network_that_is_not_built_leave_random_numbers_alone():
@@ -573,16 +581,10 @@ def test_records_of_another_version_are_skipped(folder, part):
     assert pace([], tiny.SETTINGS).seconds(alone()) == pytest.approx(5.0)
 
 
-def test_without_runs_a_few_steps_of_each_network_are_timed(monkeypatch, folder):
-    class Ticks:
-        now = 0.0
-
-        def perf_counter(self) -> float:
-            self.now += 0.5
-            return self.now
-
-    monkeypatch.setattr(work, "time", Ticks())
-    found = pace([distilled(), distilled().frozen, distilled(seed=4)], tiny.SETTINGS)
+def test_without_runs_a_few_steps_of_each_network_are_timed(folder):
+    ticks = partial(next, itertools.count(0.0, 0.5))
+    probe = partial(images_a_second, clock=ticks)
+    found = pace([distilled(), distilled().frozen, distilled(seed=4)], tiny.SETTINGS, probe)
     assert found.source == "a few steps of each network"
     assert found.rates == {  # a step of 12 images takes half a second
         (name, size): 3 * counted_macs(name, size, 100) * 12 / 0.5
@@ -591,19 +593,17 @@ def test_without_runs_a_few_steps_of_each_network_are_timed(monkeypatch, folder)
     assert not folder.exists()
 
 
-def test_every_network_is_timed_in_the_memory_format_that_it_is_trained_in(monkeypatch, folder):
+def test_every_network_is_timed_in_the_memory_format_that_it_is_trained_in(folder):
     """One narrow network's format for all made a ResNet50 look half as slow again."""
     seen = {}
-    time_ = pace_._time
 
     def spied(step, side, batch, settings):
         seen[side] = settings.channels_last
-        return time_(step, side, batch, settings)
+        return images_a_second(step, side, batch, settings)
 
-    monkeypatch.setattr(pace_, "_time", spied)
     settings = replace(tiny.SETTINGS, channels_last="auto")
     wide = RunConfig("resnet8", Degradation(16), recipe=ONE_EPOCH)
-    pace([alone(), wide], settings)
+    pace([alone(), wide], settings, spied)
     for config, side in ((alone(), 8), (wide, 16)):
         network = tiny.network(config.model)
         assert seen[side] == settings.resolve(network).channels_last

@@ -13,10 +13,10 @@ from horkd.data import CLASSES, full_size, training_images
 from horkd.errors import HorkdError
 from horkd.lab import store
 from horkd.lab.config import RunConfig, config_from_dict
+from horkd.lab.job import Job, chain
 from horkd.lab.store import diverged
 from horkd.machine import BUSY, Settings, describe_machine, load
 from horkd.networks.network import ModelSpec, Network, macs_of
-from horkd.studies.study import Job
 
 
 def _image_macs(model: str, classes: int, size: int) -> int:
@@ -28,7 +28,7 @@ def _side(config: RunConfig) -> int:
     return full_size(config.data) if config.degradation.upsample else config.degradation.size
 
 
-def _images(config: RunConfig) -> int:
+def images_of(config: RunConfig) -> int:
     """How many images a run is shown in an epoch."""
     recipe = config.recipe
     if recipe.batches:
@@ -51,7 +51,7 @@ def _stage_macs(config: RunConfig) -> dict[int, float]:
         return {}
     classes = CLASSES.get(config.data, 0)
     return {
-        side: 3.0 * _image_macs(config.model, classes, side) * _images(config) * epochs
+        side: 3.0 * _image_macs(config.model, classes, side) * images_of(config) * epochs
         for side, epochs in _stages(config).items()
     }
 
@@ -70,7 +70,7 @@ def frozen_macs(config: RunConfig) -> float:
         return 0.0
     one = _image_macs(config.frozen.model, CLASSES.get(config.data, 0), _side(config.frozen))
     views = config.recipe.views if _cacheable(config) else 0
-    return one * _images(config) * min(views or config.recipe.epochs, config.recipe.epochs)
+    return one * images_of(config) * min(views or config.recipe.epochs, config.recipe.epochs)
 
 
 def _cacheable(config: RunConfig) -> bool:
@@ -125,13 +125,22 @@ class Pace:
         return whole
 
 
-def pace(configs: Sequence[RunConfig], settings: Settings) -> Pace:
+Step = Callable[[torch.Tensor], None]
+
+
+def pace(
+    configs: Sequence[RunConfig],
+    settings: Settings,
+    probe: Callable[[Step, int, int, Settings], float] | None = None,
+) -> Pace:
     """From finished runs on this kind of machine; from a few training steps where there are none.
 
     Args:
         configs: what is to be estimated; only their networks are timed.
         settings: device and precision. Threads are those of this process.
+        probe: how steps are timed, `images_a_second` by default.
     """
+    probe = probe or images_a_second
     busy = load()
     resolved = settings.resolve(Network(ModelSpec("resnet8", 2)))  # refuses what is not there
     found: dict[tuple[str, int], list[float]] = {}
@@ -148,12 +157,12 @@ def pace(configs: Sequence[RunConfig], settings: Settings) -> Pace:
         if frozen_macs(config) and (config.model, _side(config)) not in known:
             looked.setdefault((config.frozen.model, _side(config.frozen)), classes)
     probed = {
-        (model, side): _time_training(model, side, batch, classes, settings)
+        (model, side): _time_training(model, side, batch, classes, settings, probe)
         for (model, side), (batch, classes) in kinds.items()
         if (model, side) not in known
     }
     looks = {
-        (model, side): _time_looking(model, side, classes, settings)
+        (model, side): _time_looking(model, side, classes, settings, probe)
         for (model, side), classes in looked.items()
     }
     source = "finished runs" if known else "a few steps of each network"
@@ -189,7 +198,9 @@ def _finished(settings: Settings) -> Iterator[tuple[RunConfig, float]]:
             continue
 
 
-def _time_training(model: str, side: int, batch: int, classes: int, settings: Settings) -> float:
+def _time_training(
+    model: str, side: int, batch: int, classes: int, settings: Settings, probe: Callable
+) -> float:
     """Multiply-accumulates a second of training steps with batches of that size."""
     network = Network(ModelSpec(model, classes)).train()
     settings = settings.resolve(network)  # the memory format depends on the network
@@ -204,11 +215,13 @@ def _time_training(model: str, side: int, batch: int, classes: int, settings: Se
         loss.backward()
         loss.item()  # waits for the device
 
-    rate = _time(step, side, batch, settings)
+    rate = probe(step, side, batch, settings)
     return 3.0 * _image_macs(model, classes, side) * rate
 
 
-def _time_looking(model: str, side: int, classes: int, settings: Settings) -> float:
+def _time_looking(
+    model: str, side: int, classes: int, settings: Settings, probe: Callable
+) -> float:
     network = Network(ModelSpec(model, classes)).eval()
     settings = settings.resolve(network)
     network = settings.place(network)
@@ -218,27 +231,43 @@ def _time_looking(model: str, side: int, classes: int, settings: Settings) -> fl
         with settings.autocast():
             network(images).features.sum().item()
 
-    return _image_macs(model, classes, side) * _time(look, side, 128, settings)
+    return _image_macs(model, classes, side) * probe(look, side, 128, settings)
 
 
-def _time(step: Callable[[torch.Tensor], None], side: int, batch: int, settings: Settings) -> float:
-    """Images a second: the fastest of a few steps, since whatever disturbs makes them slower."""
+def images_a_second(
+    step: Step,
+    side: int,
+    batch: int,
+    settings: Settings,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
+    """How many images of random numbers go through a step.
+
+    The fastest of a few steps tells, since whatever disturbs makes them slower.
+
+    Args:
+        step: takes a batch, and returns when the device is done.
+        side: pixels.
+        batch: images.
+        settings: resolved ones.
+        clock: seconds.
+    """
     x = torch.randn(batch, 3, side, side, device=settings.device)
     x = x.contiguous(memory_format=settings.memory_format)
     few = max(2, batch // 16)
     seconds = []
     with torch.random.fork_rng(devices=[]):
         step(x[:few])  # the first one also sets up the kernels
-        start = time.perf_counter()
+        start = clock()
         step(x[:few])
-        whole = (time.perf_counter() - start) * batch / few
+        whole = (clock() - start) * batch / few
         if whole > LONGEST / 2:
             x = x[: max(few, int(batch * LONGEST / 2 / whole))]
         step(x)
         while True:
-            start = time.perf_counter()
+            start = clock()
             step(x)
-            seconds.append(time.perf_counter() - start)
+            seconds.append(clock() - start)
             enough = len(seconds) >= PROBE_STEPS and sum(seconds) > PROBE_SECONDS
             if enough or sum(seconds) > LONGEST:
                 return len(x) / min(seconds)
@@ -249,7 +278,7 @@ def missing(jobs: Iterable[Job]) -> list[Job]:
     return [
         job
         for job in jobs
-        if store.read(job.config) is None and not any(map(diverged, _chain(job.config)))
+        if store.read(job.config) is None and not any(map(diverged, chain(job.config)))
     ]
 
 
@@ -265,7 +294,7 @@ def estimates(jobs: Iterable[Job], pace: Pace, cached: bool) -> dict[str, float]
     seconds: dict[str, float] = {}
     answered: set[tuple] = set()
     for job in jobs:
-        for config in reversed(_chain(job.config)):
+        for config in reversed(chain(job.config)):
             if config.key in seconds or (config is not job.config and store.read(config)):
                 continue
             seconds[config.key] = pace.seconds(config)
@@ -295,15 +324,10 @@ def answers_bytes(jobs: Iterable[Job], half: bool) -> int:
         with torch.device("meta"):
             classes = CLASSES.get(config.data, 0) if config.frozen.classifies else 0
             network = Network(ModelSpec(config.frozen.model, classes, config.frozen.embedding))
-        one = answers.view_size(_images(config), network.width + classes, half)
+        one = answers.view_size(images_of(config), network.width + classes, half)
         kind = (config.frozen.key, config.validation, config.recipe.crop)
         sizes[kind] = max(sizes.get(kind, 0), one * min(views, config.recipe.epochs))
     return sum(sizes.values())
-
-
-def _chain(config: RunConfig) -> list[RunConfig]:
-    """A configuration and all that it is distilled from, directly and indirectly."""
-    return [config] if config.frozen is None else [config, *_chain(config.frozen)]
 
 
 def _all_macs(config: RunConfig) -> float:

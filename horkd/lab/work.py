@@ -20,11 +20,11 @@ import torch
 from horkd.errors import HorkdError
 from horkd.lab import checkpoint, runner
 from horkd.lab.checkpoint import Control
+from horkd.lab.job import Job
 from horkd.lab.pace import missing
 from horkd.lab.store import Run, read
 from horkd.machine import Interruption, Settings, lowest_priority
 from horkd.storage import Busy
-from horkd.studies.study import Job
 from horkd.training import Diverged
 
 #: How often a worker looks again at what others are doing.
@@ -61,6 +61,8 @@ def work(
     settings: Settings | None = None,
     say: Callable[[str], None] = print,
     control: Control | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    pause: Callable[[float], None] = time.sleep,
 ) -> Shift:
     """Do the missing jobs in order until the time is up; a run in progress keeps its epochs.
 
@@ -74,6 +76,8 @@ def work(
         settings: how the machine should do it.
         say: gets a line for each run, and for each epoch that takes long.
         control: how runs are stopped; its deadline, waiting and lines are set here.
+        clock: the time in seconds, by which the minutes are counted.
+        pause: waits so many seconds for others.
 
     Raises:
         KeyboardInterrupt: if `control` says to stop.
@@ -81,70 +85,95 @@ def work(
             refuses, and so on.
     """
     _require_positive(minutes)
-    deadline = None if minutes is None else time.monotonic() + 60 * minutes
+    deadline = None if minutes is None else clock() + 60 * minutes
     control = replace(control or Control(), deadline=deadline, wait=False, say=say)
-    done, diverged, waiting = [], [], missing(jobs)
-    busy: set[str] = set()
-    failed: dict[str, str] = {}
-    unsaid: list[str] = []  # the last failure, which may turn out to be everybody's
-    while waiting:
-        if deadline is not None and time.monotonic() >= deadline:
-            say(f"time is up; {len(waiting)} runs to go")
+    desk = _Desk(jobs, settings, control)
+    while desk.waiting:
+        if deadline is not None and clock() >= deadline:
+            say(f"time is up; {len(desk.waiting)} runs to go")
             break
-        job = next((job for job in waiting if job.config.key not in busy), None)
+        job = desk.next()
         if job is None:  # others are at work on all that is left, or on what it learns from
             if not control.going():
                 raise KeyboardInterrupt
-            wait(POLL_SECONDS)
-            busy.clear()
-            waiting = missing(waiting)
-            continue
+            pause(POLL_SECONDS)
+            desk.look_again()
+        elif not desk.do(job):
+            break
+    if desk.failed:
+        raise HorkdError(list(desk.failed.values())[-1])
+    return Shift(desk.done, desk.diverged, len(missing(jobs)))
+
+
+class _Desk:
+    """What a worker has to do, and what came of it."""
+
+    def __init__(self, jobs: Sequence[Job], settings: Settings | None, control: Control) -> None:
+        self.settings, self.control = settings, control
+        self.waiting = missing(jobs)
+        self.done: list[Run] = []
+        self.diverged: list[str] = []
+        self.failed: dict[str, str] = {}
+        self._busy: set[str] = set()
+        self._unsaid: list[str] = []  # the last failure, which may turn out to be everybody's
+
+    def next(self) -> Job | None:
+        """The first job that nobody else is at work on."""
+        return next((job for job in self.waiting if job.config.key not in self._busy), None)
+
+    def look_again(self) -> None:
+        """What others were at work on may be done, or left."""
+        self._busy.clear()
+        self.waiting = [job for job in missing(self.waiting) if job.config.key not in self.failed]
+
+    def do(self, job: Job) -> bool:
+        """Do a job, whatever comes of it; False if it is the last one of this shift."""
         label = f"{job.arm}, seed {job.config.seed}"
         try:
-            finished = runner.run(job.config, settings, control=control)
+            finished = runner.run(job.config, self.settings, control=self.control)
         except checkpoint.TimeUp as up:
-            say(f"{up}; {len(waiting)} runs to go")
-            break
+            self.control.say(f"{up}; {len(self.waiting)} runs to go")
+            return False
         except Busy:
-            busy.add(job.config.key)
-            continue
+            self._busy.add(job.config.key)
         except Diverged as error:
-            diverged.append(job.config.name)
-            say(f"{label}: {error}")
-            waiting = missing(waiting)
-            continue
+            self.diverged.append(job.config.name)
+            self.control.say(f"{label}: {error}")
+            self.waiting = missing(self.waiting)
         except HorkdError as error:
-            again = str(error) in failed.values()
-            failed[job.config.key] = str(error)
-            waiting.remove(job)
-            if again or not waiting:
-                break
-            for line in unsaid:
-                say(line)
-            unsaid = [f"{label} failed: {error}"]
-            continue
-        for line in unsaid:
-            say(line)
-        unsaid = []
-        busy.clear()
-        # without what others have finished meanwhile
-        waiting = [j for j in missing(waiting) if j.config.key not in failed]
-        done.append(finished)
-        split, result = next(
-            (split, found)
-            for split, found in finished.record["results"].items()
-            if split in ("test", "validation")
-        )
-        seconds = finished.record["seconds"]["total"]
-        say(f"{label}: {split} {headline(result)} %, {seconds:.0f} s  {job.config.name}")
-    if failed:
-        raise HorkdError(list(failed.values())[-1])
-    return Shift(done, diverged, len(missing(jobs)))
+            return self._fail(job, str(error), f"{label} failed: {error}")
+        else:
+            self._say_failure()
+            self.look_again()
+            self.done.append(finished)
+            self.control.say(f"{label}: {_outcome(finished)}")
+        return True
+
+    def _fail(self, job: Job, reason: str, line: str) -> bool:
+        again = reason in self.failed.values()
+        self.failed[job.config.key] = reason
+        self.waiting.remove(job)
+        if again or not self.waiting:
+            return False
+        self._say_failure()
+        self._unsaid = [line]
+        return True
+
+    def _say_failure(self) -> None:
+        for line in self._unsaid:
+            self.control.say(line)
+        self._unsaid = []
 
 
-def wait(seconds: float) -> None:
-    """Sleep; a name of its own, so that a test can stand in for it."""
-    time.sleep(seconds)
+def _outcome(finished: Run) -> str:
+    """What a finished run came to, in a line."""
+    split, result = next(
+        (split, found)
+        for split, found in finished.record["results"].items()
+        if split in ("test", "validation")
+    )
+    seconds = finished.record["seconds"]["total"]
+    return f"{split} {headline(result)} %, {seconds:.0f} s  {finished.config.name}"
 
 
 def _require_positive(minutes: float | None) -> None:

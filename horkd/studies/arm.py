@@ -5,13 +5,12 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
-from horkd.losses import PAPER_WEIGHTS
-from horkd.studies.presets import FACE_ORDERS
+FULL = 32  # pixels of the images that are classified
 
-FULL = 32  # pixels of both data sets
-
-
-ORDERS = "123C"
+#: What a run is for: others are distilled from it ("teacher", "assistant"), it is distilled
+#: ("student"), a control on labels ("alone"), another way of distillation ("method"), or settings
+#: are chosen by it ("trial").
+ROLES = ("teacher", "assistant", "student", "alone", "method", "trial")
 
 
 @dataclass(frozen=True)
@@ -23,10 +22,10 @@ class Arm:
         what: what it is, in a line.
         pixels: what the learner sees; None for the preset's low resolution.
         frozen: name of the arm that is distilled from, None for labels only.
-        network: field of the preset that names the network: "teacher", "compact" or "second"; of
-            faces also "slim", and "scratch" for the teacher's network without its weights; of
-            metric learning also "large".
+        network: field of the preset that names the network, as "teacher" or "compact"; of faces
+            also "scratch" for the teacher's network without its weights.
         orders: subset of "123C", with the preset's weights.
+        role: one of `ROLES`.
         scale: order -> factor of its weight.
         epochs: multiple of the preset's epochs; "patience" for the preset's field of that name,
             "compute" for as much computation as assistant and student together.
@@ -35,8 +34,11 @@ class Arm:
         row: of the paper's Table 1, 2 or 4 that it stands for.
         fold: the fold of LFW that is held out; 0 for the preset's first, or none.
         seed: the first one.
-        fields: further fields of its RunConfig and its recipe; "answers" stands for a method with
-            the preset's weights (`Preset.answers`).
+        answers: a method that learns from softened answers, with the preset's weights.
+        recipe: what differs from the preset's recipe.
+        fields: further fields of its RunConfig.
+        label: what tables call it that are about its study alone; its name if empty.
+        method, setting: of a trial: the method whose setting it tries, and which.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Arm:
     frozen: str | None = None
     network: str = "compact"
     orders: str = ""
+    role: str = "student"
     scale: Mapping[str, float] = field(default_factory=dict)
     epochs: float | str = 1
     kernel: str = "bicubic"
@@ -52,31 +55,26 @@ class Arm:
     row: str | None = None
     fold: int = 0
     seed: int = 0
+    answers: str = ""
+    recipe: Mapping[str, Any] = field(default_factory=dict)
     fields: Mapping[str, Any] = field(default_factory=dict)
+    label: str = ""
+    method: str = ""
+    setting: str = ""
+
+    def __post_init__(self) -> None:
+        if self.role not in ROLES:
+            raise ValueError(f"unknown role {self.role!r} of arm {self.name!r}")
+        if not self.label:
+            object.__setattr__(self, "label", self.name)
+
+    @property
+    def once(self) -> bool:
+        """Whether it is trained once whatever the preset repeats, since others distil from it."""
+        return self.role in ("teacher", "assistant")
 
 
-_KD = {"answers": "kd"}  # with the preset's weights
-
-
-_STANDARDISED = {"answers": "kd_standardised"}
-
-
-_LITERAL = {"orders": tuple(PAPER_WEIGHTS.items()), "reduction": "sum"}
-
-
-_RKD_D = {"orders": (("2", 25.0),), "reduction": "rkd"}
-
-
-_RKD_A = {"orders": (("3", 50.0),), "reduction": "rkd"}
-
-
-_RKD_DA = {"orders": (("2", 25.0), ("3", 50.0)), "reduction": "rkd"}
-
-
-_FITNET = {"baselines": (("fitnet", 10.0),)}
-
-
-_AT = {"baselines": (("at", 1000.0),)}
+ORDERS = "123C"
 
 
 def subset_name(orders: str, pixels: int) -> str:
@@ -89,8 +87,7 @@ def subsets() -> list[str]:
     return ["".join(s) for n in range(5) for s in combinations(ORDERS, n)]
 
 
-_WITHOUT = {"cross_entropy": 0.0, "unit": True}
-
-
-#: Between unit-length features the weights are those of faces.
-_UNIT_123 = {"orders": FACE_ORDERS[:3], "unit": True}
+#: Fields of arms of several tasks: RKD's losses, and relations at unit length without labels.
+RKD = {"orders": (("2", 25.0), ("3", 50.0)), "reduction": "rkd"}
+NO_LABELS = {"cross_entropy": 0.0}
+UNIT_NO_LABELS = {**NO_LABELS, "unit": True}

@@ -8,7 +8,7 @@ import pandas as pd
 from horkd.lab.store import Run
 from horkd.studies.presets import Preset
 from horkd.studies.results import Arms, Source, failures, gain
-from horkd.studies.study import STUDIES, study
+from horkd.studies.study import studies_of, study
 
 
 def mean_and_spread(values: Sequence[float]) -> str:
@@ -44,7 +44,7 @@ def claims(
         source: knows the seeds that failed; a claim about an arm with such a seed is not shown,
             nor one about runs of unequal precision.
     """
-    kinds = {name: arm for one in STUDIES for name, arm in study(preset, one).items()}
+    kinds = {name: arm for one in studies_of(preset) for name, arm in study(preset, one).items()}
     rows = []
     for claim, (arm, control) in questions.items():
         if arm in arms and control in arms:

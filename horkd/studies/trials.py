@@ -19,9 +19,11 @@ from horkd.errors import HorkdError
 from horkd.lab.pace import learner_macs
 from horkd.lab.store import Run
 from horkd.studies import report
+from horkd.studies.arm import Arm
 from horkd.studies.presets import Preset
 from horkd.studies.results import Source
-from horkd.studies.study import TRIALS, finished, seeds, study
+from horkd.studies.study import finished, seeds, studies_of, study
+from horkd.studies.task import TRIALS
 from horkd.training import Recipe, main_metric
 
 #: What is decided by a trial of the recipe; epochs and views are not.
@@ -71,15 +73,15 @@ def table(preset: Preset, name: str, source: Source) -> pd.DataFrame:
 
     Args:
         preset: whose trials.
-        name: one of `TRIALS`.
+        name: of one of its studies of trials.
         source: of the runs.
     """
-    rows = []
+    rows, kinds = [], study(preset, name)
     for arm, found in finished(preset, name, source.find).items():
         for run in found:
             record = run.record
             entry = {
-                "trial": arm.removeprefix("trial "),
+                "trial": kinds[arm].label,
                 "seed": run.config.seed,
                 "validation top-1 %": f"{score(run):.2f}",
                 "epochs": run.config.recipe.epochs,
@@ -89,10 +91,15 @@ def table(preset: Preset, name: str, source: Source) -> pd.DataFrame:
                 "threads": record["machine"]["threads"],
                 "record": run.config.key,
             }
-            if name == "losses":
+            if _of_methods(kinds):
                 entry["share of the gradient %"] = _shares(run)
             rows.append(entry)
     return pd.DataFrame(rows)
+
+
+def _of_methods(kinds: Mapping[str, Arm]) -> bool:
+    """Whether trials are about methods, or about the recipe that all have."""
+    return any(arm.method for arm in kinds.values())
 
 
 def _progressive(preset: Preset, source: Source) -> list[str]:
@@ -124,14 +131,14 @@ def _progressive(preset: Preset, source: Source) -> list[str]:
 
 def _best(preset: Preset, source: Source) -> list[str]:
     """Of the trials of losses: the best setting of each method, and how many it had."""
-    arms = finished(preset, "losses", source.find)
+    kinds = study(preset, "losses")
     methods: dict[str, list[tuple[float, str]]] = {}
-    for name, found in arms.items():
-        method, colon, setting = name.removeprefix("trial ").partition(": ")
-        if colon:
-            methods.setdefault(method, []).append((score(found[0]), setting))
-    known = [name.removeprefix("trial ").partition(": ") for name in study(preset, "losses")]
-    planned = [method for method, colon, _ in known if colon]
+    for name, found in finished(preset, "losses", source.find).items():
+        if kinds[name].method:
+            methods.setdefault(kinds[name].method, []).append(
+                (score(found[0]), kinds[name].setting)
+            )
+    planned = [arm.method for arm in kinds.values()]
     return [
         f"- {method}: {best[1]} ({best[0]:.2f} %), best of {len(found)} of "
         f"{planned.count(method)} trials"
@@ -153,11 +160,13 @@ def page(preset: Preset, source: Source) -> str:
         "images. Accuracies are those of the last epoch.",
     ]
     any_there = False
-    for name in TRIALS:
+    studies = studies_of(preset, TRIALS)
+    for name in studies:
         found = table(preset, name, source)
         if found.empty:
             continue
         any_there = True
+        shares = _of_methods(study(preset, name))
         asked = sum(len(seeds(preset, arm)) for arm in study(preset, name).values())
         parts += ["", _TITLES[name], "", f"{len(found)} of {asked} runs."]
         best = float(found["validation top-1 %"].astype(float).max())
@@ -169,16 +178,13 @@ def page(preset: Preset, source: Source) -> str:
             "",
             report.markdown(found),
         ]
-        if name == "recipe":
-            parts += _of_recipe(preset, source)
-        else:
-            parts += ["", *_best(preset, source)]
+        parts += ["", *_best(preset, source)] if shares else _of_recipe(preset, source)
     if not any_there:
-        if not any(study(preset, name) for name in TRIALS):
+        if not any(study(preset, name) for name in studies):
             raise HorkdError(f"preset {preset.name} has no trials: its recipe is not searched")
         raise HorkdError(
             f"no trial of preset {preset.name} is finished: train them first (horkd work --preset "
-            f"{preset.name} --study {TRIALS[0]})"
+            f"{preset.name} --study {studies[0]})"
         )
     return "\n".join(parts) + "\n"
 
@@ -196,13 +202,14 @@ def _of_recipe(preset: Preset, source: Source) -> list[str]:
         return ["", *_progressive(preset, source)]
     limit = 2 * math.sqrt(2) * sampling_error(50.0, _validation_images(preset, "recipe", source))
     found = finished(preset, "recipe", source.find)
+    kinds = study(preset, "recipe")
     ours = [
-        name
+        kinds[name].label
         for name, of_arm in found.items()
         if _chosen(preset, of_arm[0]) and of_arm[0].config.model == preset.compact
     ]
     shown = ", ".join(f"{n} {getattr(preset.recipe, n)}" for n in _DECIDED)
-    which = f" ({', '.join(n.removeprefix('trial ') for n in ours)})" if ours else ""
+    which = f" ({', '.join(ours)})" if ours else ""
     return [
         "",
         f"The preset has {shown}{which}. The base stays unless a trial is ahead of it by more than "
@@ -217,7 +224,7 @@ def write(preset: Preset, source: Source, out: Path) -> Path:
         HorkdError: if there is no finished trial, or the disk refuses.
     """
     text = page(preset, source)
-    for name in TRIALS:
+    for name in studies_of(preset, TRIALS):
         report.save_records(
             (run for found in finished(preset, name, source.find).values() for run in found), out
         )

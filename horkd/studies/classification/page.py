@@ -100,8 +100,8 @@ def table1_page(preset: Preset, arms: Arms, source: Source) -> str:
         report.markdown(table1(preset, arms, source)),
         TABLE1_NOTE,
     ]
-    if preset.assistant_orders:
-        weights = ", ".join(f"{order}: {weight:g}" for order, weight in preset.assistant_orders)
+    if own := dict(preset.orders_of).get("assistant"):
+        weights = ", ".join(f"{order}: {weight:g}" for order, weight in own)
         parts.append(
             f"The assistant was trained with other weights than the students ({weights}), before "
             "those were chosen; the second network's assistant was not."

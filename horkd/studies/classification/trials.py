@@ -1,10 +1,11 @@
 """Trials: runs that settings are chosen by."""
 
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from horkd.studies.arm import FULL, Arm
-from horkd.studies.presets import Preset
+from horkd.studies.classification.presets import ClassificationPreset
 from horkd.training import Recipe
 
 #: Each changes one value of the preset's trial recipe.
@@ -25,16 +26,26 @@ _RECIPE_TRIALS = (
 _SHORT_NAMES = {"learning_rate": "rate", "weight_decay": "decay", "batch_size": "batch"}
 
 
-def _trial(name: str, what: str, pixels: int | None, recipe: Recipe, **others: Any) -> Arm:
+#: What of a trial's recipe may differ from the preset's.
+DECIDED = (
+    *("epochs", "batch_size", "learning_rate", "weight_decay", "schedule", "climb", "clip"),
+    *("progressive", "views"),
+)
+
+
+def _trial(
+    name: str, what: str, pixels: int | None, recipe: Recipe, fields: Any = MappingProxyType({}),
+    **others: Any,
+) -> Arm:  # fmt: skip
     """A run that is read on the validation split only, with a recipe of its own."""
-    own = {field: getattr(recipe, field) for field in _OF_RECIPE}
-    of_arm = ("frozen", "network", "repeated", "seed")
-    known = {name: others.pop(name) for name in of_arm if name in others}
-    fields = {**own, **others, "trial": True}
-    return Arm(f"trial {name}", f"trial: {what}", pixels, **known, fields=fields)
+    return Arm(
+        f"trial {name}", f"trial: {what}", pixels, role="trial", label=name,
+        recipe={field: getattr(recipe, field) for field in DECIDED},
+        fields={**fields, "trial": True}, **others,
+    )  # fmt: skip
 
 
-def _recipe_arms(preset: Preset) -> list[Arm]:
+def recipe_arms(preset: ClassificationPreset) -> list[Arm]:
     """Trials of the recipe on labels alone."""
     base = preset.trial
     if base is None:
@@ -97,7 +108,7 @@ _LOSS_TRIALS = {
 }
 
 
-def _loss_arms(preset: Preset) -> list[Arm]:
+def loss_arms(preset: ClassificationPreset) -> list[Arm]:
     """Trials of losses: one assistant, and equally many students of it for every method."""
     base = preset.weight_trial
     if base is None:
@@ -123,14 +134,7 @@ def _loss_arms(preset: Preset) -> list[Arm]:
                 if name in fields:
                     fields[name] = tuple(fields[name].items())
             arms.append(
-                _trial(f"{method}: {shown}", f"{method}, {shown}", None, base,
-                       frozen=_TRIAL_ASSISTANT, seed=_TRIAL_SEED, **fields)
+                _trial(f"{method}: {shown}", f"{method}, {shown}", None, base, fields,
+                       frozen=_TRIAL_ASSISTANT, seed=_TRIAL_SEED, method=method, setting=shown)
             )  # fmt: skip
     return arms
-
-
-#: Fields of an arm that belong to its recipe.
-_OF_RECIPE = (
-    *("epochs", "batch_size", "learning_rate", "weight_decay", "schedule", "climb", "clip"),
-    *("progressive", "views"),
-)

@@ -20,6 +20,7 @@ from horkd.studies.faces.tables import (
     identification_table,
     lows,
     mixed_table,
+    of_people,
     subset_table,
     tested,
     tested_on,
@@ -89,7 +90,7 @@ def claims(preset: Preset, arms: Arms, source: Source) -> pd.DataFrame:
 def _questions(preset: Preset) -> list[tuple[str, str, str]]:
     """(claim, arm, control), compared on the pairs of `tested_on`."""
     low = lows(preset)[0]
-    if not preset.faces:
+    if not of_people(preset):
         teacher = f"teacher fed {low} px"
         return [
             ("distillation helps to verify what was never seen", "student", "student alone"),
@@ -127,7 +128,7 @@ def provenance(preset: Preset, arms: Arms) -> str:
     machines = sorted({r["machine"]["name"] for r in records})
     hours = sum(r["seconds"]["total"] for r in records) / 3600
     spent = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.0f} minutes"
-    if preset.faces:
+    if of_people(preset):
         about = _about_faces(preset)
     else:
         about = (
@@ -145,7 +146,7 @@ def provenance(preset: Preset, arms: Arms) -> str:
 
 
 def _about_faces(preset: Preset) -> str:
-    sizes = preset.faces
+    sizes = preset
     weights = ", ".join(f"{o}: {w:g}" for o, w in sizes.orders if o in sizes.main)
     text = (
         f"teacher {preset.teacher}, trained by others on data that are not here; students "
@@ -167,7 +168,7 @@ def _about_faces(preset: Preset) -> str:
 
 def model_card(preset: Preset) -> str:
     """What these networks are for and what not, as Markdown."""
-    if not preset.faces:
+    if not of_people(preset):
         return (
             "These networks read drawn characters. They stand in for faces, so that both protocols "
             "run without any data set; nothing about faces follows from their numbers."
@@ -195,7 +196,7 @@ def model_card(preset: Preset) -> str:
 
 def aims(preset: Preset, arms: Arms, source: Source) -> str:
     """What became of the paper's numbers for faces, as sentences; empty on the embedded set."""
-    if not preset.faces:
+    if not of_people(preset):
         return ""
     lines = []
     printed = {32: 93.83, 16: 90.03}
@@ -208,7 +209,7 @@ def aims(preset: Preset, arms: Arms, source: Source) -> str:
         if not said:
             continue
         label, value, n, whole = max(said, key=lambda s: s[1])
-        where = "the first fold" if preset.faces.folds else "all of LFW"
+        where = "the first fold" if preset.folds else "all of LFW"
         text = f"{value:.2f} % on {where} (n = {n})"
         if whole is not None:
             text += f", {_over_folds(whole)} % over folds"
@@ -240,14 +241,14 @@ def faces_page(preset: Preset, arms: Arms, source: Source) -> str:
     if len(identified):
         parts += [f"**Identification** ({_setting(preset, arms, source)}), not Table 3's UCCS, "
                   "which is given out on request only:", report.markdown(identified)]  # fmt: skip
-    for data in ELSEWHERE if preset.faces else ():
+    for data in ELSEWHERE if of_people(preset) else ():
         table = identification_table(preset, arms, source, at_size(preset, data))
         if len(table):
             parts += [f"**Identification on {data}:**", report.markdown(table)]
     mixed = mixed_table(preset, arms, source)
     if len(mixed):
         parts += ["**The teacher, one image small or both**, accuracy:", report.markdown(mixed)]
-    for data in ("xqlfw",) if preset.faces else ():
+    for data in ("xqlfw",) if of_people(preset) else ():
         table = elsewhere_table(preset, arms, source, at_size(preset, data))
         if len(table):
             parts += [f"**Verification on {data}:**", report.markdown(table)]
@@ -255,7 +256,7 @@ def faces_page(preset: Preset, arms: Arms, source: Source) -> str:
     if len(subsets_):
         parts += [
             f"**Orders without names**, {lows(preset)[0]} px"
-            f"{', first fold' if preset.faces.folds else ''}. All subsets have the weights of the "
+            f"{', first fold' if preset.folds else ''}. All subsets have the weights of the "
             "whole, at which order 1, the feature itself, gives most of the gradient: subsets "
             "without it are also trained by a smaller loss, and differ by that, too. The share is "
             "order 1's in the gradient at the features, last epoch.",

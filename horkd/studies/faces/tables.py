@@ -22,6 +22,7 @@ from horkd.networks.network import ModelSpec, macs_of
 from horkd.studies.arm import FULL, Arm, subset_name, subsets
 from horkd.studies.claims import mean_and_spread
 from horkd.studies.faces.arms import held_out
+from horkd.studies.faces.presets import FacesPreset
 from horkd.studies.presets import Preset
 from horkd.studies.results import Arms, Source, gather
 from horkd.studies.study import study
@@ -29,27 +30,35 @@ from horkd.studies.study import study
 FARS = (1e-1, 1e-2, 1e-3)
 
 
+def of_people(preset: Preset) -> bool:
+    """Whether the faces are people's, not the embedded set's characters."""
+    return isinstance(preset, FacesPreset)
+
+
 def side(preset: Preset) -> int:
     """Pixels of the full-resolution images."""
-    return parse(preset.data)[1] if preset.faces else FULL
+    return parse(preset.data)[1] if of_people(preset) else FULL
 
 
 def lows(preset: Preset) -> tuple[int, ...]:
     """Resolutions that students are trained at, the most important first."""
-    return preset.faces.lows if preset.faces else (preset.low,)
+    return preset.lows if of_people(preset) else (preset.low,)
 
 
 def ladder(preset: Preset) -> tuple[int, ...]:
     """Resolutions that the teacher is fed, the full one first."""
     full = side(preset)
-    return (full, *(r for r in ((64, 32, 16, 8) if preset.faces else (24, 16, 12, 8)) if r < full))
+    return (
+        full,
+        *(r for r in ((64, 32, 16, 8) if of_people(preset) else (24, 16, 12, 8)) if r < full),
+    )
 
 
 def tested_on(preset: Preset) -> str:
     """The data set of the pairs that arms are compared on: the first held-out fold, if any."""
-    if not preset.faces:
+    if not of_people(preset):
         return preset.data
-    folds = preset.faces.folds
+    folds = preset.folds
     return at_size(preset, f"lfw-{folds[0]}" if folds else "lfw")
 
 
@@ -61,7 +70,7 @@ def face_arms(preset: Preset, source: Source) -> dict[str, list[Run]]:
     """
     if preset.data == "cifar100":
         raise HorkdError("CIFAR-100 has no classes that are never trained on: take preset quick")
-    if preset.faces:
+    if of_people(preset):
         return gather(preset, ("faces",), source)
     return gather(preset, ("two_stage", "faces"), source)
 
@@ -86,7 +95,7 @@ def look_at_all(preset: Preset, arms: Arms, source: Source) -> None:
             if name == "teacher":
                 wanted += [look for look, _ in mixed_looks(preset, run)]
                 wanted += [Look("verification", _all_lfw(preset), view_of(preset, run, r))
-                           for r in steps if preset.faces]  # fmt: skip
+                           for r in steps if of_people(preset)]  # fmt: skip
             source.looks(run, wanted)
 
 
@@ -98,7 +107,7 @@ def _tasks(preset: Preset, run: Run) -> list[tuple[str, str]]:
     tasks = [("verification", data)]
     if searched(preset):
         tasks.append(("identification", data))
-    if preset.faces:
+    if of_people(preset):
         if not held:  # XQLFW shows the people of LFW, nine tenths of whom that network has seen
             tasks += [("verification", at_size(preset, "xqlfw"))]
         tasks += [("identification", at_size(preset, other)) for other in ELSEWHERE]
@@ -111,7 +120,7 @@ ELSEWHERE = ("uccs", "tinyface")
 
 def searched(preset: Preset) -> bool:
     """Whether the compared set has people to identify: a fold of LFW has, the whole has not."""
-    return not preset.faces or parse(tested_on(preset))[0] != "lfw"
+    return not of_people(preset) or parse(tested_on(preset))[0] != "lfw"
 
 
 def at_size(preset: Preset, data: str) -> str:
@@ -198,14 +207,14 @@ def all_folds(preset: Preset, source: Source, arms: Arms, name: str) -> dict | N
     Returns:
         `folds` (from 1), `accuracies` by fold, `mean` and `standard_error`.
     """
-    if not preset.faces:
+    if not of_people(preset):
         return None
-    if not preset.faces.folds:  # one network for all folds
+    if not preset.folds:  # one network for all folds
         found = arms.get(name)
         return found and _own_folds(source, found[0], _all_lfw(preset))
     values = {}
-    for fold in preset.faces.folds:
-        found = arms.get(name if fold == preset.faces.folds[0] else name + held_out(fold))
+    for fold in preset.folds:
+        found = arms.get(name if fold == preset.folds[0] else name + held_out(fold))
         if found:
             run = found[0]
             look = Look("verification", run.config.data, run.config.degradation)
@@ -237,7 +246,7 @@ def _over_folds(found: Mapping | None) -> str:
 
 def fed(preset: Preset, source: Source, arms: Arms, pixels: int) -> dict | None:
     """The teacher on all pairs of LFW, fed images of so many pixels; None where not known."""
-    if not preset.faces or "teacher" not in arms:
+    if not of_people(preset) or "teacher" not in arms:
         return None
     view = Degradation(pixels, upsample=pixels < side(preset))
     return _own_folds(source, arms["teacher"][0], _all_lfw(preset), view)
@@ -255,7 +264,7 @@ def _own_folds(source: Source, run: Run, data: str, view: Degradation | None = N
 def verification_table(preset: Preset, arms: Arms, source: Source) -> pd.DataFrame:
     """One row per network and view: accuracy, rates at few false accepts, cost."""
     rows = []
-    folds = preset.faces and preset.faces.folds
+    folds = of_people(preset) and preset.folds
     compared = "LFW, first held-out fold %" if folds else "accuracy %"
     for row in tested(preset, arms, source):
         first = row.results[0]
@@ -270,7 +279,7 @@ def verification_table(preset: Preset, arms: Arms, source: Source) -> pd.DataFra
             "parameters (M)": f"{row.runs[0].record['cost']['parameters'] / 1e6:.2f}",
             "MACs (M)": f"{row.macs / 1e6:.1f}",
         }
-        if preset.faces:
+        if of_people(preset):
             whole = (
                 fed(preset, source, arms, row.pixels)
                 if row.kind == "teacher"
@@ -369,7 +378,7 @@ def mixed_looks(preset: Preset, run: Run) -> list[tuple[Look, str]]:
             (look, "both small %"),
             (replace(look, other=sharp), f"one small, one at {side(preset)} px %"),
         ]
-        if preset.faces:  # a mirrored character is another one
+        if of_people(preset):  # a mirrored character is another one
             found.append((replace(look, flip=True), "both small, mirror images added %"))
     return found
 
@@ -379,13 +388,17 @@ def subset_table(preset: Preset, arms: Arms, source: Source) -> pd.DataFrame:
     rows = []
     for row in tested(preset, arms, source):
         orders = next(
-            (o for o in subsets() if preset.faces and row.arm == subset_name(o, lows(preset)[0])),
+            (
+                o
+                for o in subsets()
+                if of_people(preset) and row.arm == subset_name(o, lows(preset)[0])
+            ),
             None,
         )
-        if preset.faces and orders == preset.faces.main:
+        if of_people(preset) and orders == preset.main:
             continue  # the student itself, with all its seeds
-        if preset.faces and row.arm == f"student {lows(preset)[0]}":
-            orders = preset.faces.main
+        if of_people(preset) and row.arm == f"student {lows(preset)[0]}":
+            orders = preset.main
         if orders is not None:
             rows.append({
                 "orders": f"{{{','.join(orders)}}}",
@@ -416,7 +429,7 @@ def published(preset: Preset, arms: Arms, source: Source) -> pd.DataFrame:
         }
         for row in paper.TABLE_2
     ]
-    for row in tested(preset, arms, source) if preset.faces else ():
+    for row in tested(preset, arms, source) if of_people(preset) else ():
         whole = (
             fed(preset, source, arms, row.pixels)
             if row.kind == "teacher"

@@ -21,9 +21,10 @@ from horkd.lab.looks import Look
 from horkd.lab.store import Run
 from horkd.networks.network import ModelSpec, macs_of
 from horkd.studies.claims import mean_and_spread
-from horkd.studies.presets import MetricSizes, Preset
+from horkd.studies.presets import Preset
 from horkd.studies.results import Arms, Source, gather
 from horkd.studies.retrieval.arms import METRIC
+from horkd.studies.retrieval.presets import RetrievalPreset
 from horkd.studies.study import study
 
 KS = ("1", "2", "4", "8")
@@ -32,18 +33,18 @@ KS = ("1", "2", "4", "8")
 TEACHER, ASSISTANT = f"{METRIC}teacher", f"{METRIC}assistant"
 
 
-def sizes_of(preset: Preset) -> MetricSizes:
+def sizes_of(preset: Preset) -> RetrievalPreset:
     """The sizes of this study.
 
     Raises:
         HorkdError: if the preset has no such study.
     """
-    if preset.metric is None:
+    if not isinstance(preset, RetrievalPreset):
         raise HorkdError(
             f"preset {preset.name} on {preset.data} has no study of metric learning: take smoke or "
             "quick on their own data, metric, metric-cpu or metric-paper"
         )
-    return preset.metric
+    return preset
 
 
 def full(preset: Preset) -> int:

@@ -1,0 +1,103 @@
+"""One notebook run by papermill, in a kernel of its own that never outlives the call."""
+
+import logging
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+#: Where horkd is found, installed or not.
+HOME = Path(__file__).resolve().parent.parent
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A private folder with a short name: a socket's path must fit in about 100 bytes."""
+    base = "/tmp" if len(tempfile.gettempdir()) > 60 else None
+    with tempfile.TemporaryDirectory(prefix="horkd-", dir=base, ignore_cleanup_errors=True) as path:
+        yield Path(path)
+
+
+def execute(
+    notebook: Path, parameters: Mapping[str, Any], partial: Path, scratch: Path
+) -> "NotebookNode":
+    """Run a notebook by papermill in its own folder.
+
+    Args:
+        notebook: the file.
+        parameters: for its cell tagged `parameters`.
+        partial: a file that holds what there is at any time.
+        scratch: a folder as of `scratch_folder`.
+    """
+    import papermill
+
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what fails is in our own lines
+    try:
+        with _kernel(scratch) as manager:
+            return papermill.execute_notebook(
+                notebook,
+                partial,
+                parameters=dict(parameters),
+                kernel_name="python3",
+                language="python",
+                progress_bar={"desc": notebook.stem, "leave": False, "disable": None},
+                # Not papermill's `cwd`, which changes the folder of this whole process.
+                resources={"metadata": {"path": str(notebook.parent)}},
+                kernel_manager_class=manager,
+                coalesce_streams=True,
+            )
+    except KeyboardInterrupt:
+        # The cell that was waited for ends with its kernel; nobody is left to hear of it.
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+        raise
+
+
+@contextmanager
+def _kernel(scratch: Path) -> Iterator[type]:
+    """A kernel manager class: this interpreter, over sockets in `scratch`; none outlives the block.
+
+    TCP ports are chosen before they are bound, so kernels that start together can collide; sockets
+    in a private folder cannot.
+    """
+    from ipykernel.kernelspec import write_kernel_spec
+    from jupyter_client.kernelspec import KernelSpecManager
+    from jupyter_client.manager import AsyncKernelManager
+    from jupyter_core.utils import run_sync
+
+    environment = {
+        # An inherited Agg would leave figures out of the notebook.
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        # The kernel starts in another folder: horkd must be found there too, installed or not.
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(HOME), os.environ.get("PYTHONPATH")))),
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+    }
+    specs = scratch / "kernels"
+    write_kernel_spec(
+        specs / "python3",
+        overrides={"env": environment},
+        extra_arguments=["--log-level=CRITICAL"],  # its messages about being interrupted at the end
+    )
+    managers: list[AsyncKernelManager] = []
+
+    class Kernel(AsyncKernelManager):
+        def __init__(self, **options: Any) -> None:
+            super().__init__(
+                kernel_spec_manager=KernelSpecManager(kernel_dirs=[str(specs)]),
+                connection_file=str(scratch / "kernel.json"),
+                transport="ipc",
+                ip=str(scratch / "k"),
+                **options,
+            )
+            managers.append(self)
+
+    try:
+        yield Kernel
+    finally:  # papermill ends its kernel, but not when interrupted while starting it
+        for manager in managers:
+            if manager.has_kernel:
+                run_sync(manager.shutdown_kernel)(now=True)
