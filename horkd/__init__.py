@@ -2,21 +2,21 @@
 
 Where the paper is:
 
-| in the paper | name | file |
+| in the paper | name | module |
 |---|---|---|
-| the method: teacher → assistant → student | `transfer`, `distil` | `two_stages.py` |
-| Eq. 1, an n-order loss | functions of two batches of features | `losses.py` |
-| Eq. 2, order 1 | `order1` | `losses.py` |
-| Eq. 3, order 2, and its potential ψ_d | `order2`, `pairwise_distances` | `losses.py`, `potentials.py` |
-| Eqs. 4 and 5, order 3, and ψ_a | `order3`, `angle_cosines` | `losses.py`, `potentials.py` |
-| Eq. 6, class centres | `class_centers` | `losses.py` |
-| Eq. 7, order C, and ψ_e | `order_c`, `center_distances` | `losses.py`, `potentials.py` |
-| Eq. 8, their weighted sum | `HybridOrderLoss` | `losses.py` |
-| x ↦ x̂, the small image | `Degradation` | `degradation.py` |
-| KD, FitNet, AT, PKT, DarkRank, MKD | `Baselines` | `baselines.py` |
-| what a learner minimises | `Objective` | `objectives.py` |
-| one training loop for all three | `fit` | `training.py` |
-| every printed number | `TABLE_1` … `TABLE_4` | `paper.py` |
+| the method: teacher → assistant → student | `transfer`, `distil` | `two_stages` |
+| Eq. 1, an n-order loss | functions of two batches of features | `losses` |
+| Eq. 2, order 1 | `order1` | `losses` |
+| Eq. 3, order 2, and its potential ψ_d | `order2`, `pairwise_distances` | `losses`, `potentials` |
+| Eqs. 4 and 5, order 3, and ψ_a | `order3`, `angle_cosines` | `losses`, `potentials` |
+| Eq. 6, class centres | `class_centers` | `losses` |
+| Eq. 7, order C, and ψ_e | `order_c`, `center_distances` | `losses`, `potentials` |
+| Eq. 8, their weighted sum | `HybridOrderLoss` | `losses` |
+| x ↦ x̂, the small image | `Degradation` | `degradation` |
+| KD, FitNet, AT, PKT, DarkRank, MKD | `Baselines` | `baselines` |
+| what a learner minimises | `Objective` | `objectives` |
+| one training loop for all three | `fit` | `training` |
+| every printed number | `TABLE_1` … `TABLE_4` | `paper` |
 
 The rest serves it: `fast/` (distances and angles with their gradients), `networks/`, `data/`,
 `protocols/` (how a network is judged), `lab/` (a configuration becomes a record), `studies/` (the
