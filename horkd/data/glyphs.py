@@ -28,6 +28,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from horkd.data.images import Dataset, ImageSet
+from horkd.data.source import Source
+from horkd.data.unseen import with_unseen
 from horkd.errors import HorkdError
 from horkd.paths import cache_dir
 
@@ -293,15 +295,17 @@ def load_glyphs(per_class: int = 100, seed: int = 0, cache: Path | None = None) 
         _labelled(images[split], CHARACTERS) for split in ("train", "validation", "test")
     )
     mean, std = _statistics(train.images)
+    unseen = _labelled(images["unseen"], UNSEEN_CHARACTERS)
     return Dataset(
         name="glyphs",
         train=train,
         validation=validation,
         test=test,
-        unseen=_labelled(images["unseen"], UNSEEN_CHARACTERS),
+        unseen=unseen,
         flip=False,
         mean=mean,
         std=std,
+        protocol=with_unseen(unseen),
     )
 
 
@@ -391,3 +395,15 @@ def _write(images: dict[str, torch.Tensor], path: Path) -> None:
 
 def _warn(message: str) -> None:
     warnings.warn(message, stacklevel=4)
+
+
+def _load(name: str, per_class: int | None) -> Dataset:
+    return load_glyphs() if per_class is None else load_glyphs(per_class)
+
+
+def _images(name: str, per_class: int | None, validation: bool) -> int:
+    each = per_class or 100
+    return len(CHARACTERS) * (each if validation else each + max(5, each // 5))
+
+
+SOURCE = Source(_load, lambda name: SIZE, _images, classes=len(CHARACTERS), version=VERSION)
