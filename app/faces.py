@@ -128,14 +128,15 @@ class FaceBench:
         for size in tqdm(self.sizes, desc="thresholds"):
             model = self.model_at(size)
             data = load_dataset(model.data)
-            if data.pairs is None or data.folds is None:
+            asked = data.protocol.pairs
+            if asked is None or asked.folds is None:
                 raise HorkdError(f"{model.data} has no pairs of unseen people to measure on")
-            images = data.test.central
+            images, pairs = asked.images.central, asked.pairs
             parts = [self.features(part, size) for part in images.split(100)]
             scores = verification.cosine(
-                torch.cat(parts)[data.pairs.left], torch.cat(parts)[data.pairs.right]
+                torch.cat(parts)[pairs.left], torch.cat(parts)[pairs.right]
             )
-            same, held = np.asarray(data.pairs.same), np.isin(data.pairs.fold, data.folds)
+            same, held = np.asarray(pairs.same), np.isin(pairs.fold, asked.folds)
             threshold = verification.best_threshold(scores[~held], same[~held])
             accepted = scores > threshold
             found[model.id][size] = {

@@ -16,7 +16,7 @@ from app.reference import batched, sample
 from horkd import paths, storage
 from horkd.data import load_dataset
 from horkd.errors import HorkdError
-from horkd.protocols import retrieval
+from horkd.protocols import neighbours
 
 #: Training images that neighbours are looked for among, and test images that are shown.
 INDEXED, TESTED = 5000, 2000
@@ -88,7 +88,7 @@ class Gallery:
         """The training images nearest to a picture in the space of the network that answered."""
         gallery = self._features[answer.model.id]
         query = answer.features[None]
-        index, distance = retrieval.nearest(query, gallery, NEIGHBOURS)
+        index, distance = neighbours.nearest(query, gallery, NEIGHBOURS)
         mean = float(torch.cdist(query, gallery).mean())
         return [
             Neighbour(self.train.classes[self.train.labels[i]], d / mean, self.train.images[i])

@@ -21,6 +21,7 @@ import torch
 
 from horkd import machine as machine_
 from horkd import storage
+from horkd.answers import Answers, FixedViews
 from horkd.data import Dataset, ImageSet
 from horkd.data.cifar import MEAN, STD
 from horkd.degradation import Degradation
@@ -29,8 +30,9 @@ from horkd.lab.pace import pace
 from horkd.machine import BUSY, Settings, commit, describe_machine, versions
 from horkd.networks.network import ModelSpec, Network
 from horkd.objectives import Frozen, Objective
+from horkd.preprocess import Preprocess
 from horkd.studies.report import markdown
-from horkd.training import Recipe, Task, fit, new_state
+from horkd.training import Recipe, train
 
 IMAGES = 50_000
 #: Network, pixels, batches: some seconds to a minute each.
@@ -64,8 +66,8 @@ def measured(model: str, pixels: int, batches: int, settings: Settings) -> float
     seconds = []
     for count in (5, batches):
         recipe = Recipe(epochs=1, learning_rate=0.01, batches=count)
-        task = Task(data, data.train, Degradation(pixels), recipe, settings, 0)
-        seconds.append(fit(new_state(network, Objective(), recipe), task).seconds[0])
+        state = train(network, Objective(), data.train, data, Degradation(pixels), recipe, settings)
+        seconds.append(state.seconds[0])
     return seconds[-1] * IMAGES / (128 * batches)
 
 
@@ -73,12 +75,12 @@ def looked(model: str, pixels: int, count: int, settings: Settings) -> float:
     """Seconds of a frozen network's answers to a view of all images."""
     data = images(count)
     frozen = Frozen(settings.place(Network(ModelSpec(model, 100))))
-    recipe = Recipe(epochs=1, views=1)
+    views = FixedViews(data.train, 1, Recipe().crop, data.flip)
+    preprocess = Preprocess.of(frozen.network, data, Degradation(pixels), settings.memory_format)
     with tempfile.TemporaryDirectory() as folder:
-        task = Task(data, data.train, Degradation(16), recipe, settings, 0, frozen,
-                    Degradation(pixels), answers=Path(folder))  # fmt: skip
+        answers = Answers(frozen, preprocess, settings, Path(folder), views)
         start = time.perf_counter()
-        task.view_answers(0)
+        answers.of_view(0)
         return (time.perf_counter() - start) * IMAGES / count
 
 

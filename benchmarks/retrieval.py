@@ -14,7 +14,7 @@ import torch
 
 from horkd import paths, storage
 from horkd.machine import describe_machine
-from horkd.protocols import retrieval
+from horkd.protocols import neighbours
 
 
 def main() -> None:
@@ -30,11 +30,11 @@ def main() -> None:
     x = torch.randn(sizes.classes, sizes.width)[labels] + torch.randn(sizes.images, sizes.width)
     before = _peak()
     start = time.perf_counter()
-    retrieval.measure(x, labels)
+    neighbours.measure(x, labels)
     found = {"measure_s": round(time.perf_counter() - start, 1), "measure_mib": _peak() - before}
     if sizes.nmi:
         start = time.perf_counter()
-        retrieval.nmi(x, labels)
+        neighbours.nmi(x, labels)
         found["nmi_s"] = round(time.perf_counter() - start, 1)
     content = vars(sizes) | found | {"machine": describe_machine(torch.device("cpu"))}
     storage.save_json(paths.root() / "reports" / "benchmarks" / "retrieval-cpu.json", content)

@@ -11,6 +11,7 @@ which the training loop doesn't have, so the parts are upper bounds there.
 import argparse
 import time
 from collections import defaultdict
+from dataclasses import dataclass
 
 import pandas as pd
 import torch
@@ -21,9 +22,10 @@ from horkd.losses import HybridOrderLoss
 from horkd.machine import Settings, commit, describe_machine, exact_matmul, versions
 from horkd.networks.network import ModelSpec, Network
 from horkd.objectives import Frozen, Objective
+from horkd.preprocess import Preprocess
 from horkd.studies.presets import get_preset
 from horkd.studies.study import configure, study
-from horkd.training import Task, new_state
+from horkd.training import State, new_state
 
 NECESSARY = ("frozen model", "student", "losses", "backward", "optimiser")
 
@@ -45,8 +47,20 @@ class Clock:
         self.last = now
 
 
-def prepare(preset_name: str, data_name: str) -> tuple[Task, object]:
-    """A student's task with untrained networks: the time does not depend on the weights."""
+@dataclass
+class Step:
+    """What a step needs: networks, batches, and what each network sees of them."""
+
+    state: State
+    frozen: Frozen
+    batches: Batches
+    learner_sees: Preprocess
+    frozen_sees: Preprocess
+    settings: Settings
+
+
+def prepare(preset_name: str, data_name: str) -> Step:
+    """A student's step with untrained networks: the time does not depend on the weights."""
     preset = get_preset(preset_name, data_name)
     config = configure(preset, study(preset, "two_stage")["student"])
     data = load_dataset(config.data, config.per_class)
@@ -58,25 +72,22 @@ def prepare(preset_name: str, data_name: str) -> tuple[Task, object]:
     centers = torch.randn(data.num_classes, assistant.width)
     objective = Objective(1.0, HybridOrderLoss(dict(config.orders), centers))
     state = new_state(settings.place(student), objective.to(settings.device), config.recipe)
-    task = Task(
-        data,
-        data.train.to(settings.device),
-        config.degradation,
-        config.recipe,
-        settings,
-        0,
+    recipe, layout = config.recipe, settings.memory_format
+    images = data.train.to(settings.device)
+    return Step(
+        state,
         frozen,
-        config.frozen.degradation,
+        Batches(images, recipe.batch_size, recipe.crop, data.flip),
+        Preprocess.of(student, data, config.degradation, layout),
+        Preprocess.of(assistant, data, config.frozen.degradation, layout),
+        settings,
     )
-    return task, state
 
 
-def measure(task: Task, state, steps: int) -> dict[str, float]:
+def measure(step: Step, steps: int) -> dict[str, float]:
     """Milliseconds per step of each part, after five steps of warming up."""
-    batches = Batches(task.train, task.recipe.batch_size, task.recipe.crop, task.data.flip)
-    learner_sees = task.view(task.degradation, 0)
-    frozen_sees = task.view(task.frozen_degradation, 0)
-    clock, done = Clock(task.settings.device.startswith("cuda")), 0
+    state, batches = step.state, step.batches
+    clock, done = Clock(step.settings.device.startswith("cuda")), 0
     state.network.train()
     for epoch in range(1 + (steps + 5) // len(batches)):
         iterator = batches.epoch(epoch)
@@ -88,10 +99,10 @@ def measure(task: Task, state, steps: int) -> dict[str, float]:
             if batch is None:
                 break
             clock.lap("batch")
-            small, full = learner_sees(batch[0]), frozen_sees(batch[0])
+            small, full = step.learner_sees(batch[0]), step.frozen_sees(batch[0])
             clock.lap("views")
-            with task.settings.autocast():
-                target = task.frozen(full)
+            with step.settings.autocast():
+                target = step.frozen(full)
                 clock.lap("frozen model")
                 output = state.network(small)
                 clock.lap("student")
@@ -114,25 +125,25 @@ def main() -> None:
     parser.add_argument("--data", default="")
     parser.add_argument("--steps", type=int, default=60)
     arguments = parser.parse_args()
-    task, state = prepare(arguments.preset, arguments.data)
+    step = prepare(arguments.preset, arguments.data)
     with exact_matmul():
-        parts = measure(task, state, arguments.steps)
+        parts = measure(step, arguments.steps)
     total = sum(parts.values())
     outside = sum(ms for name, ms in parts.items() if name not in NECESSARY)
     table = pd.DataFrame({"part": parts.keys(), "ms per step": parts.values()})
     table["share (%)"] = 100 * table["ms per step"] / total
     print(table.round(2).to_string(index=False))
     print(f"outside forward, backward and optimiser: {100 * outside / total:.1f} %")
-    device = torch.device(task.settings.device).type
+    device = torch.device(step.settings.device).type
     path = paths.reports_dir() / "benchmarks" / f"step-{arguments.preset}-{device}.json"
     record = {
         "preset": arguments.preset,
-        "data": task.data.name,
+        "data": arguments.data,
         "steps": arguments.steps,
-        "batch_size": task.recipe.batch_size,
+        "batch_size": step.batches.batch_size,
         "ms_per_step": parts,
         "outside_percent": 100 * outside / total,
-        "machine": describe_machine(task.settings.device),
+        "machine": describe_machine(step.settings.device),
         "versions": versions(),
         "commit": commit(),
     }

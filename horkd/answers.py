@@ -18,14 +18,23 @@ The folder is a cache: it may be deleted at any time.
 
 import shutil
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from horkd import storage
+from horkd.data.batches import Batches
+from horkd.data.images import ImageSet
 from horkd.errors import HorkdError
+from horkd.machine import Settings
 from horkd.networks.network import Output
+from horkd.objectives import Frozen
+from horkd.predict import chunk
+from horkd.preprocess import Preprocess
 
 #: `cache="auto"` keeps no run's answers that would take more than this; fixed views are always
 #: kept.
@@ -44,7 +53,7 @@ class Remembered:
 
     Args:
         path: the epoch's file; None neither reads nor writes.
-        look: the frozen model with its view of crops.
+        look: the frozen model with its preprocessing.
         device: where answers are needed.
         stored: answers that are known already.
         index: int64 (N,), the place in `stored` of the answer to each crop of the epoch; None if
@@ -104,6 +113,108 @@ class Remembered:
         _write(self.path, self.new)
 
 
+@dataclass(frozen=True)
+class FixedViews:
+    """Images with a few fixed crops of each (`Batches`, `views`).
+
+    Attributes:
+        images: of the whole set, or the training images alone.
+        count: views of each image.
+        crop, flip: as of `Batches`.
+        by_id: answers are kept by the images' ids in the whole set, for all runs on parts of it;
+            else by place among the training images.
+    """
+
+    images: ImageSet
+    count: int
+    crop: int
+    flip: bool
+    by_id: bool = False
+
+
+class Answers:
+    """What a frozen model says of the crops that a run is trained on.
+
+    Args:
+        frozen: the model, on the device.
+        preprocess: what it sees of a crop.
+        settings: resolved settings of this machine.
+        folder: where answers are kept for other runs; None keeps nothing.
+        views: the fixed views, if the crops are such.
+    """
+
+    def __init__(
+        self,
+        frozen: Frozen,
+        preprocess: Preprocess,
+        settings: Settings,
+        folder: Path | None = None,
+        views: FixedViews | None = None,
+    ) -> None:
+        self.frozen, self.preprocess, self.settings = frozen, preprocess, settings
+        self.folder, self.views = folder, views
+
+    @property
+    def keeps_views(self) -> bool:
+        """Whether answers to whole views are computed ahead."""
+        return self.views is not None and self.folder is not None
+
+    def epoch(
+        self,
+        number: int,
+        seed: int,
+        maps: bool,
+        batches: Batches,
+        generator: torch.Generator | None = None,
+    ) -> Remembered:
+        """The answers of an epoch, batch by batch.
+
+        Args:
+            number: of the epoch, from 0.
+            seed: of the epoch.
+            maps: whether maps are needed, which are never kept.
+            batches: what hands out the crops.
+            generator: of the noise that the frozen model sees.
+        """
+        device = self.settings.device
+        if self.keeps_views and not maps:
+            view = number % self.views.count
+            known = number >= self.views.count or self._file(view).is_file()
+            order = batches.order(seed)
+            index = (batches.ids[order] if self.views.by_id else order).cpu()
+            found = Remembered(None, self.frozen, device, self.of_view(view), index)
+            found.read = known  # else this very epoch has waited for them
+            return found
+        path = None if maps or self.folder is None else self.folder / f"{number}.safetensors"
+        see = partial(self.preprocess, generator=generator)
+        return Remembered(path, lambda crops: self.frozen(see(crops), maps), device)
+
+    def of_view(self, number: int) -> Output:
+        """The answers to a view of every image, by id or in the order of the images."""
+        views, settings = self.views, self.settings
+        at_a_time = chunk(self.frozen.network, self.preprocess.degradation, views.images.size)
+        batches = Batches(views.images.to("cpu"), 1, views.crop, views.flip, views.count)
+        noise = torch.Generator(settings.device).manual_seed(number)
+
+        def look(first: int, last: int) -> Output:
+            crops = batches.view(number, at_a_time, first, last)
+            steps = -(-(last - first) // at_a_time)
+            hidden = None if settings.progress else True
+            features, logits = [], []
+            for part in tqdm(crops, f"view {number}", steps, leave=False, disable=hidden):
+                with settings.autocast():
+                    answer = self.frozen(self.preprocess(part.to(settings.device), noise))
+                features.append(answer.features.cpu())
+                logits.append(answer.logits.cpu())
+            return Output(torch.cat(features), torch.cat(logits))
+
+        half = settings.precision == "bf16"
+        return of_view(self._file(number), look, len(views.images), half)
+
+    def _file(self, number: int) -> Path:
+        return self.folder / f"view-{number}.safetensors"
+
+
 def _read(path: Path) -> Output | None:
     tensors = storage.read_cache(path, "features", "logits")
     return None if tensors is None else Output(tensors["features"], tensors["logits"])
@@ -128,6 +239,20 @@ def view_size(images: int, width: int, half: bool) -> int:
         half: in float16.
     """
     return (2 if half else 4) * images * width
+
+
+def keeps(settings: Settings, size: int, views: bool, largest: int = LARGEST) -> bool:
+    """Whether the answers to the crops of a run are kept on disk.
+
+    Args:
+        settings: of the machine; "auto" keeps fixed views, and on a CPU what is not too large.
+        size: bytes that they would take.
+        views: they are of fixed views.
+        largest: bytes that are not too large.
+    """
+    if settings.cache == "auto":
+        return views or (not settings.on_cuda and size <= largest)
+    return settings.cache == "on"
 
 
 def require_space(folder: Path, needed: int) -> None:
@@ -159,7 +284,9 @@ def _half(x: Tensor) -> Tensor:
 _VIEWS: dict[Path, Output] = {}
 
 
-def of_view(path: Path, look: Callable[[int, int], Output], count: int, half: bool) -> Output:
+def of_view(
+    path: Path, look: Callable[[int, int], Output], count: int, half: bool, part: int = PART
+) -> Output:
     """The answers to one view of a whole set: read, or computed once for all runs and folds.
 
     Args:
@@ -167,6 +294,7 @@ def of_view(path: Path, look: Callable[[int, int], Output], count: int, half: bo
         look: computes those to the images `first` to `last` - 1, in the order of their ids.
         count: of the images.
         half: keep float16.
+        part: images whose answers are written at a time.
 
     Returns:
         Features (N, D) and logits (N, C), mapped into memory from the file.
@@ -178,18 +306,20 @@ def of_view(path: Path, look: Callable[[int, int], Output], count: int, half: bo
         with storage.locked(path.with_suffix(".lock")):
             found = _read(path)
             if found is None:
-                found = _in_parts(path, look, count, half)
+                found = _in_parts(path, look, count, half, part)
         while len(_VIEWS) >= 16:
             _VIEWS.pop(next(iter(_VIEWS)))
         _VIEWS[path] = found
     return _VIEWS[path]
 
 
-def _in_parts(path: Path, look: Callable[[int, int], Output], count: int, half: bool) -> Output:
+def _in_parts(
+    path: Path, look: Callable[[int, int], Output], count: int, half: bool, step: int
+) -> Output:
     """Compute what is missing of a view, join the parts, and read the file."""
     parts = []
-    for first in range(0, count, PART):
-        last = min(first + PART, count)
+    for first in range(0, count, step):
+        last = min(first + step, count)
         part = path.with_name(f"{path.stem}.{first}-{last}.safetensors")
         if _read(part) is None:
             answer = look(first, last)

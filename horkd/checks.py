@@ -1,5 +1,7 @@
 """Checks of what is handed in: one line that names what is wrong."""
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import ArrayLike
 from torch import Tensor
@@ -17,7 +19,7 @@ def unit_rows(embeddings: ArrayLike | Tensor, name: str = "embeddings") -> np.nd
     Raises:
         HorkdError: if they are no table of finite numbers or there is none.
     """
-    x = _array(embeddings, name)
+    x = numbers(embeddings, name)
     if x.ndim != 2 or not x.size:
         raise HorkdError(f"{name} must be one row per image, (N, D), got shape {x.shape}")
     if not np.isfinite(x).all():
@@ -53,27 +55,74 @@ def _plain(values: ArrayLike | Tensor) -> np.ndarray:
     return (values.double() if values.is_floating_point() else values).numpy()  # NumPy has no bf16
 
 
-def _array(values: ArrayLike | Tensor, name: str) -> np.ndarray:
+def numbers(values: ArrayLike | Tensor, name: str) -> np.ndarray:
+    """A table of numbers in float64, of any shape.
+
+    Args:
+        values: what was given.
+        name: what an error calls it.
+
+    Raises:
+        HorkdError: if it is none.
+    """
     try:
         return _plain(values).astype(np.float64)
     except (TypeError, ValueError) as error:
         raise HorkdError(f"{name} must be a table of numbers: {error}") from None
 
 
-def _flags(values: ArrayLike | Tensor, name: str) -> np.ndarray:
+def flags(values: ArrayLike | Tensor, name: str) -> np.ndarray:
+    """Bool (P,).
+
+    Args:
+        values: what was given.
+        name: what an error calls it.
+
+    Raises:
+        HorkdError: if it is anything else.
+    """
     x = _plain(values)
     if x.ndim != 1 or (x.size and x.dtype != bool):
         raise HorkdError(f"{name} must be bool (P,), got {x.dtype} of shape {x.shape}")
     return x.astype(bool)
 
 
-def _at_least_one(name: str, *values: int) -> None:
+def at_least_one(name: str, *values: int) -> None:
+    """Refuse numbers below one.
+
+    Args:
+        name: what an error calls them.
+        values: the numbers.
+
+    Raises:
+        HorkdError: if one of them is.
+    """
     for value in values:
         if value < 1:
             raise HorkdError(f"{name} must be 1 or more, got {value}")
 
 
-def _at_least_one(name: str, *values: int) -> None:
-    for value in values:
-        if value < 1:
-            raise HorkdError(f"{name} must be 1 or more, got {value}")
+def row_parts(x: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Rows in float64 on the CPU (other devices may not have it), some at a time."""
+    step = max(1, 2**20 // x.shape[1])
+    for start in range(0, len(x), step):
+        where = slice(start, start + step)
+        yield where, x[where].cpu().double()
+
+
+def float_table(x: Tensor, name: str) -> None:
+    """Refuse what is not a table of embeddings, one row per image.
+
+    Args:
+        x: what was given.
+        name: what an error calls it.
+
+    Raises:
+        HorkdError: if it is no float tensor (N, D), empty, or not finite in float32.
+    """
+    if not isinstance(x, Tensor) or x.ndim != 2 or not x.numel() or not x.is_floating_point():
+        got = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        raise HorkdError(f"{name} must be one row per image, a float tensor (N, D), got {got}")
+    bad = sum(int((~part.float().isfinite()).any(1).sum()) for _, part in row_parts(x))
+    if bad:
+        raise HorkdError(f"{bad} of {len(x)} {name} are not finite in float32: check the network")

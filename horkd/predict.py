@@ -1,30 +1,20 @@
-"""TODO"""
+"""Features and logits of full-resolution images, seen through a degradation."""
 
-import os
 from collections.abc import Iterator
-from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from horkd.data import (
-    Dataset,
-    ImageSet,
-    PhotoFiles,
-    normalise,
-)
-from horkd.data.batches import decoded
 from horkd.degradation import Degradation
 from horkd.errors import HorkdError
-from horkd.networks.network import Network, Output, Statistics
+from horkd.networks.network import Network, Output
+from horkd.preprocess import Channels, Preprocess
 
-
-def statistics(network: Network, data: Dataset) -> tuple[Statistics, Statistics]:
-    """Channel mean and deviation of what a network is fed: its own, or else those of the data."""
-    spec = network.spec
-    return spec.mean or data.mean, spec.std or data.std
+if TYPE_CHECKING:
+    from horkd.data.images import Dataset
+    from horkd.data.photos import PhotoFiles
 
 
 def chunk(network: Network, degradation: Degradation, size: int) -> int:
@@ -41,40 +31,19 @@ def chunk(network: Network, degradation: Degradation, size: int) -> int:
     return max(4, 100_000 // side**2)
 
 
-def memory_format(network: Network) -> torch.memory_format:
-    """The format of a network's convolutions, which its images should have too."""
-    weights = (p for p in network.parameters() if p.ndim == 4)
-    fast = any(not p.is_contiguous() for p in weights)
-    return torch.channels_last if fast else torch.contiguous_format
-
-
-def _parts(images: Tensor | PhotoFiles, batch_size: int) -> Iterator[Tensor]:
+def _parts(images: "Tensor | PhotoFiles", batch_size: int) -> Iterator[Tensor]:
     """uint8 (B, 3, S, S) at a time, in order."""
-    if isinstance(images, Tensor):
-        if len(images):
-            yield from images.split(batch_size)
-        return
-    # of a whole photo the margin is a part that has to be decoded before it is left out
-    files = images if images.crop.kind == "whole" else replace(images, margin=0)
-    inner = slice(files.margin, files.margin + files.size)
-    workers = min(8, os.cpu_count() or 1) if len(files) > 1000 else 0
-    start = "spawn" if workers else None
-    loader = DataLoader(
-        files,
-        batch_size,
-        num_workers=workers,
-        multiprocessing_context=start,
-        generator=torch.Generator(),  # not the global one, which initial weights are drawn from
-    )
-    for photos, _, _ in decoded(loader):
-        yield photos[:, :, inner, inner]
+    if not isinstance(images, Tensor):
+        yield from images.parts(batch_size)
+    elif len(images):
+        yield from images.split(batch_size)
 
 
 @torch.no_grad()
 def predict(
     network: Network,
-    images: Tensor | PhotoFiles,
-    data: Dataset,
+    images: "Tensor | PhotoFiles",
+    channels: "Channels | Dataset",
     degradation: Degradation,
     batch_size: int | None = None,
 ) -> Output:
@@ -83,24 +52,29 @@ def predict(
     Args:
         network: put into eval mode for the duration.
         images: uint8 (N, 3, S, S), or photos on disk.
-        data: whose channel statistics normalise the images.
+        channels: statistics that normalise the images where the network has none of its own: a
+            data set, or `Channels`.
         degradation: what the network sees of them; noise is drawn from a fixed seed.
         batch_size: images at a time; None for what suits network and machine.
 
     Returns:
         float32 features (N, D) and logits (N, C) on the network's device.
+
+    Raises:
+        HorkdError: if there are no images.
     """
     device = next(network.parameters()).device
     training = network.training
     network.eval()
     generator = torch.Generator(device).manual_seed(0)
-    mean, std = statistics(network, data)
-    batch_size = batch_size or chunk(network, degradation, data.size)
+    preprocess = Preprocess.of(network, channels, degradation)
+    if batch_size is None:
+        size = images.shape[-1] if isinstance(images, Tensor) else images.size
+        batch_size = chunk(network, degradation, size)
     features, logits = [], []
     try:
         for batch in _parts(images, batch_size):
-            x = normalise(degradation(batch.to(device), generator), mean, std)
-            out = network(x.contiguous(memory_format=memory_format(network)))
+            out = network(preprocess(batch.to(device), generator))
             features.append(out.features.float())
             logits.append(out.logits.float())
     finally:
@@ -110,15 +84,10 @@ def predict(
     return Output(torch.cat(features), torch.cat(logits))
 
 
-def central(images: ImageSet | PhotoFiles) -> Tensor | PhotoFiles:
-    """What `predict` takes of a split: images without margin, or the photos themselves."""
-    return images.central if isinstance(images, ImageSet) else images
-
-
 def embed(
     network: Network,
-    images: Tensor | PhotoFiles,
-    data: Dataset,
+    images: "Tensor | PhotoFiles",
+    channels: "Channels | Dataset",
     degradation: Degradation,
     flip: bool = False,
 ) -> Tensor:
@@ -127,13 +96,16 @@ def embed(
     Args:
         network: any.
         images: uint8 (N, 3, S, S), or photos on disk.
-        data: whose channel statistics normalise the images.
+        channels: as in `predict`.
         degradation: what the network sees of them.
         flip: add the features of the mirrored image before scaling, as face recognition often does.
+
+    Raises:
+        HorkdError: if photos on disk are to be mirrored, or there are no images.
     """
-    features = predict(network, images, data, degradation).features
+    features = predict(network, images, channels, degradation).features
     if flip:
         if not isinstance(images, Tensor):
             raise HorkdError("flip needs images in memory: load them first")
-        features = features + predict(network, images.flip(3), data, degradation).features
+        features = features + predict(network, images.flip(3), channels, degradation).features
     return F.normalize(features).cpu()

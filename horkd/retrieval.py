@@ -1,5 +1,6 @@
-"""The former name of `horkd.protocols.retrieval`."""
+"""The former name of `horkd.protocols.neighbours` and `horkd.protocols.alignment`."""
 
-from horkd.protocols.retrieval import TIE, Alignment, align, measure, nearest, nmi
+from horkd.protocols.alignment import Alignment, align
+from horkd.protocols.neighbours import TIE, measure, nearest, nmi
 
 __all__ = ["TIE", "Alignment", "align", "measure", "nearest", "nmi"]

@@ -3,30 +3,23 @@
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from horkd.answers import Remembered, of_view
-from horkd.data import (
-    Batches,
-    Dataset,
-    FileBatches,
-    ImageSet,
-    PhotoFiles,
-    ReducedBatches,
-    normalise,
-)
+from horkd.answers import Answers, Remembered
+from horkd.data.batches import Batches, FileBatches, ReducedBatches
+from horkd.data.images import Dataset, ImageSet
+from horkd.data.photos import PhotoFiles
 from horkd.degradation import Degradation
 from horkd.errors import HorkdError
-from horkd.evaluate import score
 from horkd.machine import Interruption, Settings, exact_matmul, seeded
-from horkd.networks.network import Network, Output
+from horkd.networks.network import Network
 from horkd.objectives import Frozen, Objective
-from horkd.predict import chunk, statistics
+from horkd.preprocess import Channels, Preprocess
 
 #: The gradient shares are measured on one step of this many, and at least once an epoch.
 GRADIENT_EVERY = 25
@@ -176,6 +169,14 @@ class State:
     generators: "Generators | None" = None
     random: dict[str, Tensor] = field(default_factory=dict)
 
+    def end_epoch(self, entry: dict, seconds: float) -> None:
+        """Note a finished epoch; nothing of its steps is kept."""
+        self.history.append(entry)
+        self.epoch += 1
+        self.seconds.append(seconds)
+        self.step, self.elapsed = 0, 0.0
+        self.sums, self.norms, self.generators = {}, {}, None
+
 
 def new_state(network: Network, objective: Objective, recipe: Recipe) -> State:
     """A run that has not begun; the projector, if any, is optimised with the network."""
@@ -193,152 +194,99 @@ def new_state(network: Network, objective: Objective, recipe: Recipe) -> State:
     return State(network, objective, optimizer)
 
 
-@dataclass(frozen=True)
-class Task:
-    """What is learnt from what, and how. The teacher's task has no frozen model.
+def batches_of(
+    images: ImageSet | PhotoFiles,
+    recipe: Recipe,
+    flip: bool = True,
+    reduce: Degradation | None = None,
+) -> Batches:
+    """Batches of training images, in memory or from disk.
 
-    Attributes:
-        data: for the channel statistics and whether mirror images are allowed.
-        train: training images, on the device.
-        degradation: what the learner sees of them.
-        recipe: optimisation.
-        settings: resolved settings of this machine.
-        seed: of the order of images, crops, flips and noise.
-        frozen: the model to distil from, or None.
-        frozen_degradation: what the frozen model sees of the same crops.
-        validation: scored after every epoch to find the best one; None scores nothing. (With
-            `RunConfig.select` "test" these are the test images.)
-        warmup: epochs over which the distillation terms rise linearly to their weights.
-        answers: folder for the frozen model's answers (`horkd.answers`), or None.
+    Args:
+        images: the training images; in memory they lie on the device.
+        recipe: batch size, crops, fixed views, and images of a class in a batch.
+        flip: mirror half of the images.
+        reduce: what the learner sees, if nobody else looks at the crops: they may come as it sees
+            them where that is always the same.
     """
-
-    data: Dataset
-    train: ImageSet | PhotoFiles
-    degradation: Degradation
-    recipe: Recipe
-    settings: Settings
-    seed: int
-    frozen: Frozen | None = None
-    frozen_degradation: Degradation | None = None
-    validation: ImageSet | PhotoFiles | None = None
-    warmup: float = 0.0
-    answers: Path | None = None
-
-    def view(
-        self,
-        degradation: Degradation,
-        seed: int,
-        network: Network | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Callable[[Tensor], Tensor]:
-        """What a network sees of a batch of crops: degraded, normalised, in its memory format.
-
-        Args:
-            degradation: of the crops.
-            seed: of its noise.
-            network: whose channel statistics normalise; the data's without one.
-            generator: what the noise is drawn from instead of a new one.
-        """
-        if generator is None:
-            generator = torch.Generator(self.settings.device).manual_seed(seed)
-        known = getattr(network, "spec", None) is not None
-        mean, std = statistics(network, self.data) if known else (self.data.mean, self.data.std)
-
-        def see(crops: Tensor) -> Tensor:
-            x = normalise(degradation(crops, generator), mean, std)
-            return x.contiguous(memory_format=self.settings.memory_format)
-
-        return see
-
-    def batches(self, reduced: bool = False) -> Batches:
-        """Batches of the training images, in memory or from disk.
-
-        Args:
-            reduced: nobody but the learner looks at the crops, so that they may come as it sees
-                them where that is always the same.
-        """
-        kind = Batches if isinstance(self.train, ImageSet) else FileBatches
-        recipe, own = self.recipe, self.degradation
-        found = kind(
-            self.train,
-            recipe.batch_size,
-            recipe.crop,
-            self.data.flip,
-            recipe.views,
-            recipe.per_class,
-            recipe.batches,
-        )
-        plain = not (own.upsample or own.blur or own.noise or own.jpeg or recipe.progressive)
-        if reduced and recipe.views and plain and own.size < self.train.size:
-            return ReducedBatches(found, own)
+    kind = Batches if isinstance(images, ImageSet) else FileBatches
+    found = kind(
+        images,
+        recipe.batch_size,
+        recipe.crop,
+        flip,
+        recipe.views,
+        recipe.per_class,
+        recipe.batches,
+    )
+    if reduce is None or not recipe.views or recipe.progressive or reduce.size >= images.size:
         return found
+    if reduce.upsample or reduce.blur or reduce.noise or reduce.jpeg:
+        return found
+    return ReducedBatches(found, reduce)
 
-    def frozen_answers(
-        self,
-        seed: int,
-        epoch: int,
-        maps: bool,
-        batches: Batches | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Remembered | None:
-        """What the frozen model says of the crops of an epoch, batch by batch; None without one.
 
-        Args:
-            seed: of the epoch.
-            epoch: its number, from 0.
-            maps: whether maps are needed, which are never kept.
-            batches: what hands out the crops; only needed for fixed views.
-            generator: of the noise that the frozen model sees, None for a new one.
-        """
-        if self.frozen is None:
-            return None
-        see = self.view(self.frozen_degradation, seed, self.frozen.network, generator)
-        if self.recipe.views and self.answers is not None and not maps:
-            number = epoch % self.recipe.views
-            known = epoch >= self.recipe.views or self._view_file(number).is_file()
-            order = batches.order(seed)
-            # by image id in the whole set; without one, by place among the training images
-            index = (order if self.data.whole is None else batches.ids[order]).cpu()
-            stored = self.view_answers(number)
-            answers = Remembered(None, self.frozen, self.settings.device, stored, index)
-            answers.read = known  # else this very epoch has waited for them
-            return answers
-        path = None if maps or self.answers is None else self.answers / f"{epoch}.safetensors"
-        return Remembered(path, lambda x: self.frozen(see(x), maps), self.settings.device)
+def train(
+    network: Network,
+    objective: Objective,
+    images: ImageSet,
+    channels: Channels | Dataset,
+    degradation: Degradation,
+    recipe: Recipe,
+    settings: Settings | None = None,
+    seed: int = 0,
+    flip: bool = True,
+    frozen: Frozen | None = None,
+    frozen_degradation: Degradation | None = None,
+) -> State:
+    """Train a network on images in memory from the beginning to the end.
 
-    def view_answers(self, number: int) -> Output:
-        """What the frozen model says of a view of every image.
+    Args:
+        network: what learns; trained in place, and left on the device.
+        objective: what it minimises; placed likewise.
+        images: the training images.
+        channels: statistics that normalise them.
+        degradation: what the learner sees.
+        recipe: optimisation.
+        settings: of the machine.
+        seed: of the order of images, crops, flips and noise.
+        flip: whether a mirrored image still belongs to its class.
+        frozen: the model to distil from, or None.
+        frozen_degradation: what it sees of the same crops.
 
-        Of the whole set, by the images' ids; without one of the training images, in their order.
-        """
-        frozen, whole = self.frozen.network, self.data.whole or self.train
-        see = self.view(self.frozen_degradation, number, frozen)
-        settings, recipe = self.settings, self.recipe
-        batches = Batches(whole.to("cpu"), 1, recipe.crop, self.data.flip, recipe.views)
-        at_a_time = chunk(frozen, self.frozen_degradation, whole.size)
-
-        def look(first: int, last: int) -> Output:
-            crops = batches.view(number, at_a_time, first, last)
-            steps = -(-(last - first) // at_a_time)
-            hidden = None if settings.progress else True
-            features, logits = [], []
-            for part in tqdm(crops, f"view {number}", steps, leave=False, disable=hidden):
-                with settings.autocast():
-                    answer = self.frozen(see(part.to(settings.device)))
-                features.append(answer.features.cpu())
-                logits.append(answer.logits.cpu())
-            return Output(torch.cat(features), torch.cat(logits))
-
-        half = settings.precision == "bf16"
-        return of_view(self._view_file(number), look, len(whole), half)
-
-    def _view_file(self, number: int) -> Path:
-        return self.answers / f"view-{number}.safetensors"
+    Raises:
+        Diverged: if the loss is no longer a finite number.
+    """
+    settings = (settings or Settings()).resolve(network)
+    state = new_state(settings.place(network), objective.to(settings.device), recipe)
+    layout = settings.memory_format
+    answers = None
+    if frozen is not None:
+        sees = Preprocess.of(frozen.network, channels, frozen_degradation, layout)
+        answers = Answers(settings.place(frozen), sees, settings)
+    return fit(
+        state,
+        batches_of(images.to(settings.device), recipe, flip),
+        Preprocess.of(network, channels, degradation, layout),
+        recipe,
+        settings,
+        seed,
+        answers=answers,
+    )
 
 
 def fit(
     state: State,
-    task: Task,
+    batches: Batches,
+    preprocess: Preprocess,
+    recipe: Recipe,
+    settings: Settings,
+    seed: int,
+    *,
+    answers: Answers | None = None,
+    score: Callable[[Network], dict[str, float]] | None = None,
+    metric: str = "top1",
+    warmup: float = 0.0,
     label: str = "",
     after_epoch: Callable[[State], None] = lambda state: None,
     after_step: Callable[[State], None] = lambda state: None,
@@ -352,7 +300,15 @@ def fit(
 
     Args:
         state: changed in place; its modules are on the device already.
-        task: what to learn.
+        batches: crops of the training images.
+        preprocess: what the learner sees of a crop.
+        recipe: optimisation.
+        settings: resolved settings of this machine.
+        seed: of the order of images, crops, flips and noise.
+        answers: what the frozen model says of the same crops; None without one.
+        score: of a network after every epoch, to find the best one; None scores nothing.
+        metric: the entry of a score that epochs are compared by.
+        warmup: epochs over which the distillation terms rise linearly to their weights.
         label: for the progress bar.
         after_epoch: called with the state after every epoch.
         after_step: called with the state after every step but the last one of an epoch.
@@ -361,9 +317,7 @@ def fit(
     Raises:
         Diverged: if the loss is no longer a finite number.
     """
-    recipe = task.recipe
-    maps, asked = state.objective.needs_maps, bool(state.objective.distilled)
-    batches = task.batches(reduced=not asked or (task.answers is not None and not maps))
+    epoch = _Epoch(batches, preprocess, recipe, settings, seed, answers, warmup, after_step)
     with (
         exact_matmul(),
         tqdm(
@@ -371,120 +325,132 @@ def fit(
             initial=state.epoch * len(batches) + state.step,
             desc=label,
             unit="step",
-            disable=None if task.settings.progress else True,  # None: only on a terminal
+            disable=None if settings.progress else True,  # None: only on a terminal
             mininterval=1.0,
             dynamic_ncols=True,
         ) as bar,
     ):
         while state.epoch < recipe.epochs:
             start = state.begun = time.perf_counter() - state.elapsed
-            entry = _epoch(state, task, batches, bar, after_step, interruption or Interruption())
+            entry = epoch.rest(state, bar, interruption or Interruption())
             if not all(t.isfinite().all() for t in state.network.state_dict().values()):
                 raise Diverged(state.epoch + 1, entry["terms"])  # in the very last step
-            # a network without a classifier has nothing to be scored by on classes it knows
-            scored = task.data.disjoint or state.network.classifier is not None
-            if task.validation is not None and scored:
-                result = score(state.network, task.validation, task.data, task.degradation)
-                if math.isnan(result[main_metric(result)]):
+            if score is not None:
+                result = score(state.network)
+                if math.isnan(result[metric]):
                     raise Diverged(state.epoch + 1, entry["terms"])
-                _keep_best(state, result)
+                _keep_best(state, result, metric)
                 entry["validation"] = result
-                bar.set_postfix_str(f"validation {result[main_metric(result)]:.1f} %")
-            state.history.append(entry)
-            state.epoch += 1
-            state.seconds.append(time.perf_counter() - start)
-            state.step, state.elapsed = 0, 0.0
-            state.sums, state.norms, state.generators = {}, {}, None
+                bar.set_postfix_str(f"validation {result[metric]:.1f} %")
+            state.end_epoch(entry, time.perf_counter() - start)
             after_epoch(state)
     return state
 
 
-def main_metric(result: Mapping[str, float]) -> str:
-    """The name of what epochs are compared by: recall1 of retrieval, else top1."""
-    return "recall1" if "recall1" in result else "top1"
-
-
-def _keep_best(state: State, result: Mapping[str, float]) -> None:
+def _keep_best(state: State, result: Mapping[str, float], metric: str) -> None:
     """Copy the weights if no earlier epoch was as good on the validation split."""
-    name = main_metric(result)
-    if state.best is None or result[name] > max(e["validation"][name] for e in state.history):
+    earlier = (entry["validation"][metric] for entry in state.history)
+    if state.best is None or result[metric] > max(earlier):
         state.best = {n: t.detach().clone() for n, t in state.network.state_dict().items()}
         state.best_epoch = state.epoch + 1
 
 
-def _epoch(
-    state: State,
-    task: Task,
-    batches: Batches,
-    bar: tqdm,
-    after_step: Callable[[State], None],
-    interruption: Interruption,
-) -> dict:
-    """The rest of a pass over the images, from `state.step` on.
+@dataclass(frozen=True)
+class _Epoch:
+    """A pass over the batches; attributes as the arguments of `fit`."""
 
-    Sums stay on the device; nothing is read back before the end.
-    """
-    seed = task.seed * 100_003 + state.epoch
-    random = state.generators = Generators(task.settings.device, seed)
-    pixels = task.recipe.pixels(state.epoch, task.degradation.size)
-    seen = replace(task.degradation, size=pixels)
-    learner_sees = task.view(seen, seed, state.network, random.learner)
-    maps = state.objective.needs_maps
-    asked = bool(state.objective.distilled)  # a run may only start from the frozen weights
-    frozen = None
-    if asked:
-        frozen = task.frozen_answers(seed, state.epoch, maps, batches, random.frozen)
-    if frozen and state.step:
-        frozen.skip(state.step * task.recipe.batch_size)
-    elif frozen:
-        state.reading = frozen.read
-    trained = [p for group in state.optimizer.param_groups for p in group["params"]]
-    state.network.train()
-    # losses that draw, do so from torch's generators
-    with seeded(task.settings.device, seed), interruption.deferred():
-        if state.random:
-            random.restore(state.random)
-            state.random = {}
-        for crops, labels in batches.epoch(seed, state.epoch, state.step):
-            if not crops.device == labels.device == trained[0].device:  # read from disk
-                crops, labels = crops.to(trained[0].device), labels.to(trained[0].device)
-            done = state.epoch * len(batches) + state.step
-            rate = task.recipe.rate(done, len(batches))
-            ramp = min(1.0, (done + 1) / (task.warmup * len(batches))) if task.warmup else 1.0
-            for group in state.optimizer.param_groups:
-                group["lr"] = rate
-            with task.settings.autocast():
-                target = frozen(crops) if frozen else None
-                output = state.network(learner_sees(crops), maps)
-                terms = state.objective(output, labels, target, ramp)
-            if state.step % GRADIENT_EVERY == 0:
-                _accumulate(state.norms, state.objective.rebalance(terms, output.features))
-            state.optimizer.zero_grad(set_to_none=True)
-            terms["loss"].backward()
-            if task.recipe.clip is not None:
-                torch.nn.utils.clip_grad_norm_(trained, task.recipe.clip)
-            state.optimizer.step()
-            _accumulate(state.sums, terms)
-            state.step += 1
-            bar.update()
-            if state.step < len(batches):
-                after_step(state)
-    means = {name: value.item() / len(batches) for name, value in state.sums.items()}
-    if not all(math.isfinite(v) for v in means.values()):
-        raise Diverged(state.epoch + 1, means)
-    if frozen:
-        frozen.keep()
-        if state.reading:
-            state.remembered.append(state.epoch + 1)
-    measured = {name: value.item() for name, value in state.norms.items()}
-    whole = sum(measured.values()) or 1.0
-    entry = {
-        "epoch": state.epoch + 1,
-        "learning_rate": rate,
-        "terms": means,
-        "gradient_shares": {name: value / whole for name, value in measured.items()},
-    }
-    return entry | ({"pixels": pixels} if task.recipe.progressive else {})
+    batches: Batches
+    preprocess: Preprocess
+    recipe: Recipe
+    settings: Settings
+    seed: int
+    answers: Answers | None
+    warmup: float
+    after_step: Callable[[State], None]
+
+    def rest(self, state: State, bar: tqdm, interruption: Interruption) -> dict:
+        """The steps from `state.step` on; the entry of the epoch in the history.
+
+        Sums stay on the device; nothing is read back before the end.
+        """
+        seed, device = self.seed * 100_003 + state.epoch, self.settings.device
+        random = state.generators = Generators(device, seed)
+        pixels = self.recipe.pixels(state.epoch, self.preprocess.degradation.size)
+        learner_sees = partial(self.preprocess.at(pixels), generator=random.learner)
+        frozen = self._frozen(state, seed, random.frozen)
+        state.network.train()
+        # losses that draw, do so from torch's generators
+        with seeded(device, seed), interruption.deferred():
+            if state.random:
+                random.restore(state.random)
+                state.random = {}
+            for crops, labels in self.batches.epoch(seed, state.epoch, state.step):
+                self._step(state, crops.to(device), labels.to(device), learner_sees, frozen)
+                bar.update()
+                if state.step < len(self.batches):
+                    self.after_step(state)
+        means = {name: value.item() / len(self.batches) for name, value in state.sums.items()}
+        if not all(math.isfinite(v) for v in means.values()):
+            raise Diverged(state.epoch + 1, means)
+        if frozen:
+            frozen.keep()
+            if state.reading:
+                state.remembered.append(state.epoch + 1)
+        return self._entry(state, means, pixels)
+
+    def _frozen(self, state: State, seed: int, noise: torch.Generator) -> Remembered | None:
+        """The frozen model's answers from `state.step` on; None if no term needs them."""
+        if self.answers is None or not state.objective.distilled:
+            return None  # a run may only start from the frozen weights
+        maps = state.objective.needs_maps
+        frozen = self.answers.epoch(state.epoch, seed, maps, self.batches, noise)
+        if state.step:
+            frozen.skip(state.step * self.recipe.batch_size)
+        else:
+            state.reading = frozen.read
+        return frozen
+
+    def _step(
+        self,
+        state: State,
+        crops: Tensor,
+        labels: Tensor,
+        learner_sees: Callable[[Tensor], Tensor],
+        frozen: Remembered | None,
+    ) -> None:
+        """One step of the optimiser on a batch of crops."""
+        done = state.epoch * len(self.batches) + state.step
+        ramp = 1.0
+        if self.warmup:
+            ramp = min(1.0, (done + 1) / (self.warmup * len(self.batches)))
+        for group in state.optimizer.param_groups:
+            group["lr"] = self.recipe.rate(done, len(self.batches))
+        with self.settings.autocast():
+            target = frozen(crops) if frozen else None
+            output = state.network(learner_sees(crops), state.objective.needs_maps)
+            terms = state.objective(output, labels, target, ramp)
+        if state.step % GRADIENT_EVERY == 0:
+            _accumulate(state.norms, state.objective.rebalance(terms, output.features))
+        state.optimizer.zero_grad(set_to_none=True)
+        terms["loss"].backward()
+        if self.recipe.clip is not None:
+            trained = [p for group in state.optimizer.param_groups for p in group["params"]]
+            torch.nn.utils.clip_grad_norm_(trained, self.recipe.clip)
+        state.optimizer.step()
+        _accumulate(state.sums, terms)
+        state.step += 1
+
+    def _entry(self, state: State, means: dict[str, float], pixels: int) -> dict:
+        measured = {name: value.item() for name, value in state.norms.items()}
+        whole = sum(measured.values()) or 1.0
+        last = (state.epoch + 1) * len(self.batches) - 1
+        entry = {
+            "epoch": state.epoch + 1,
+            "learning_rate": self.recipe.rate(last, len(self.batches)),
+            "terms": means,
+            "gradient_shares": {name: value / whole for name, value in measured.items()},
+        }
+        return entry | ({"pixels": pixels} if self.recipe.progressive else {})
 
 
 class Generators:

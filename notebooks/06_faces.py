@@ -47,11 +47,10 @@ import pandas as pd
 import torch
 from IPython.display import Markdown, display
 
-from horkd import evaluate
-from horkd.data import load_dataset, verification_set
+from horkd.data import load_dataset
 from horkd.degradation import Degradation
 from horkd.lab.looks import Look
-from horkd.protocols import verification
+from horkd.protocols import Asked, verification
 from horkd.studies import report
 from horkd.studies.faces import figures as face_figures
 from horkd.studies.faces import page as face_page
@@ -142,15 +141,15 @@ photos = not face_tables.of_people(sizes) or show_faces
 if name is not None:
     student, teacher = arms[name][0], arms["teacher"][0]
     dataset = load_dataset(face_tables.tested_on(sizes))
-    images, pairs, folds = verification_set(dataset)
+    tested = dataset.protocol.pairs
+    images, pairs, folds = tested.images, tested.pairs, tested.folds
     inside = torch.isin(pairs.fold, torch.tensor(folds or range(10))).nonzero()[:, 0]
-    scores = evaluate.pair_scores(
-        student.network(), dataset, student.config.degradation, index=inside
-    )
+    asked = Asked(student.network(), dataset, student.config.degradation)
+    scores = verification.pair_scores(asked, inside)
     hardness = np.where(pairs.same[inside].numpy(), -scores, scores)
     hardest = inside[torch.from_numpy(np.argsort(-hardness))]
     view = face_tables.view_of(sizes, teacher, low)
-    others = evaluate.pair_scores(teacher.network(), dataset, view, index=inside)
+    others = verification.pair_scores(Asked(teacher.network(), dataset, view), inside)
 
     def right(run, seen, given):
         """Which pairs a network decides rightly, by the threshold of the other folds."""
@@ -175,7 +174,7 @@ def alike(run, view: Degradation, pair: int) -> float:
     """The cosine that a run's network gives to a pair, seen through `view`."""
     network = networks.setdefault(run.config.key, run.network())
     index = torch.tensor([pair])
-    return float(evaluate.pair_scores(network, dataset, view, index=index)[0])
+    return float(verification.pair_scores(Asked(network, dataset, view), index)[0])
 
 
 def look(rank: int, pixels: int) -> plt.Figure:
@@ -244,8 +243,8 @@ report.save_summary(
 # %%
 # Nobody who is tested was trained on, whatever the photo.
 data_tested = load_dataset(face_tables.tested_on(sizes))
-if face_tables.of_people(sizes) and data_tested.folds:
-    _, pairs, folds = verification_set(data_tested)
+if face_tables.of_people(sizes) and data_tested.protocol.pairs.folds:
+    pairs, folds = data_tested.protocol.pairs.pairs, data_tested.protocol.pairs.folds
     ends = torch.cat([pairs.left, pairs.right])[
         torch.isin(pairs.fold, torch.tensor(folds)).repeat(2)
     ]

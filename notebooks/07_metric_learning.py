@@ -50,12 +50,11 @@ import pandas as pd
 import torch
 from IPython.display import Markdown, display
 
-from horkd import predict as predict_
 from horkd.data import load_dataset
 from horkd.data.retrieval import plain_name
 from horkd.degradation import Degradation
 from horkd.lab import looks as looks_
-from horkd.protocols import retrieval
+from horkd.protocols import neighbours
 from horkd.studies import report
 from horkd.studies.presets import get_preset
 from horkd.studies.results import live, save_records
@@ -167,7 +166,7 @@ def features(name: str) -> torch.Tensor:
 
 def pictures(index: torch.Tensor) -> torch.Tensor:
     """Test images at full resolution, uint8 (N, 3, S, S)."""
-    test = predict_.central(dataset.test)
+    test = dataset.test.central
     if isinstance(test, torch.Tensor):
         return test[index]
     inner = slice(test.margin, test.margin + test.size)
@@ -187,7 +186,7 @@ def look(queries: list[int], pixels: int) -> plt.Figure:
     for name, resolution in pairs:
         if name not in arms:
             continue
-        near, _ = retrieval.nearest(features(name)[asked], features(name), SHOWN, asked)
+        near, _ = neighbours.nearest(features(name)[asked], features(name), SHOWN, asked)
         images = seen(near.flatten(), resolution)
         images = images.reshape(len(queries), SHOWN, *images.shape[1:])
         right = (labels[near] == labels[asked][:, None]).numpy()
@@ -248,10 +247,10 @@ trained = {*dataset.train.classes, *(dataset.validation.classes if dataset.valid
 assert not trained & set(dataset.test.classes)
 if metric_tables.TEACHER in arms:
     own = torch.arange(len(labels))
-    near, _ = retrieval.nearest(
+    near, _ = neighbours.nearest(
         features(metric_tables.TEACHER), features(metric_tables.TEACHER), 1, own
     )
     assert (near[:, 0] != own).all()
-    again = retrieval.measure(features(metric_tables.TEACHER), labels)["recall"]["1"]
+    again = neighbours.measure(features(metric_tables.TEACHER), labels)["recall"]["1"]
     kept = arms[metric_tables.TEACHER][0].record["results"]["test"]["recall"]["1"]
     assert abs(again - kept) < 1.0, "the record is of this network and these images"

@@ -17,7 +17,7 @@ from horkd.data import Batches, ImageSet, load_dataset, normalise
 from horkd.data.cifar import MEAN, STD, load_cifar100
 from horkd.degradation import Degradation
 from horkd.errors import HorkdError
-from horkd.training import Task
+from horkd.preprocess import Preprocess
 
 
 def noise_images(n: int, size: int = 8, classes: int = 3, seed: int = 0) -> ImageSet:
@@ -140,8 +140,9 @@ def test_a_batch_size_that_does_not_fit(batch_size):
 def test_both_models_see_the_same_crop_and_flip():
     """What the learner sees is what the frozen model sees, degraded: same window, same side."""
     data = replace(tiny.data(), flip=True)
-    task = Task(data, data.train, Degradation(8), tiny.RECIPE, tiny.SETTINGS, seed=0)
-    frozen_sees, learner_sees = (task.view(Degradation(size), seed=4) for size in (32, 8))
+    frozen_sees, learner_sees = (
+        Preprocess(Degradation(size), data.mean, data.std) for size in (32, 8)
+    )
     mean, std = (torch.tensor(v)[:, None, None] for v in (data.mean, data.std))
     for crops, _ in Batches(data.train, 12, 2, data.flip).epoch(0):
         full, low = frozen_sees(crops), learner_sees(crops)

@@ -20,16 +20,16 @@ from scipy.io import savemat
 from torch.utils.data import DataLoader
 from torchvision.datasets import CIFAR100
 
-from horkd import evaluate
 from horkd import predict as predict_
-from horkd.data import cifar
+from horkd.data import cifar, is_retrieval
 from horkd.data.faces import MEAN, STD
 from horkd.data.glyphs import CHARACTERS, UNSEEN_CHARACTERS, load_glyphs
 from horkd.data.images import Dataset, ImageSet
 from horkd.data.photos import FULL_CROP, WHOLE_CROP, PhotoFiles
 from horkd.data.retrieval import (
-    RETRIEVAL,
-    is_retrieval,
+    RETRIEVAL as NAMES,
+)
+from horkd.data.retrieval import (
     listing_digest,
     load_retrieval,
     of_photos,
@@ -40,6 +40,8 @@ from horkd.data.retrieval import (
 from horkd.degradation import Degradation
 from horkd.errors import HorkdError
 from horkd.lab.config import RunConfig
+from horkd.protocols import Asked
+from horkd.protocols.retrieval import RETRIEVAL, Retrieval
 
 
 def colour(number: int) -> tuple[int, int, int]:
@@ -80,7 +82,8 @@ def images_of(split) -> dict[str, list[str]]:
 
 def check(data: Dataset) -> None:
     """What holds for every set."""
-    assert data.disjoint
+    assert isinstance(data.protocol, Retrieval)
+    assert data.held_apart
     assert data.unseen is None
     splits = (data.train, data.validation, data.test)
     names = [name for split in splits for name in split.classes]
@@ -207,7 +210,7 @@ def test_folders_of_one_name_are_told_apart():
 
 
 @pytest.mark.parametrize("per_class", [0, -1, True, 2.0, "2"])
-@pytest.mark.parametrize("name", [*RETRIEVAL, "folder:x"])
+@pytest.mark.parametrize("name", [*NAMES, "folder:x"])
 def test_odd_per_class(name, per_class):
     assert "per_class must be a whole number of at least 1" in refusal(name, per_class)
 
@@ -679,7 +682,7 @@ def test_other_sets_are_not_listed_for_a_key(monkeypatch):
     def no(_name):
         raise AssertionError("only folders are listed")
 
-    monkeypatch.setattr("horkd.runs.listing_digest", no)
+    monkeypatch.setattr("horkd.lab.config.listing_digest", no)
     monkeypatch.delenv("HORKD_DATA", raising=False)
     assert len({key_of(name) for name in ("cub", "cub@224", "sop", "glyphs-disjoint")}) == 4
 
@@ -786,8 +789,8 @@ def test_features_of_whole_photos_are_of_their_centre(noisy, batch_size, pixels)
 def test_retrieval_among_whole_photos_is_among_their_centres(noisy):
     net, view = tiny.network(), Degradation(28)
     images = ImageSet(by_hand(noisy.test), noisy.test.labels, noisy.test.classes)
-    found = evaluate.retrieve(net, noisy, view)
-    assert found == evaluate.retrieve(net, replace(noisy, test=images), view)
+    found = RETRIEVAL(Asked(net, noisy, view))
+    assert found == RETRIEVAL(Asked(net, replace(noisy, test=images), view))
     assert found["queries"] == 6
 
 

@@ -9,7 +9,6 @@ import torch
 from horkd.data import ImageSet
 from horkd.degradation import Degradation
 from horkd.errors import HorkdError
-from horkd.evaluate import score
 from horkd.machine import latency
 from horkd.predict import predict
 from horkd.protocols.classification import accuracy, agreement
@@ -88,7 +87,7 @@ def test_the_network_is_left_as_it_was(network, training):
     data = tiny.data()
     network.train(training)
     before = {n: t.clone() for n, t in network.state_dict().items()}
-    score(network, data.test, data, HALF)
+    data.protocol.score(network, data.test, data, HALF)
     latency(network, 8, repeats=3)
     assert network.training is training
     assert all(m.training is training for m in network.modules())
@@ -114,7 +113,7 @@ def test_the_mode_is_restored_also_after_an_error(network):
 def test_a_score_is_the_accuracy_of_the_predictions(network):
     data = tiny.data()
     x = predict(network, data.test.images, data, HALF).logits
-    assert score(network, data.test, data, HALF) == accuracy(x, data.test.labels)
+    assert data.protocol.score(network, data.test, data, HALF) == accuracy(x, data.test.labels)
 
 
 def test_a_perfect_and_a_hopeless_network(network):
@@ -123,7 +122,7 @@ def test_a_perfect_and_a_hopeless_network(network):
     answers = predict(network, data.test.images, data, HALF).logits.argsort(1, descending=True)
     for rank, top1, top5 in ((0, 100, 100), (4, 0, 100), (5, 0, 0)):
         images = ImageSet(data.test.images, answers[:, rank].contiguous(), data.test.classes)
-        found = score(network, images, data, HALF)
+        found = data.protocol.score(network, images, data, HALF)
         assert found == {"top1": top1, "top5": top5, "n": 30}
 
 
@@ -135,6 +134,6 @@ def test_no_images(network):
 
 def test_latency_is_a_median_in_milliseconds(network, monkeypatch):
     clock = iter(t for i in range(8) for t in (i, i + (0.5 if i < 3 else 0.001 * i)))
-    monkeypatch.setattr("horkd.evaluate.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("horkd.machine.time.perf_counter", lambda: next(clock))
     # three to warm up, then 3, 4, 5, 6, 7 ms
     assert latency(network, 8, repeats=5) == pytest.approx(5)

@@ -1,7 +1,6 @@
 """Runs on faces: networks of others as teachers, views computed once, heads and orders."""
 
 import dataclasses
-import functools
 import json
 import math
 import sys
@@ -14,19 +13,18 @@ import tiny
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
-from test_open_set import casia_tree, forget, lfw_tree, with_unseen
+from test_open_set import casia_tree, lfw_tree, with_unseen
 from torch import Tensor
 
-from horkd import answers, evaluate, storage
-from horkd import machine as machine_
+from horkd import answers, storage
 from horkd import predict as predict_
-from horkd.data import FileBatches, load_dataset, normalise
+from horkd.data import load_dataset, normalise
 from horkd.degradation import Degradation
 from horkd.errors import HorkdError
-from horkd.lab import checkpoint, runner
 from horkd.lab import looks as looks_
+from horkd.lab import runner
 from horkd.lab.config import RunConfig, config_from_dict
-from horkd.lab.looks import _PREDICTED
+from horkd.lab.prepare import _SAID
 from horkd.lab.runner import import_network
 from horkd.lab.store import Run, export, read
 from horkd.losses import HybridOrderLoss, class_centers, unit_length
@@ -34,7 +32,7 @@ from horkd.networks import weights as weights_
 from horkd.networks.network import ModelSpec, Network, Output
 from horkd.networks.weights import digest
 from horkd.objectives import Frozen, Objective, margin_head
-from horkd.training import Recipe, Task
+from horkd.training import Recipe
 
 # Batches here are odd, and the networks a few channels wide: channels_last then makes the backward
 # pass of torch 2.15 on two threads write outside of its memory.
@@ -52,15 +50,10 @@ def tree(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def faces(tree, monkeypatch) -> Iterator[None]:
+def faces(tree, monkeypatch) -> None:
     monkeypatch.setenv("HORKD_DATA", str(tree))
-    monkeypatch.setattr(checkpoint, "SAVE_EVERY_SECONDS", 0)
-    monkeypatch.setattr(machine_, "latency", lambda network, size: 1.0)
-    forget()
-    _PREDICTED.clear()
+    _SAID.clear()
     answers._VIEWS.clear()
-    yield
-    forget()
 
 
 def one_line(error: pytest.ExceptionInfo) -> str:
@@ -130,17 +123,18 @@ def teacher(path, folder) -> RunConfig:
 
 
 @pytest.fixture
-def passes(monkeypatch) -> list[int]:
+def passes() -> Iterator[list[int]]:
     """Images in each batch that a frozen model has looked at in training."""
     seen = []
-    forward = Frozen.forward
+    with tiny.before(Frozen, lambda module, inputs: seen.append(len(inputs[0]))):
+        yield seen
 
-    def counted(self, x, maps=False):
-        seen.append(len(x))
-        return forward(self, x, maps)
 
-    monkeypatch.setattr(Frozen, "forward", counted)
-    return seen
+@pytest.fixture
+def glyphs() -> Iterator[None]:
+    """The six characters instead of any data set."""
+    with tiny.registered():
+        yield
 
 
 def kept(folder: Path) -> list[str]:
@@ -150,7 +144,10 @@ def kept(folder: Path) -> list[str]:
 def assert_same(run: Run, other: Run) -> None:
     """Digests stand for every weight; only settings and seconds may differ."""
     differing = {"settings", "seconds"}
-    mine, theirs = ({n: v for n, v in r.record.items() if n not in differing} for r in (run, other))
+    mine, theirs = (
+        {n: v for n, v in tiny.comparable(r.record).items() if n not in differing}
+        for r in (run, other)
+    )
     assert mine == theirs
 
 
@@ -177,7 +174,7 @@ def test_an_imported_network_is_a_finished_run(path, folder):
     expected = weights_.load_pretrained(path, ModelSpec(TEACHER, 0)).state_dict()
     assert all(torch.equal(t, expected[n]) for n, t in network.state_dict().items())
     data = load_dataset("lfw@16")
-    found = evaluate.test(OFF.place(network), data, Degradation(16))
+    found = data.protocol.test(OFF.place(network), data, Degradation(16))
     assert found == record["results"]["test"]
     assert read(config, folder).record == record
 
@@ -189,16 +186,13 @@ def test_every_finished_run_has_the_same_fields(teacher, folder):
     assert set(imported["seconds"]) == set(trained["seconds"])
 
 
-def test_a_second_import_reads(path, folder, monkeypatch):
-    config = given(path)
+def test_a_second_import_reads(path, folder):
+    config, looked = given(path), []
     first = import_network(config, path, OFF, folder)
-
-    def no(*_):
-        raise AssertionError("it is here already")
-
-    monkeypatch.setattr(weights_, "load_pretrained", no)
-    assert import_network(config, path, OFF, folder).record == first.record
-    assert runner.run(config, OFF, folder).record == first.record
+    with tiny.before(Network, lambda *_: looked.append(1)):
+        assert import_network(config, path, OFF, folder).record == first.record
+        assert runner.run(config, OFF, folder).record == first.record
+    assert not looked
 
 
 def test_another_file_is_refused(path, folder, tmp_path):
@@ -307,10 +301,10 @@ def test_a_chain_of_teachers(teacher, folder):
 
 def test_other_resolutions_of_a_finished_run(teacher, folder):
     run = runner.run(student(teacher), OFF, folder)
-    at_4, at_8 = looks_.views(run, [Degradation(4), Degradation(8)], OFF)
+    at_4, at_8 = looks_.at_resolutions(run, [Degradation(4), Degradation(8)], OFF)
     assert at_8 == run.record["results"]["test"]
     assert at_4["n"] == 4
-    assert looks_.views(run, [Degradation(4)], OFF) == [at_4]
+    assert looks_.at_resolutions(run, [Degradation(4)], OFF) == [at_4]
 
 
 # Training sets on disk
@@ -318,10 +312,8 @@ def test_other_resolutions_of_a_finished_run(teacher, folder):
 
 @pytest.fixture
 def large(tmp_path, monkeypatch) -> None:
-    """20 photos on disk, decoded in this process."""
+    """20 photos on disk."""
     monkeypatch.setenv("HORKD_DATA", str(casia_tree(lfw_tree(tmp_path / "large"))))
-    forget()
-    monkeypatch.setattr("horkd.training.FileBatches", functools.partial(FileBatches, workers=0))
 
 
 @pytest.mark.parametrize("changes", [{}, {"clusters": 3, "unit": True}, {"head": "cosface"}])
@@ -336,7 +328,7 @@ def test_trained_from_disk(large, teacher, folder, changes, monkeypatch):
     assert run.record["results"]["test"]["n"] == 40  # all folds of LFW
     assert run.centers().shape == (changes.get("clusters", 5), 32)
     (run.folder / "record.json").unlink()
-    _PREDICTED.clear()
+    _SAID.clear()
     again = runner.run(config, ON, folder)  # from the kept answers
     assert again.record["seconds"]["frozen_answers_read"] == [1, 2, 3]
     assert_same(again, run)
@@ -442,9 +434,8 @@ def test_kept_views_change_no_result(teacher, folder, changes, tmp_path):
     assert_same(runner.run(config, ON, folder), cached)
 
 
-def test_views_of_glyphs(monkeypatch, folder, passes):
+def test_views_of_glyphs(glyphs, folder, passes):
     """A set without a whole: the views are those of its training images."""
-    tiny.patch(monkeypatch)
     recipe = replace(tiny.RECIPE, views=2)
     config = tiny.student(recipe=recipe)
     cached = runner.run(config, ON, folder)
@@ -480,18 +471,6 @@ def test_a_damaged_view_is_computed_anew(teacher, folder, passes):
 # Interruptions
 
 
-def stop_at(monkeypatch, step: int) -> None:
-    forward, left = Objective.forward, [step]
-
-    def stopped(self, *args):
-        left[0] -= 1
-        if left[0] == 0:
-            raise KeyboardInterrupt
-        return forward(self, *args)
-
-    monkeypatch.setattr(Objective, "forward", stopped)
-
-
 @pytest.mark.parametrize("step", [3, 7, 13])
 @pytest.mark.parametrize("settings", [ON, OFF], ids=["cache", "no-cache"])
 @pytest.mark.parametrize(
@@ -502,16 +481,14 @@ def stop_at(monkeypatch, step: int) -> None:
     ],
     ids=["clusters", "cosface"],
 )
-def test_an_interrupted_run_ends_the_same(teacher, folder, changes, settings, step, monkeypatch):
+def test_an_interrupted_run_ends_the_same(teacher, folder, changes, settings, step):
     config = student(teacher, **changes)
     whole = runner.run(config, settings, folder)
     (whole.folder / "record.json").unlink()
     for file in whole.folder.iterdir():
         file.unlink()
-    with monkeypatch.context() as patch:
-        stop_at(patch, step)
-        with pytest.raises(KeyboardInterrupt):
-            runner.run(config, settings, folder)
+    with tiny.before(Objective, tiny.Stop(step)), pytest.raises(KeyboardInterrupt):
+        runner.run(config, settings, folder, tiny.CONTROL)
     assert read(config, folder) is None
     answers._VIEWS.clear()
     again = runner.run(config, settings, folder)
@@ -586,11 +563,10 @@ def test_without_cross_entropy_there_is_no_classifier(teacher, folder):
 
 
 @pytest.mark.parametrize("changes", [{"cross_entropy": 0.0}, {"head": "arcface"}])
-def test_without_a_classifier_there_is_no_best_epoch(changes, monkeypatch, folder):
+def test_without_a_classifier_there_is_no_best_epoch(changes, folder):
     """A validation split is held out and of no use; the characters never seen are the test."""
-    tiny.patch(monkeypatch)
-    tiny.patch_data(monkeypatch, lambda name, per_class=None: with_unseen())
-    run = runner.run(tiny.student(**changes), OFF, folder)
+    with tiny.registered(lambda name, per_class: with_unseen()):
+        run = runner.run(tiny.student(**changes), OFF, folder)
     assert run.network().classifier is None
     assert set(run.record["results"]) == {"test"}
     assert run.record["results"]["test"]["folds"] == list(range(10))
@@ -744,7 +720,7 @@ MEAN, STD = (0.5, 0.4, 0.3), (0.1, 0.2, 0.3)
 
 
 @pytest.mark.parametrize("settings", [ON, OFF], ids=["cache", "no-cache"])
-def test_a_teacher_is_fed_by_its_own_statistics(path, folder, settings, monkeypatch):
+def test_a_teacher_is_fed_by_its_own_statistics(path, folder, settings):
     config = given(path, mean=MEAN, std=STD)
     plain = given(path)
     assert config.key != plain.key
@@ -752,45 +728,35 @@ def test_a_teacher_is_fed_by_its_own_statistics(path, folder, settings, monkeypa
     assert imported.network().spec == ModelSpec(TEACHER, 0, mean=MEAN, std=STD)
     assert imported.record["results"] != import_network(plain, path, OFF, folder).record["results"]
     data, seen, learnt = load_dataset("lfw-1@16"), [], []
-    forward = Frozen.forward
 
-    def spied(self, x, maps=False):
-        seen.append(x.clone())
-        return forward(self, x, maps)
+    def fed(network, inputs):
+        if network.training:
+            learnt.append(inputs[0].clone())
 
-    monkeypatch.setattr(Frozen, "forward", spied)
-    see = Task.view
-
-    def viewed(self, degradation, seed, network=None, generator=None):
-        of_network = see(self, degradation, seed, network, generator)
-
-        def wrapped(crops):
-            x = of_network(crops)
-            if network.training:
-                learnt.append((crops, x))
-            return x
-
-        return wrapped
-
-    monkeypatch.setattr(Task, "view", viewed)
     asked = student(config, recipe=replace(RECIPE, epochs=1))
-    runner.run(asked, settings, folder)
+    with (
+        tiny.before(Frozen, lambda module, inputs: seen.append(inputs[0].clone())),
+        tiny.before(Network, fed),
+    ):
+        runner.run(asked, settings, folder)
     levels = torch.cat(seen) * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]
     levels = (levels * 255).round().long()
     theirs = {tuple(image.flatten().tolist()) for image in levels}
     photos = data.whole if settings is ON else data.train  # view 0: the photos themselves
     ours = {tuple(image.flatten().tolist()) for image in photos.central.long()}
     assert theirs == ours
-    for crops, x in learnt:  # the student is fed by the statistics of the data
-        assert torch.equal(x, normalise(asked.degradation(crops), data.mean, data.std))
+    # the student is fed by the statistics of the data: view 0, the photos themselves
+    small = normalise(asked.degradation(data.train.central), data.mean, data.std)
+    known = {tuple(image.flatten().tolist()) for image in small}
+    assert {tuple(image.flatten().tolist()) for image in torch.cat(learnt)} <= known
     assert len(learnt) == 6
 
 
 def test_a_student_may_have_statistics_of_its_own(teacher, folder):
     run = runner.run(student(teacher, mean=MEAN, std=STD), ON, folder)
     network, data = run.network(), load_dataset("lfw-1@16")
-    assert predict_.statistics(network, data) == (MEAN, STD)
-    found = evaluate.test(OFF.place(network), data, Degradation(8))
+    assert (network.spec.mean, network.spec.std) == (MEAN, STD)
+    found = data.protocol.test(OFF.place(network), data, Degradation(8))
     assert run.record["results"]["test"] == found
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from test_open_set import FOLDS, PEOPLE, PHOTOS, face, forget, lfw_tree, name_of
+from test_open_set import FOLDS, PEOPLE, PHOTOS, face, lfw_tree, name_of
 
 from horkd import cli, evaluate, paths, storage
 from horkd import machine as machine_
@@ -384,9 +384,7 @@ def home(tree, monkeypatch, tmp_path) -> Iterator[Path]:
     monkeypatch.setenv("HORKD_DATA", str(tree))
     monkeypatch.setenv("HORKD_RUNS", str(tmp_path / "runs"))
     monkeypatch.setattr(machine_, "latency", lambda network, size: 1.0)
-    forget()
     yield tree
-    forget()
 
 
 def small(preset=FACES):
@@ -457,7 +455,6 @@ def test_files_and_names_that_do_not_fit(tmp_path, file, home):
 def test_without_the_data_a_teacher_is_not_imported(monkeypatch, tmp_path, file):
     monkeypatch.setenv("HORKD_DATA", str(tmp_path))
     monkeypatch.setenv("HORKD_RUNS", str(tmp_path / "runs"))
-    forget()
     with pytest.raises(HorkdError, match=r"lfw") as error:
         with_teacher(small(), file)
     one_line(error)
@@ -895,9 +892,7 @@ def own(tmp_path, monkeypatch) -> Iterator[Path]:
     """An empty folder of data sets."""
     monkeypatch.setenv("HORKD_DATA", str(tmp_path / "data"))
     (tmp_path / "data").mkdir()
-    forget()
     yield tmp_path / "data"
-    forget()
 
 
 def test_people_with_one_photo_are_unknown(own):
@@ -957,7 +952,6 @@ def uccs_tree(root: Path, subjects: int, photos: int = 3) -> None:
 
 def uccs_shown() -> list[set[tuple]]:
     """Gallery, probes and unknown faces: subject and pixels of each."""
-    forget()
     search = identification_set(load_dataset("uccs@8"))
     names = (*search.subjects, "nobody")  # -1 is the last
     return [

@@ -18,7 +18,9 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from horkd.data.face_sets import TRAINING, load_tinyface, load_training_faces, load_uccs
-from horkd.data.lfw import LAYOUTS, Pairs, load_lfw, load_xqlfw, sample_pairs
+from horkd.data.lfw import Pairs, load_lfw, load_xqlfw
+from horkd.data.listing import LAYOUTS
+from horkd.data.pairs import sample_pairs
 from horkd.data.photos import BOX_CROP, CENTRE_CROP, FULL_CROP, Crop, PhotoFiles
 from horkd.errors import HorkdError
 

@@ -14,7 +14,7 @@ from horkd.lab import runner, store
 from horkd.lab.config import RunConfig
 from horkd.lab.pace import Pace, estimates
 from horkd.lab.store import Run, export
-from horkd.networks.network import load_network
+from horkd.networks.network import Network, load_network
 from horkd.networks.weights import digest
 from horkd.predict import predict
 from horkd.studies.classification.task import frozen_of
@@ -65,9 +65,11 @@ def test_what_eight_bits_cost_is_measured_and_written_down(trained):
     assert results["rounded"]["top1"] == pytest.approx(100 * right / len(hits))
 
 
-def test_other_files_are_not_tested_again(trained, monkeypatch):
-    monkeypatch.setattr("horkd.evaluate.test", None)
-    assert exported(trained, 16)[1] == {"test": trained.record["results"]["test"]}
+def test_other_files_are_not_tested_again(trained):
+    looked = []
+    with tiny.before(Network, lambda *_: looked.append(1)):
+        assert exported(trained, 16)[1] == {"test": trained.record["results"]["test"]}
+    assert not looked
 
 
 def test_a_student_learns_from_the_very_file(trained):

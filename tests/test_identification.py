@@ -128,7 +128,7 @@ def test_no_more_cosines_are_held_than_the_chunk_allows(monkeypatch):
         def __getattr__(self, name):
             return getattr(np, name)
 
-    monkeypatch.setattr("horkd.identification.np", Numpy())
+    monkeypatch.setattr("horkd.protocols.identification.np", Numpy())
     rank_k(gallery, labels, known, known_labels, chunk=9)
     assert sizes == [(4, 18)] * 3 + [(3, 18)]
     sizes.clear()
@@ -228,7 +228,7 @@ def test_bad_inputs_are_one_clear_line(changes, complaint):
     assert "\n" not in str(caught.value)
 
 
-def test_bad_ranks_of_the_curve_and_of_the_open_set():
+def test_bad_ranks_of_the_curve_and_of_the_ask():
     with pytest.raises(HorkdError, match="ranks must be 1 or more, got 0"):
         cmc(ONE, [0, 1, 2], ONE, [0, 1, 2], max_rank=0)
     with pytest.raises(HorkdError, match="ranks must be 1 or more, got -1"):

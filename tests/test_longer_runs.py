@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import time
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,20 +14,21 @@ from types import SimpleNamespace
 import pytest
 import tiny
 
-from horkd import evaluate, storage, training
 from horkd import machine as machine_
 from horkd import predict as predict_
+from horkd import storage
 from horkd.baselines import NAMES
 from horkd.degradation import Degradation
 from horkd.errors import HorkdError
-from horkd.lab import checkpoint, runner
+from horkd.lab import runner
 from horkd.lab.checkpoint import Control, TimeUp
 from horkd.lab.config import RunConfig, config_from_dict
-from horkd.lab.looks import views
+from horkd.lab.looks import at_resolutions
 from horkd.lab.runner import Busy
 from horkd.lab.store import Run, diverged, read
 from horkd.networks.network import ModelSpec, Network, save_network
-from horkd.objectives import Objective
+from horkd.objectives import Frozen, Objective
+from horkd.protocols.classification import Classification
 from horkd.studies.presets import get_preset
 from horkd.studies.study import configure, study
 from horkd.training import Diverged
@@ -34,45 +36,44 @@ from horkd.training import Diverged
 VIEWS = (Degradation(8), Degradation(16), Degradation(8, "area"), Degradation(4, upsample=True))
 
 
-@pytest.fixture(autouse=True)
-def small(monkeypatch):
-    tiny.patch(monkeypatch)
+@pytest.fixture(autouse=True, scope="module")
+def small():
+    with tiny.registered():
+        yield
 
 
 @pytest.fixture
-def steps(monkeypatch) -> list[float]:
+def steps() -> Iterator[list[float]]:
     """The ramp of each training step."""
     ramps = []
-    forward = Objective.forward
+    with tiny.before(Objective, lambda module, inputs: ramps.append(inputs[3])):
+        yield ramps
 
-    def counted(self, learner, labels, frozen, ramp=1.0):
-        ramps.append(ramp)
-        return forward(self, learner, labels, frozen, ramp)
 
-    monkeypatch.setattr(Objective, "forward", counted)
-    return ramps
+class Watched(Classification):
+    """Notes every degradation that a network is tested on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Degradation] = []
+
+    def score(self, network, images, channels, degradation):
+        self.seen.append(degradation)
+        return super().score(network, images, channels, degradation)
 
 
 @pytest.fixture
-def scored(monkeypatch) -> list[Degradation]:
-    """Every view that a network is tested on."""
-    seen = []
-    score = evaluate.score
-
-    def counted(network, images, data, degradation):
-        seen.append(degradation)
-        return score(network, images, data, degradation)
-
-    monkeypatch.setattr(evaluate, "score", counted)
-    return seen
+def scored() -> Iterator[list[Degradation]]:
+    """Every degradation that a network is tested on."""
+    protocol = Watched()
+    with tiny.registered(lambda name, per_class: replace(tiny.load(name), protocol=protocol)):
+        yield protocol.seen
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> Run:
+def whole(small, tmp_path_factory) -> Run:
     """The student's run (after its teacher's), never interrupted."""
-    with pytest.MonkeyPatch.context() as patch:
-        tiny.patch(patch)
-        return tiny.run(tiny.student(), tmp_path_factory.mktemp("whole"))
+    return tiny.run(tiny.student(), tmp_path_factory.mktemp("whole"))
 
 
 def copy_run(source: Path, target: Path, config: RunConfig) -> Path:
@@ -96,13 +97,9 @@ def finished(whole, with_teacher) -> Run:
     return read(tiny.student(), with_teacher)
 
 
-def comparable(record: dict) -> dict:
-    return {name: value for name, value in record.items() if name != "seconds"}
-
-
 def assert_same(run: Run, whole: Run) -> None:
     """Digests stand for every weight."""
-    assert comparable(run.record) == comparable(whole.record)
+    assert tiny.comparable(run.record) == tiny.comparable(whole.record)
     assert {p.name for p in run.folder.iterdir()} == {p.name for p in whole.folder.iterdir()}
 
 
@@ -124,29 +121,29 @@ def expected(finished: Run, degradation: Degradation) -> dict:
 
 def test_views_are_what_a_test_on_such_images_gives(finished):
     data, network = tiny.data(), finished.network()
-    got = views(finished, VIEWS, tiny.SETTINGS)
-    assert got == [evaluate.score(network, data.test, data, view) for view in VIEWS]
+    got = at_resolutions(finished, VIEWS, tiny.SETTINGS)
+    assert got == [data.protocol.score(network, data.test, data, view) for view in VIEWS]
     assert got == [pytest.approx(expected(finished, view)) for view in VIEWS]
     assert got[0] == finished.record["results"]["test"]  # its own view
 
 
 def test_views_are_computed_once_and_then_read(finished, scored):
-    first = views(finished, VIEWS[:2], tiny.SETTINGS)
+    first = at_resolutions(finished, VIEWS[:2], tiny.SETTINGS)
     assert scored == list(VIEWS[:2])
     text = (finished.folder / "views.json").read_text()
     scored.clear()
-    assert views(finished, VIEWS[:2], tiny.SETTINGS) == first
-    assert views(read(tiny.student(), finished.folder.parent), VIEWS[:2]) == first
+    assert at_resolutions(finished, VIEWS[:2], tiny.SETTINGS) == first
+    assert at_resolutions(read(tiny.student(), finished.folder.parent), VIEWS[:2]) == first
     assert not scored
     assert (finished.folder / "views.json").read_text() == text
 
 
 def test_only_what_is_missing_is_computed_in_any_order(finished, scored):
-    a, b = views(finished, (VIEWS[1], VIEWS[0]), tiny.SETTINGS)
-    assert views(finished, VIEWS[:3], tiny.SETTINGS)[:2] == [b, a]
+    a, b = at_resolutions(finished, (VIEWS[1], VIEWS[0]), tiny.SETTINGS)
+    assert at_resolutions(finished, VIEWS[:3], tiny.SETTINGS)[:2] == [b, a]
     assert scored == [VIEWS[1], VIEWS[0], VIEWS[2]]
-    assert views(finished, [VIEWS[0]] * 2, tiny.SETTINGS) == [b, b]
-    assert views(finished, [], tiny.SETTINGS) == []
+    assert at_resolutions(finished, [VIEWS[0]] * 2, tiny.SETTINGS) == [b, b]
+    assert at_resolutions(finished, [], tiny.SETTINGS) == []
     content = storage.load_json(finished.folder / "views.json")
     assert content["key"] == finished.config.key
     assert len(content["views"]) == 3
@@ -154,7 +151,7 @@ def test_only_what_is_missing_is_computed_in_any_order(finished, scored):
 
 @pytest.mark.parametrize("damage", ["half", "digit", "list"])
 def test_damaged_views_are_set_aside_and_done_again(finished, scored, damage):
-    want = views(finished, VIEWS[:2], tiny.SETTINGS)
+    want = at_resolutions(finished, VIEWS[:2], tiny.SETTINGS)
     path = finished.folder / "views.json"
     text = path.read_text()
     changed = text.replace('"top1": ', '"top1": 9', 1)
@@ -162,7 +159,7 @@ def test_damaged_views_are_set_aside_and_done_again(finished, scored, damage):
     damaged = path.read_text()
     scored.clear()
     with pytest.warns(UserWarning, match=r"set aside as views\.json\.damaged") as warned:
-        assert views(finished, VIEWS[:2], tiny.SETTINGS) == want
+        assert at_resolutions(finished, VIEWS[:2], tiny.SETTINGS) == want
     assert len(warned) == 1
     assert scored == list(VIEWS[:2])
     assert path.read_text() == text
@@ -171,7 +168,7 @@ def test_damaged_views_are_set_aside_and_done_again(finished, scored, damage):
 
 def test_views_of_other_weights_are_ignored(finished, scored):
     """The same configuration trained again elsewhere: views.json is whole but stale."""
-    views(finished, VIEWS[:2], tiny.SETTINGS)
+    at_resolutions(finished, VIEWS[:2], tiny.SETTINGS)
     network = Network(ModelSpec("resnet8x0.25", tiny.CLASSES))
     save_network(finished.folder / "model.safetensors", network, key=finished.config.key)
     record = storage.load_json(finished.folder / "record.json")
@@ -179,7 +176,7 @@ def test_views_of_other_weights_are_ignored(finished, scored):
     storage.save_json(finished.folder / "record.json", record)
     again = read(finished.config, finished.folder.parent)
     scored.clear()
-    (got,) = views(again, VIEWS[:1], tiny.SETTINGS)
+    (got,) = at_resolutions(again, VIEWS[:1], tiny.SETTINGS)
     assert scored == [VIEWS[0]]
     assert got == pytest.approx(expected(again, VIEWS[0]))
     content = storage.load_json(finished.folder / "views.json")
@@ -189,7 +186,7 @@ def test_views_of_other_weights_are_ignored(finished, scored):
 
 def test_looking_leaves_the_run_as_it_was(finished):
     before = {p.name: p.read_bytes() for p in finished.folder.iterdir()}
-    views(finished, VIEWS, tiny.SETTINGS)
+    at_resolutions(finished, VIEWS, tiny.SETTINGS)
     after = {p.name: p.read_bytes() for p in finished.folder.iterdir()}
     assert after.pop("views.json")
     assert after == before
@@ -198,11 +195,11 @@ def test_looking_leaves_the_run_as_it_was(finished):
 
 
 def test_a_view_above_the_datas_resolution_is_one_line_and_keeps_the_others(finished):
-    want = views(finished, VIEWS[:1], tiny.SETTINGS)
+    want = at_resolutions(finished, VIEWS[:1], tiny.SETTINGS)
     with pytest.raises(HorkdError) as caught:
-        views(finished, (VIEWS[0], Degradation(33)), tiny.SETTINGS)
+        at_resolutions(finished, (VIEWS[0], Degradation(33)), tiny.SETTINGS)
     assert "\n" not in str(caught.value)
-    assert views(finished, VIEWS[:1], tiny.SETTINGS) == want
+    assert at_resolutions(finished, VIEWS[:1], tiny.SETTINGS) == want
 
 
 # Divergence
@@ -238,19 +235,17 @@ def test_a_run_that_diverged_is_on_record_and_is_not_tried_again(with_teacher, s
 
 def nan_from(step: int):
     """A loss that is no number from a step on."""
-    forward, left = Objective.forward, [step]
+    left = [step]
 
-    def spoilt(self, *args):
-        terms = forward(self, *args)
+    def spoilt(module, inputs, terms):
         left[0] -= 1
         return {**terms, "loss": terms["loss"] * math.nan} if left[0] < 0 else terms
 
-    return spoilt
+    return tiny.after(Objective, spoilt)
 
 
-def test_divergence_after_a_saved_epoch_leaves_no_state(with_teacher, monkeypatch):
-    monkeypatch.setattr(Objective, "forward", nan_from(9))
-    with pytest.raises(Diverged) as caught:
+def test_divergence_after_a_saved_epoch_leaves_no_state(with_teacher):
+    with nan_from(9), pytest.raises(Diverged) as caught:
         tiny.run(tiny.student(), with_teacher)
     assert caught.value.epoch == 3
     folder = with_teacher / tiny.student().name
@@ -259,10 +254,8 @@ def test_divergence_after_a_saved_epoch_leaves_no_state(with_teacher, monkeypatc
 
 
 def test_without_its_note_a_run_is_tried_again(whole, with_teacher):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Objective, "forward", nan_from(2))
-        with pytest.raises(Diverged):
-            tiny.run(tiny.student(), with_teacher)
+    with nan_from(2), pytest.raises(Diverged):
+        tiny.run(tiny.student(), with_teacher)
     (with_teacher / tiny.student().name / "diverged.json").unlink()
     assert_same(tiny.run(tiny.student(), with_teacher), whole)
 
@@ -288,7 +281,7 @@ def test_the_note_of_another_configuration_does_not_count(whole, with_teacher):
     storage.save_json(folder / "diverged.json", note)
     assert diverged(tiny.student(), with_teacher) is None
     run = tiny.run(tiny.student(), with_teacher)
-    assert comparable(run.record) == comparable(whole.record)
+    assert tiny.comparable(run.record) == tiny.comparable(whole.record)
 
 
 def test_a_damaged_note_is_set_aside_and_the_run_tried_again(whole, with_teacher):
@@ -297,7 +290,7 @@ def test_a_damaged_note_is_set_aside_and_the_run_tried_again(whole, with_teacher
     (folder / "diverged.json").write_text('{"epoch": 1')
     with pytest.warns(UserWarning, match=r"set aside as diverged\.json\.damaged"):
         run = tiny.run(tiny.student(), with_teacher)
-    assert comparable(run.record) == comparable(whole.record)
+    assert tiny.comparable(run.record) == tiny.comparable(whole.record)
 
 
 # Deadlines
@@ -321,14 +314,9 @@ def test_a_run_stops_at_its_deadline_and_goes_on_later(whole, with_teacher, step
     assert len(run.record["seconds"]["epochs"]) == 3
 
 
-def test_the_state_is_saved_at_a_deadline_however_recent_the_last_one(
-    whole, with_teacher, steps, monkeypatch
-):
-    monkeypatch.setattr(checkpoint, "SAVE_EVERY_SECONDS", 1e9)
+def test_the_state_is_saved_at_a_deadline_however_recent_the_last_one(whole, with_teacher, steps):
     with pytest.raises(TimeUp):
-        runner.run(
-            tiny.student(), tiny.SETTINGS, with_teacher, control=Control(deadline=time.monotonic())
-        )
+        tiny.run(tiny.student(), with_teacher, deadline=time.monotonic(), save_every=1e9)
     steps.clear()
     assert_same(tiny.run(tiny.student(), with_teacher), whole)
     assert len(steps) == 8
@@ -554,17 +542,14 @@ def test_the_ramp_rises_linearly_over_the_warm_up(warmup, with_teacher, steps):
         assert least - 1e-5 <= terms["loss"] <= most + 1e-5
 
 
-def test_the_first_epoch_weighs_terms_by_its_steps(with_teacher, monkeypatch):
+def test_the_first_epoch_weighs_terms_by_its_steps(with_teacher):
     logged = []
-    forward = Objective.forward
 
-    def seen(self, *args):
-        terms = forward(self, *args)
+    def seen(module, inputs, terms):
         logged.append({name: term.item() for name, term in terms.items()})
-        return terms
 
-    monkeypatch.setattr(Objective, "forward", seen)
-    tiny.run(tiny.student(orders=(), baselines=(("kd", 3.0),), warmup=2.0), with_teacher)
+    with tiny.after(Objective, seen):
+        tiny.run(tiny.student(orders=(), baselines=(("kd", 3.0),), warmup=2.0), with_teacher)
     for step, terms in enumerate(logged[:8], 1):
         whole = terms["cross_entropy"] + step / 8 * 3.0 * terms["kd"]
         assert terms["loss"] == pytest.approx(whole, rel=1e-5)
@@ -647,15 +632,14 @@ def test_the_same_fields_train_the_same_network_twice(with_teacher, tmp_path):
     assert_same(tiny.run(config, other), tiny.run(config, with_teacher))
 
 
-def test_a_frozen_model_that_is_only_a_start_is_not_asked(monkeypatch, tmp_path):
+def test_a_frozen_model_that_is_only_a_start_is_not_asked(tmp_path):
     """Labels only, from the frozen weights: nothing depends on what it would say."""
     teacher = tiny.teacher()
     config = tiny.teacher(frozen=teacher, start="frozen", degradation=Degradation(8))
-    tiny.patch(monkeypatch)
     tiny.run(teacher, tmp_path)
     calls = []
-    monkeypatch.setattr(training.Task, "frozen_answers", lambda *_: calls.append(1))
-    record = tiny.run(config, tmp_path).record
+    with tiny.before(Frozen, lambda *_: calls.append(1)):
+        record = tiny.run(config, tmp_path).record
     assert calls == []
     assert set(record["history"][0]["gradient_shares"]) == {"cross_entropy"}
 
@@ -763,4 +747,4 @@ def test_a_run_that_stops_within_an_epoch_ends_as_one_that_never_did(what, cache
     assert within >= 2
     read_ = [r.record["seconds"]["frozen_answers_read"] for r in (run, whole)]
     assert read_[0] == read_[1]
-    assert comparable(run.record) == comparable(whole.record)
+    assert tiny.comparable(run.record) == tiny.comparable(whole.record)

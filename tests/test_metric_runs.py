@@ -6,6 +6,7 @@ import json
 import math
 import sys
 import warnings
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -19,19 +20,20 @@ from safetensors.torch import save_file
 from test_runs import assert_same, interrupted
 from torch import Tensor
 
-from horkd import cli, data, evaluate, storage
+from horkd import cli, data, storage
 from horkd import predict as predict_
 from horkd.data import Batches, Dataset, FileBatches, ImageSet, load_dataset, training_images
 from horkd.data.batches import balanced_order
 from horkd.data.glyphs import CHARACTERS, render
-from horkd.data.retrieval import listing_digest
+from horkd.data.retrieval import listing_digest, load_retrieval
 from horkd.degradation import Degradation
 from horkd.errors import HorkdError
 from horkd.lab import looks as looks_
 from horkd.lab import runner, work
-from horkd.lab.config import RunConfig, _set_fields, config_from_dict
-from horkd.lab.looks import _PREDICTED, Look, open_set
+from horkd.lab.config import RunConfig, config_from_dict, set_fields
+from horkd.lab.looks import Look, ask
 from horkd.lab.pace import images_of, learner_macs
+from horkd.lab.prepare import _SAID, answers_folder
 from horkd.lab.store import Run, export, read
 from horkd.machine import seeded
 from horkd.networks import weights as weights_
@@ -39,14 +41,16 @@ from horkd.networks.network import ModelSpec, Network, load_network, macs_of, sa
 from horkd.networks.weights import load_pretrained
 from horkd.objectives import Objective, Triplet
 from horkd.paper import TABLE_4
-from horkd.protocols import retrieval
+from horkd.preprocess import Preprocess
+from horkd.protocols import Asked, alignment, main_metric, neighbours, retrieval
+from horkd.protocols.retrieval import PIXELS, RETRIEVAL, Retrieval
 from horkd.studies import teacher as teacher_
 from horkd.studies.presets import get_preset
 from horkd.studies.retrieval.presets import METRIC_ORDERS
 from horkd.studies.study import choose, configure, queue, seeds, study, usual_exports
 from horkd.studies.task import tasks
 from horkd.studies.teacher import with_teacher
-from horkd.training import Diverged, Recipe, Task, fit, main_metric, new_state
+from horkd.training import Diverged, Recipe, batches_of, fit, new_state
 
 #: Classes of the three splits, and images of each class.
 TRAIN, HELD, TESTED, EACH = 6, 4, 5, 8
@@ -67,21 +71,23 @@ def disjoint() -> Dataset:
     )
     whole = tiny.data()
     return Dataset(
-        "glyphs-disjoint", train, held, test, None, False, whole.mean, whole.std, disjoint=True
+        "glyphs-disjoint", train, held, test, None, False, whole.mean, whole.std, Retrieval()
     )
 
 
 def load(name: str, per_class: int | None = None) -> Dataset:
-    if name.startswith("folder:"):
-        return load_dataset(name, per_class)
     return disjoint() if name == "glyphs-disjoint" else tiny.load(name)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def small():
+    with tiny.registered(load):
+        yield
+
+
 @pytest.fixture(autouse=True)
-def small(monkeypatch):
-    tiny.patch(monkeypatch)
-    tiny.patch_data(monkeypatch, load)
-    _PREDICTED.clear()
+def forgetful():
+    _SAID.clear()
 
 
 def teacher(**changes) -> RunConfig:
@@ -119,14 +125,11 @@ def one_line(error: pytest.ExceptionInfo) -> str:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
+def folder(small, tmp_path_factory) -> Path:
     """Runs of the teacher and the student, never interrupted."""
-    with pytest.MonkeyPatch.context() as patch:
-        tiny.patch(patch)
-        tiny.patch_data(patch, load)
-        folder = tmp_path_factory.mktemp("runs")
-        tiny.run(student(), folder)
-        return folder
+    folder = tmp_path_factory.mktemp("runs")
+    tiny.run(student(), folder)
+    return folder
 
 
 @pytest.fixture
@@ -328,11 +331,16 @@ def test_crops_of_photos_are_those_of_the_same_photos_in_memory(flip, tmp_path):
 def test_training_draws_nothing_from_the_generators_outside():
     whole, objective = disjoint(), Objective(1.0, head=Triplet())
     network = Network(ModelSpec("resnet8x0.5", 0, 16, unit=True))
-    task = Task(whole, whole.train, Degradation(8), ONE, tiny.SETTINGS, 0, None, None, whole.test)
+    batches = batches_of(whole.train, ONE, whole.flip)
+    see = Preprocess.of(network, whole, Degradation(8))
+    score = functools.partial(
+        whole.protocol.score, images=whole.test, channels=whole, degradation=Degradation(8)
+    )
     torch.manual_seed(5)
     before = torch.get_rng_state()
     state = common_functions.NUMPY_RANDOM.get_state()[1].copy()
-    fit(new_state(network, objective, ONE), task)
+    state = new_state(network, objective, ONE)
+    fit(state, batches, see, ONE, tiny.SETTINGS, 0, score=score, metric="recall1")
     assert torch.equal(torch.get_rng_state(), before)
     assert np.array_equal(common_functions.NUMPY_RANDOM.get_state()[1], state)
     with seeded("cpu", 3):
@@ -363,7 +371,7 @@ def test_defaults_leave_older_keys_as_they_are():
     config = tiny.student()
     assert config.recipe.optimizer == "sgd"
     assert (config.recipe.per_class, config.recipe.batches) == (0, None)
-    names = _set_fields(config)
+    names = set_fields(config)
     assert not {"normalized", "backbone", "select"} & set(names)
     keys = {replace(config, **c).key for c in ({}, {"normalized": True}, {"select": "test"})}
     changes = ({"optimizer": "adam"}, {"per_class": 2}, {"batches": 3})
@@ -377,12 +385,10 @@ def test_adams_steps_are_torchs():
     state = new_state(network, Objective(), recipe)
     assert type(state.optimizer) is torch.optim.Adam
     train = tiny.data()
-    fit(state, Task(train, train.train, Degradation(8), recipe, tiny.SETTINGS, 2))
+    see = Preprocess.of(network, train, Degradation(8))
+    fit(state, batches_of(train.train, recipe, train.flip), see, recipe, tiny.SETTINGS, 2)
     twin.train()
     adam = torch.optim.Adam(twin.parameters(), 0.003, weight_decay=0.01)
-    see = Task(train, train.train, Degradation(8), recipe, tiny.SETTINGS, 2).view(
-        Degradation(8), 0, twin
-    )
     # the seed of an epoch is as in `_epoch`
     order = balanced_order(train.train.labels, 12, 3, 3, 2 * 100_003).view(3, 12)
     losses = []
@@ -434,7 +440,7 @@ def test_an_interrupted_run_ends_as_one_that_was_not(name, folder, tmp_path):
             copied(folder, tmp_path / part, config.frozen)
     whole = tiny.run(config, tmp_path / "whole")
     steps = len(Batches(disjoint().training(config.validation), 12, count=config.recipe.batches))
-    interrupted(config, tmp_path / "parts", Objective, "forward", 2 * steps + 2, after=False)
+    interrupted(config, tmp_path / "parts", 2 * steps + 2)
     state = tmp_path / "parts" / config.name / "state.safetensors"
     assert state.is_file()
     again = tiny.run(config, tmp_path / "parts")
@@ -444,7 +450,7 @@ def test_an_interrupted_run_ends_as_one_that_was_not(name, folder, tmp_path):
 
 
 def test_the_state_of_adam_is_all_there(folder, tmp_path):
-    interrupted(teacher(), tmp_path, Objective, "forward", 6, after=False)
+    interrupted(teacher(), tmp_path, 6)
     path = tmp_path / teacher().name / "state.safetensors"
     tensors, _ = storage.load_tensors(path)
     parameters = list(Network(ModelSpec("resnet8x0.5", 0, 16)).parameters())
@@ -456,7 +462,7 @@ def test_the_state_of_adam_is_all_there(folder, tmp_path):
 
 def test_a_state_of_an_earlier_version_is_set_aside(folder, tmp_path):
     whole = read(teacher(), folder)
-    interrupted(teacher(), tmp_path, Objective, "forward", 6, after=False)
+    interrupted(teacher(), tmp_path, 6)
     path = tmp_path / teacher().name / "state.safetensors"
     tensors, metadata = storage.load_tensors(path)
     old = {n.replace("optimizer.", "momentum."): t for n, t in tensors.items()}
@@ -505,15 +511,15 @@ def of_gaps(**changes) -> tuple[RunConfig, RunConfig]:
 
 
 @pytest.fixture
-def gaps(monkeypatch) -> Dataset:
+def gaps() -> Iterator[Dataset]:
     """Real disjoint glyphs: every fifth class is held out, so that ids have gaps."""
-    whole = load_dataset("glyphs-disjoint", 8)
+    whole = load_retrieval("glyphs-disjoint", 8)
     train = whole.train
     assert whole.whole is None
     assert len(train) == 80 * 8
     assert int(train.ids.max()) > len(train)
-    tiny.patch_data(monkeypatch, lambda name, per_class=None: whole)
-    return whole
+    with tiny.registered(lambda name, per_class: whole):
+        yield whole
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
@@ -560,7 +566,7 @@ def test_kept_answers_of_a_folder_are_of_its_photos(birds, tmp_path):
         listing_digest.cache_clear()
         config = student(data=name, frozen=teacher(data=name), **changes)
         whole = load_dataset(name) if name.startswith("folder:") else disjoint()
-        return runner._answers(config, stub, network, whole, settings, tmp_path)
+        return answers_folder(config, stub, network, whole, settings, tmp_path)
 
     first = kept(birds)
     assert first.parent == tmp_path / ".frozen"
@@ -684,21 +690,26 @@ def test_a_run_that_diverges_in_an_epochs_last_step_says_so(tmp_path):
 # Which epoch counts
 
 
-@pytest.fixture
-def scores(monkeypatch):
+class RiseAndFall(Retrieval):
     """Scores that rise and fall; what was scored, and the weights at that time."""
-    seen = []
-    real = evaluate.score
 
-    def fake(network, images, data, degradation):
-        result = real(network, images, data, degradation)
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = []
+
+    def score(self, network, images, channels, degradation):
+        result = super().score(network, images, channels, degradation)
         assert set(result) == {"recall1", "n"}
         state = {n: t.clone() for n, t in network.state_dict().items()}
-        seen.append((len(images), state))
-        return {**result, "recall1": [10.0, 30.0, 30.0][len(seen) - 1]}
+        self.seen.append((len(images), state))
+        return {**result, "recall1": [10.0, 30.0, 30.0][len(self.seen) - 1]}
 
-    monkeypatch.setattr("horkd.train.score", fake)
-    return seen
+
+@pytest.fixture
+def scores():
+    protocol = RiseAndFall()
+    with tiny.registered(lambda name, per_class: replace(disjoint(), protocol=protocol)):
+        yield protocol.seen
 
 
 def same(network: Network, state: dict) -> bool:
@@ -748,7 +759,7 @@ def as_trained(network: Network, state: dict) -> Network:
 
 
 def retrieved(network: Network, size: int = 16) -> dict:
-    found = evaluate.retrieve(network, disjoint(), Degradation(size))
+    found = RETRIEVAL(Asked(network, disjoint(), Degradation(size)))
     return json.loads(json.dumps(found))
 
 
@@ -759,7 +770,7 @@ def test_real_scores_are_recall_at_1(folder):
     assert epoch == 1 + scores.index(max(scores))
     network, whole = read(teacher(), folder).network(), disjoint()
     found = predict_.predict(network, whole.validation.central, whole, Degradation(16)).features
-    rates = retrieval.measure(found, whole.validation.labels)
+    rates = neighbours.measure(found, whole.validation.labels)
     assert max(scores) == rates["recall"]["1"]
     assert record["results"]["selected"]["score"]["n"] == HELD * EACH
     assert main_metric({"recall1": 1.0, "n": 2}) == "recall1"
@@ -942,7 +953,7 @@ def test_a_resumed_run_asks_for_no_weights(eighths, tmp_path):
     config = teacher(backbone=LOCAL)
     whole = tiny.run(config, tmp_path / "whole")
     assert eighths == [LOCAL]
-    interrupted(config, tmp_path / "parts", Objective, "forward", 6, after=False)
+    interrupted(config, tmp_path / "parts", 6)
     assert eighths == [LOCAL] * 2
     assert_same(tiny.run(config, tmp_path / "parts"), whole)
     assert eighths == [LOCAL] * 2
@@ -951,7 +962,7 @@ def test_a_resumed_run_asks_for_no_weights(eighths, tmp_path):
 def test_without_a_state_the_weights_are_asked_for_again(eighths, tmp_path):
     config = teacher(backbone=LOCAL)
     whole = tiny.run(config, tmp_path / "whole")
-    interrupted(config, tmp_path / "parts", Objective, "forward", 2, after=False)
+    interrupted(config, tmp_path / "parts", 2)
     assert not (tmp_path / "parts" / config.name / "state.safetensors").exists()
     assert_same(tiny.run(config, tmp_path / "parts"), whole)
     assert eighths == [LOCAL] * 3
@@ -960,7 +971,7 @@ def test_without_a_state_the_weights_are_asked_for_again(eighths, tmp_path):
 def test_after_a_damaged_state_a_run_starts_from_the_weights_again(eighths, tmp_path):
     config = teacher(backbone=LOCAL)
     whole = tiny.run(config, tmp_path / "whole")
-    interrupted(config, tmp_path / "parts", Objective, "forward", 6, after=False)
+    interrupted(config, tmp_path / "parts", 6)
     (tmp_path / "parts" / config.name / "state.safetensors").write_bytes(b"damaged")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -987,17 +998,17 @@ def features(network: Network, size: int, images: ImageSet | None = None) -> Ten
 
 def test_retrieve_is_measure_of_the_features(finished):
     network, labels = finished.network(), disjoint().test.labels
-    found = evaluate.retrieve(network, disjoint(), Degradation(8))
+    found = RETRIEVAL(Asked(network, disjoint(), Degradation(8)))
     own = features(network, 8)
-    nmi = retrieval.nmi(own, labels)
-    assert found == retrieval.measure(own, labels) | {"nmi": nmi}
+    nmi = neighbours.nmi(own, labels)
+    assert found == neighbours.measure(own, labels) | {"nmi": nmi}
     assert found["queries"] == found["gallery"] == TESTED * EACH
     assert json.loads(json.dumps(found)) == finished.record["results"]["test"]
-    across = evaluate.retrieve(network, disjoint(), Degradation(8), Degradation(16))
+    across = RETRIEVAL(Asked(network, disjoint(), Degradation(8), Degradation(16)))
     itself = torch.arange(len(labels))
-    assert across == retrieval.measure(own, labels, features(network, 16), labels, itself)
-    assert evaluate.retrieve(network, disjoint(), Degradation(8), Degradation(8)) == found
-    assert evaluate.test(network, disjoint(), Degradation(8)) == found
+    assert across == neighbours.measure(own, labels, features(network, 16), labels, itself)
+    assert RETRIEVAL(Asked(network, disjoint(), Degradation(8), Degradation(8))) == found
+    assert disjoint().protocol.test(network, disjoint(), Degradation(8)) == found
 
 
 def test_features_of_a_run_are_what_its_network_says(folder):
@@ -1011,16 +1022,16 @@ def test_features_of_a_run_are_what_its_network_says(folder):
         with torch.no_grad():
             want = run.network()((levels - mean) / std).features
         torch.testing.assert_close(found, want, atol=1e-4, rtol=1e-4)
-        rates = retrieval.measure(found, whole.test.labels)
+        rates = neighbours.measure(found, whole.test.labels)
         assert rates["recall"] == run.record["results"]["test"]["recall"]
 
 
 def test_retrieve_refuses(finished):
     with pytest.raises(HorkdError, match="glyphs has no test classes of its own") as error:
-        evaluate.retrieve(finished.network(), tiny.data(), Degradation(8))
+        RETRIEVAL(Asked(finished.network(), tiny.data(), Degradation(8)))
     assert "glyphs-disjoint" in one_line(error)
     with pytest.raises(HorkdError, match="retrieval knows no mirrored images") as error:
-        evaluate.retrieve(finished.network(), disjoint(), Degradation(8), flip=True)
+        RETRIEVAL(Asked(finished.network(), disjoint(), Degradation(8), flip=True))
     one_line(error)
 
 
@@ -1034,60 +1045,59 @@ def test_pixels_are_found_by_a_loop_over_images(folder):
         hits += labels[min(others)[1]] == labels[i]
     run = read(student(), folder)
     look = Look("pixels", "glyphs-disjoint", Degradation(8))
-    [found] = open_set(run, [look], tiny.SETTINGS)
+    [found] = ask(run, [look], tiny.SETTINGS)
     assert found["recall"]["1"] == pytest.approx(100 * hits / len(labels))
-    assert found == evaluate.retrieve_pixels(None, data, Degradation(8))  # whatever the network
+    assert found == PIXELS(Asked(None, data, Degradation(8)))  # whatever the network
 
 
 def test_pixels_refuse():
     with pytest.raises(HorkdError, match="glyphs has no test classes of its own"):
-        evaluate.retrieve_pixels(None, tiny.data(), Degradation(8))
+        PIXELS(Asked(None, tiny.data(), Degradation(8)))
     for more in ({"flip": True}, {"other": Degradation(16)}):
         with pytest.raises(HorkdError, match="knows neither other= nor flip=") as error:
-            evaluate.retrieve_pixels(None, disjoint(), Degradation(8), **more)
+            PIXELS(Asked(None, disjoint(), Degradation(8), **more))
         one_line(error)
 
 
-def test_looks_at_retrieval_are_kept(folder, tmp_path, monkeypatch):
+def test_looks_at_retrieval_are_kept(folder, tmp_path):
     copied(folder, tmp_path, student())
     run = read(student(), tmp_path)
     looks = [
         Look("retrieval", "glyphs-disjoint", Degradation(8)),
         Look("retrieval", "glyphs-disjoint", Degradation(8), Degradation(12)),
     ]
-    found = open_set(run, looks, tiny.SETTINGS)
+    found = ask(run, looks, tiny.SETTINGS)
     network = run.network()
     for look, result in zip(looks, found, strict=True):
-        want = evaluate.retrieve(network, disjoint(), look.degradation, look.other)
+        want = RETRIEVAL(Asked(network, disjoint(), look.degradation, look.other))
         assert result == json.loads(json.dumps(want))
     assert (run.folder / "open_set.json").is_file()
-    tiny.patch_data(monkeypatch, None)
-    assert open_set(run, looks, tiny.SETTINGS) == found
-    tiny.patch_data(monkeypatch, load)
+    with tiny.registered(tiny.nothing):
+        assert ask(run, looks, tiny.SETTINGS) == found
     with pytest.raises(HorkdError, match="glyphs has no test classes of its own"):
-        open_set(run, [Look("retrieval", "glyphs", Degradation(8))], tiny.SETTINGS)
+        ask(run, [Look("retrieval", "glyphs", Degradation(8))], tiny.SETTINGS)
 
 
 ACROSS = Look("across", "glyphs-disjoint", Degradation(8))
 
 
 @pytest.mark.parametrize("wide", [False, True])
-def test_queries_in_the_teachers_index(wide, folder, tmp_path, monkeypatch):
+def test_queries_in_the_teachers_index(wide, folder, tmp_path):
     copied(folder, tmp_path, teacher())
     config = student(embedding=24 if wide else 16, recipe=ONE)
     run = tiny.run(config, tmp_path)
-    (found,) = open_set(run, [ACROSS], tiny.SETTINGS)
+    (found,) = ask(run, [ACROSS], tiny.SETTINGS)
     own, index = run.network(), read(teacher(), tmp_path).network()
     test, train = disjoint().test, disjoint().train
     labels, itself = test.labels, torch.arange(len(test))
     queries, gallery = features(own, 8), features(index, 16)
-    transform = retrieval.align(features(own, 8, train), features(index, 16, train))
-    aligned = retrieval.measure(transform(queries), labels, transform.pad(gallery), labels, itself)
-    as_is = None if wide else retrieval.measure(queries, labels, gallery, labels, itself)
+    transform = alignment.align(features(own, 8, train), features(index, 16, train))
+    aligned = neighbours.measure(transform(queries), labels, transform.pad(gallery), labels, itself)
+    as_is = None if wide else neighbours.measure(queries, labels, gallery, labels, itself)
     want = {"as_is": as_is, "aligned": aligned, "aligned_by": len(train)}
     assert found == json.loads(json.dumps(want))
-    tiny.patch_data(monkeypatch, None)
-    assert open_set(run, [ACROSS], tiny.SETTINGS) == [found]
+    with tiny.registered(tiny.nothing):
+        assert ask(run, [ACROSS], tiny.SETTINGS) == [found]
 
 
 def test_across_by_hand():
@@ -1095,23 +1105,23 @@ def test_across_by_hand():
     index = drawn(30) + 3 * drawn(5, seed=1)[labels]
     turn = torch.linalg.qr(drawn(8, seed=2)).Q
     moved = 2 * index @ turn + 5
-    found = evaluate.retrieve_across(moved, index, labels, (moved[:20], index[:20]))
+    found = retrieval.across(moved, index, labels, (moved[:20], index[:20]))
     itself = torch.arange(30)
-    assert found["aligned"] == retrieval.measure(index, labels, index, labels, itself)
-    assert found["as_is"] == retrieval.measure(moved, labels, index, labels, itself)
+    assert found["aligned"] == neighbours.measure(index, labels, index, labels, itself)
+    assert found["as_is"] == neighbours.measure(moved, labels, index, labels, itself)
     assert found["aligned_by"] == 20
-    wide = evaluate.retrieve_across(moved[:, :6], index, labels, (moved[:, :6], index))
+    wide = retrieval.across(moved[:, :6], index, labels, (moved[:, :6], index))
     assert wide["as_is"] is None
 
 
 def test_across_needs_a_teacher(folder, tmp_path):
     run = read(teacher(), folder)
     with pytest.raises(HorkdError, match="has no teacher whose index it could query") as error:
-        open_set(run, [ACROSS], tiny.SETTINGS)
+        ask(run, [ACROSS], tiny.SETTINGS)
     one_line(error)
     copied(folder, tmp_path, student())
     with pytest.raises(HorkdError, match=r"the teacher .* is not there") as error:
-        open_set(read(student(), tmp_path), [ACROSS], tiny.SETTINGS)
+        ask(read(student(), tmp_path), [ACROSS], tiny.SETTINGS)
     one_line(error)
 
 
@@ -1126,7 +1136,7 @@ def test_across_needs_a_teacher(folder, tmp_path):
 )
 def test_across_refuses_what_it_does_not_do(look, finished):
     with pytest.raises(HorkdError) as error:
-        open_set(finished, [look], tiny.SETTINGS)
+        ask(finished, [look], tiny.SETTINGS)
     one_line(error)
 
 
@@ -1359,8 +1369,6 @@ def test_exports():
 def birds(tmp_path, monkeypatch) -> str:
     """Photos of ten classes to learn and select by, and of ten to be tested on."""
     monkeypatch.setenv("HORKD_RUNS", str(tmp_path / "runs"))
-    # decode in this process
-    monkeypatch.setattr("horkd.train.FileBatches", functools.partial(FileBatches, workers=0))
     return f"folder:{class_tree(tmp_path / 'birds', 20, 3, 40)}@32"
 
 

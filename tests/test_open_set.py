@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,21 +12,31 @@ import torch
 from PIL import Image
 
 from horkd import data as package
-from horkd import evaluate
-from horkd.data import Batches, Dataset, FileBatches, ImageSet, PhotoFiles, load_dataset, normalise
+from horkd.data import (
+    Batches,
+    Dataset,
+    FileBatches,
+    ImageSet,
+    PhotoFiles,
+    is_faces,
+    load_dataset,
+    normalise,
+)
 from horkd.data import faces as face_data
 from horkd.data.batches import _hash
-from horkd.data.faces import is_faces, load_faces, parse, verification_set, whole_of
+from horkd.data.faces import load_faces, parse, whole_of
 from horkd.data.glyphs import CHARACTERS, render
-from horkd.data.lfw import load_lfw, load_lfw_view1
+from horkd.data.lfw import load_lfw, load_lfw_development
 from horkd.data.photos import FULL_CROP
+from horkd.data.unseen import with_unseen as classification_with
 from horkd.degradation import Degradation
 from horkd.errors import HorkdError
-from horkd.evaluate import verify
 from horkd.networks.network import ModelSpec, Network
-from horkd.predict import chunk, embed, predict, statistics
-from horkd.protocols.verification import auc, cosine, eer, k_fold, roc, summary, tar_at_far
-from horkd.training import Task
+from horkd.predict import chunk, embed, predict
+from horkd.preprocess import Preprocess
+from horkd.protocols import Asked
+from horkd.protocols.thresholds import auc, eer, roc, tar_at_far
+from horkd.protocols.verification import VERIFICATION, cosine, k_fold, summary
 
 FOLDS, PEOPLE, PHOTOS = 10, 6, 3  # of each fold, of each person
 
@@ -75,23 +84,15 @@ def pairs_of(names: list[str]) -> list[str]:
     return [f"{a}\t1\t2", f"{b}\t3\t1", f"{a}\t1\t{c}\t2", f"{b}\t2\t{d}\t3"]
 
 
-def forget() -> None:
-    """Data sets are kept by name for a process; the folder changes from test to test."""
-    for function in (load_dataset, face_data._lfw, face_data._decoded, face_data._uccs):
-        function.cache_clear()
-
-
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory) -> Path:
     return lfw_tree(tmp_path_factory.mktemp("faces"))
 
 
 @pytest.fixture
-def home(tree, monkeypatch) -> Iterator[Path]:
+def home(tree, monkeypatch) -> Path:
     monkeypatch.setenv("HORKD_DATA", str(tree))
-    forget()
-    yield tree
-    forget()
+    return tree
 
 
 def one_line(error: pytest.ExceptionInfo) -> str:
@@ -157,7 +158,6 @@ def test_unknown_names(home):
 
 
 def test_absent_photos_are_named(monkeypatch, tmp_path):
-    forget()
     monkeypatch.setenv("HORKD_DATA", str(tmp_path))
     with pytest.raises(HorkdError, match="lfw is not there: the data folder must hold") as error:
         load_dataset("lfw-1@16")
@@ -173,15 +173,17 @@ def test_absent_photos_are_named(monkeypatch, tmp_path):
 @pytest.mark.parametrize("k", range(1, FOLDS + 1))
 def test_training_people_are_never_tested(home, k):
     data = load_dataset(f"lfw-{k}@16")
-    assert data.folds == (k - 1,)
-    tested = data.pairs.of_fold(k - 1)
+    assert data.protocol.pairs.folds == (k - 1,)
+    tested = data.protocol.pairs.pairs.of_fold(k - 1)
     index = torch.cat([tested.left, tested.right])
     assert people(data.test, index) <= {name_of(k - 1, person) for person in range(PEOPLE)}
     assert people(data.train) == {
         name_of(fold, person) for fold in range(FOLDS) for person in range(PEOPLE) if fold != k - 1
     }
-    others = data.pairs.fold != k - 1  # the threshold may come from people trained on
-    assert people(data.test, data.pairs.left[others]) <= people(data.train)
+    others = (
+        data.protocol.pairs.pairs.fold != k - 1
+    )  # the threshold may come from people trained on
+    assert people(data.test, data.protocol.pairs.pairs.left[others]) <= people(data.train)
     # neither a person nor a photo in both
     pixels = {image.numpy().tobytes() for image in data.train.images}
     assert not pixels & {image.numpy().tobytes() for image in data.test.images[index]}
@@ -197,7 +199,7 @@ def test_a_fold_as_a_data_set(home):
     assert len(data.train) == (FOLDS - 1) * PEOPLE * PHOTOS
     assert len(data.test) == len(data.whole) == FOLDS * PEOPLE * PHOTOS
     assert data.num_classes == (FOLDS - 1) * PEOPLE
-    assert len(data.pairs) == FOLDS * 4
+    assert len(data.protocol.pairs.pairs) == FOLDS * 4
     assert data.train.margin == data.whole.margin == 1
     assert data.train.images.shape[-1] == 18
 
@@ -226,8 +228,8 @@ def test_all_folds_share_the_images_of_the_whole(home):
 def test_lfw_itself_is_for_tests_alone(home):
     data = load_dataset("lfw@16")
     assert len(data.train) == 0
-    assert data.folds is None
-    assert len(data.pairs) == FOLDS * 4
+    assert data.protocol.pairs.folds is None
+    assert len(data.protocol.pairs.pairs) == FOLDS * 4
     with pytest.raises(HorkdError, match="does not fit 0 training images"):
         Batches(data.train, 1)
 
@@ -236,15 +238,15 @@ def test_view_1(home):
     data = load_dataset("lfw-dev@16")
     trained = {name_of(f, p) for f in range(6) for p in range(PEOPLE)}
     assert people(data.train) == trained == set(data.train.classes)
-    assert data.folds == (1,)
-    tested = data.pairs.of_fold(1)
+    assert data.protocol.pairs.folds == (1,)
+    tested = data.protocol.pairs.pairs.of_fold(1)
     used = people(data.test, torch.cat([tested.left, tested.right]))
     assert used <= {name_of(f, p) for f in range(7, 10) for p in range(PEOPLE)}
-    assert len(tested) == len(data.pairs.of_fold(0)) == 4
+    assert len(tested) == len(data.protocol.pairs.pairs.of_fold(0)) == 4
 
 
-def test_load_lfw_view1_names_the_photos_of_its_files(home):
-    found, whole = load_lfw_view1(home, size=8), load_lfw(home, size=8)
+def test_load_lfw_development_names_the_photos_of_its_files(home):
+    found, whole = load_lfw_development(home, size=8), load_lfw(home, size=8)
     assert found.faces.files == whole.faces.files
     assert torch.equal(found.faces.labels, whole.faces.labels)
     files = found.faces.files
@@ -286,7 +288,7 @@ def test_damaged_view_1(tmp_path, file, content, says):
     if content is not None:
         path.write_text(content)
     with pytest.raises(HorkdError) as error:
-        load_lfw_view1(tmp_path)
+        load_lfw_development(tmp_path)
     assert says in one_line(error)
 
 
@@ -309,17 +311,15 @@ def casia_tree(root: Path) -> Path:
 def test_large_sets_stay_on_disk(tmp_path, monkeypatch):
     casia_tree(lfw_tree(tmp_path))
     monkeypatch.setenv("HORKD_DATA", str(tmp_path))
-    forget()
     data = load_dataset("casia@28")
-    forget()
     assert isinstance(data.train, PhotoFiles)
     assert (data.train.size, data.train.margin) == (28, 1)
     assert data.num_classes == 5
     assert data.train.classes[4] == "0000004"
     assert data.size == 28
-    assert data.folds is None  # nobody of LFW is trained on
+    assert data.protocol.pairs.folds is None  # nobody of LFW is trained on
     assert data.whole is None
-    assert (len(data.test), len(data.pairs)) == (180, 40)
+    assert (len(data.test), len(data.protocol.pairs.pairs)) == (180, 40)
 
 
 def test_people_of_lfw_are_left_out_of_a_training_set_with_names(tmp_path, monkeypatch):
@@ -335,9 +335,7 @@ def test_people_of_lfw_are_left_out_of_a_training_set_with_names(tmp_path, monke
             rows.append(f"{file},5,5,30,30")
     (batch / "umdfaces_batch1_ultraface.csv").write_text("\n".join(rows) + "\n")
     monkeypatch.setenv("HORKD_DATA", str(tmp_path))
-    forget()
     train = load_dataset("umdfaces@16").train
-    forget()
     kept = ["Ann_A", "Zoe", "P10_0", "P0_0x"]
     assert sorted(train.classes) == sorted(kept)
     assert train.labels.unique().tolist() == list(range(4))
@@ -353,12 +351,14 @@ def test_people_of_lfw_are_left_out_of_a_training_set_with_names(tmp_path, monke
 
 
 def with_unseen(characters: int = 30, each: int = 4) -> Dataset:
-    return replace(tiny.data(), unseen=render(CHARACTERS[10 : 10 + characters], each, 0, "unseen"))
+    unseen = render(CHARACTERS[10 : 10 + characters], each, 0, "unseen")
+    return replace(tiny.data(), unseen=unseen, protocol=classification_with(unseen))
 
 
 def test_pairs_of_characters_are_disjoint_in_characters():
     data = with_unseen()
-    images, pairs, folds = verification_set(data)
+    asked = data.protocol.pairs
+    images, pairs, folds = asked.images, asked.pairs, asked.folds
     assert images is data.unseen
     assert folds is None
     assert pairs.fold.unique().tolist() == list(range(10))
@@ -371,21 +371,21 @@ def test_pairs_of_characters_are_disjoint_in_characters():
     counts = pairs.fold.bincount()
     assert (counts == counts[0]).all()
     assert 2 * int(pairs.same.sum()) == len(pairs)
-    again = verification_set(with_unseen())[1]
+    again = with_unseen().protocol.pairs.pairs
     assert torch.equal(again.left, pairs.left)
     assert torch.equal(again.right, pairs.right)
 
 
 @pytest.mark.parametrize(("characters", "each"), [(20, 2), (20, 3), (29, 2), (40, 5), (25, 9)])
 def test_there_are_enough_pairs_for_any_number_of_characters(characters, each):
-    _, pairs, _ = verification_set(with_unseen(characters, each))
+    pairs = with_unseen(characters, each).protocol.pairs.pairs
     assert 20 <= len(pairs) <= 6000
     assert pairs.fold.unique().tolist() == list(range(10))
 
 
 def test_pairs_of_the_embedded_set():
     data = load_dataset("glyphs", 5)
-    images, pairs, _ = verification_set(data)
+    images, pairs = data.protocol.pairs.images, data.protocol.pairs.pairs
     assert len(images) == 40 * 10
     assert not set(images.classes) & set(data.train.classes)
     each = 2 * 4 * 45  # as many as four characters of ten images have of the same
@@ -394,13 +394,14 @@ def test_pairs_of_the_embedded_set():
 
 def test_a_data_set_without_pairs_is_refused():
     with pytest.raises(HorkdError, match="no classes that are never trained on") as error:
-        verification_set(tiny.data())
+        VERIFICATION(Asked(network(), tiny.data(), Degradation(8)))
     assert "glyphs" in one_line(error)
 
 
 def test_pairs_of_faces_are_their_own(home):
     data = load_dataset("lfw-2@16")
-    assert verification_set(data) == (data.test, data.pairs, (1,))
+    assert data.protocol.pairs.images is data.test
+    assert data.protocol.pairs.folds == (1,)
 
 
 # Images with a margin
@@ -659,9 +660,11 @@ def network(name: str = "resnet8x0.25", classes: int = 0, seed: int = 0, **spec:
 
 def test_statistics_are_the_networks_own_where_it_has_some():
     data = tiny.data()
-    assert statistics(network(), data) == (data.mean, data.std)
-    own = network(mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 3.0))
-    assert statistics(own, data) == ((0.1, 0.2, 0.3), (1.0, 2.0, 3.0))
+    plain = Preprocess.of(network(), data, Degradation(8))
+    assert (plain.mean, plain.std) == (data.mean, data.std)
+    net = network(mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 3.0))
+    own = Preprocess.of(net, data, Degradation(8))
+    assert (own.mean, own.std) == ((0.1, 0.2, 0.3), (1.0, 2.0, 3.0))
 
 
 @pytest.mark.parametrize(
@@ -675,10 +678,12 @@ def test_statistics_are_the_networks_own_where_it_has_some():
 )
 def test_training_and_tests_feed_a_network_alike(own):
     data, net, d = tiny.data(), network(**own), Degradation(8)
-    task = Task(data, data.train, d, tiny.RECIPE, tiny.SETTINGS, 0)
-    images = data.test.images[:3]
-    want = normalise(d(images), *statistics(net, data))
-    torch.testing.assert_close(task.view(d, 0, net)(images), want)
+    images, seen = data.test.images[:3], []
+    want = normalise(d(images), own.get("mean", data.mean), own.get("std", data.std))
+    net.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    predict(net, images, data, d)
+    torch.testing.assert_close(Preprocess.of(net, data, d)(images), want)
+    torch.testing.assert_close(seen[0], want)
 
 
 def test_large_images_go_in_few_at_a_time():
@@ -749,12 +754,21 @@ def test_verify_pair_by_pair(home, name, other, flip):
     data, net, d = load_dataset(name), network(), Degradation(16)
     second = d if other is None else Degradation(other)
     scores = []
-    for i, j in zip(data.pairs.left.tolist(), data.pairs.right.tolist(), strict=True):
+    for i, j in zip(
+        data.protocol.pairs.pairs.left.tolist(),
+        data.protocol.pairs.pairs.right.tolist(),
+        strict=True,
+    ):
         a = embed(net, data.test.central[i : i + 1], data, d, flip)
         b = embed(net, data.test.central[j : j + 1], data, second, flip)
         scores.append(float(cosine(a, b)[0]))
-    found = verify(net, data, d, None if other is None else second, flip)
-    want = summary(scores, data.pairs.same, data.pairs.fold, data.folds)
+    found = VERIFICATION(Asked(net, data, d, None if other is None else second, flip))
+    want = summary(
+        scores,
+        data.protocol.pairs.pairs.same,
+        data.protocol.pairs.pairs.fold,
+        data.protocol.pairs.folds,
+    )
     for key in ("accuracy", "auc", "eer", "folds", "n"):
         assert found[key] == pytest.approx(want[key], abs=1e-6), key
     assert found["thresholds"] == pytest.approx(want["thresholds"], abs=1e-5)
@@ -765,20 +779,21 @@ def test_verify_pair_by_pair(home, name, other, flip):
 def test_a_pair_with_one_image_degraded(home):
     data, net = load_dataset("lfw@16"), network()
     both, one = (
-        verify(net, data, Degradation(16), other) for other in (None, Degradation(4, upsample=True))
+        VERIFICATION(Asked(net, data, Degradation(16), other))
+        for other in (None, Degradation(4, upsample=True))
     )
     assert both["thresholds"] != one["thresholds"]
-    same = verify(net, data, Degradation(16), Degradation(16))
+    same = VERIFICATION(Asked(net, data, Degradation(16), Degradation(16)))
     assert same == both
 
 
 def test_a_network_without_classifier_is_verified(home):
     data = with_unseen()
     without, with_classes = network(), network(classes=tiny.CLASSES)
-    assert "accuracy" in evaluate.test(without, data, Degradation(8))
-    assert "top1" in evaluate.test(with_classes, data, Degradation(8))
+    assert "accuracy" in data.protocol.test(without, data, Degradation(8))
+    assert "top1" in data.protocol.test(with_classes, data, Degradation(8))
     faces = load_dataset("lfw-1@16")
-    assert "accuracy" in evaluate.test(network(classes=54), faces, Degradation(8))
+    assert "accuracy" in faces.protocol.test(network(classes=54), faces, Degradation(8))
 
 
 # What a record keeps of a verification

@@ -1,5 +1,6 @@
 """The frozen model's answers kept on disk: the same run, with fewer passes of the frozen model."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import tiny
 import torch
 
 from horkd import answers, storage
-from horkd.answers import Remembered
+from horkd.answers import Answers, Remembered
 from horkd.data import Batches
 from horkd.degradation import Degradation
 from horkd.errors import HorkdError
@@ -17,38 +18,32 @@ from horkd.lab.config import RunConfig
 from horkd.lab.store import Run
 from horkd.networks.network import Output, save_network
 from horkd.objectives import Frozen, Objective
-from horkd.training import Diverged, Task
+from horkd.preprocess import Preprocess
+from horkd.training import Diverged
 
 ON = replace(tiny.SETTINGS, cache="on")
 EPOCHS = tiny.RECIPE.epochs
 STEPS = EPOCHS * 4
 
 
-@pytest.fixture(autouse=True)
-def small(monkeypatch):
-    tiny.patch(monkeypatch)
+@pytest.fixture(autouse=True, scope="module")
+def small():
+    with tiny.registered():
+        yield
 
 
 @pytest.fixture
-def passes(monkeypatch) -> list[int]:
+def passes() -> Iterator[list[int]]:
     """Images in each batch that the frozen model has looked at in training."""
     seen = []
-    forward = Frozen.forward
-
-    def counted(self, x, maps=False):
-        seen.append(len(x))
-        return forward(self, x, maps)
-
-    monkeypatch.setattr(Frozen, "forward", counted)
-    return seen
+    with tiny.before(Frozen, lambda module, inputs: seen.append(len(inputs[0]))):
+        yield seen
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory) -> Run:
+def plain(small, tmp_path_factory) -> Run:
     """The student's run (after its teacher's) without a cache."""
-    with pytest.MonkeyPatch.context() as patch:
-        tiny.patch(patch)
-        return tiny.run(tiny.student(), tmp_path_factory.mktemp("plain"))
+    return tiny.run(tiny.student(), tmp_path_factory.mktemp("plain"))
 
 
 @pytest.fixture
@@ -61,7 +56,7 @@ def with_teacher(plain, tmp_path) -> Path:
 
 
 def with_cache(config: RunConfig, folder: Path) -> Run:
-    return runner.run(config, ON, folder)
+    return runner.run(config, ON, folder, tiny.CONTROL)
 
 
 def kept(folder: Path) -> list[Path]:
@@ -72,7 +67,7 @@ def assert_same(run: Run, other: Run) -> None:
     """Digests stand for every weight; only settings and seconds may differ."""
     differing = {"settings", "seconds"}
     mine, theirs = (
-        {n: v for n, v in record.items() if n not in differing}
+        {n: v for n, v in tiny.comparable(record).items() if n not in differing}
         for record in (run.record, other.record)
     )
     assert mine == theirs
@@ -179,43 +174,40 @@ def test_a_disk_that_refuses_is_one_warning(tmp_path):
         answers.keep()
 
 
-def task(**changes) -> Task:
-    values = {
-        "data": tiny.data(),
-        "train": tiny.data().train,
-        "degradation": Degradation(8),
-        "recipe": tiny.RECIPE,
-        "settings": tiny.SETTINGS,
-        "seed": 0,
-        "frozen": Frozen(tiny.network("resnet8x0.5")),
-        "frozen_degradation": Degradation(16, noise=8),
-    }
-    return Task(**{**values, **changes})
+def noisy(folder: Path | None = None) -> Answers:
+    """Answers of a frozen model that sees noise."""
+    frozen = Frozen(tiny.network("resnet8x0.5"))
+    see = Preprocess.of(frozen.network, tiny.data(), Degradation(16, noise=8))
+    return Answers(frozen, see, tiny.SETTINGS, folder)
 
 
-def test_a_task_remembers_where_it_is_told_to_and_never_maps(tmp_path):
-    assert task(frozen=None).frozen_answers(0, 0, False) is None
-    assert task().frozen_answers(0, 0, False).path is None
-    told = task(answers=tmp_path)
-    assert told.frozen_answers(0, 7, False).path == tmp_path / "7.safetensors"
-    assert told.frozen_answers(0, 7, True).path is None
+def of_epoch(told: Answers, seed: int, number: int, maps: bool = False) -> Remembered:
+    every = Batches(tiny.data().train, 12, 2, False)
+    return told.epoch(number, seed, maps, every, torch.Generator().manual_seed(seed))
+
+
+def test_answers_are_kept_where_they_are_told_to_and_never_maps(tmp_path):
+    assert of_epoch(noisy(), 0, 0).path is None
+    told = noisy(tmp_path)
+    assert of_epoch(told, 0, 7).path == tmp_path / "7.safetensors"
+    assert of_epoch(told, 0, 7, maps=True).path is None
     crops = tiny.data().train.images[:5]
-    assert len(told.frozen_answers(0, 7, True)(crops).maps) == 3
-    assert told.frozen_answers(0, 7, False)(crops).maps == ()
+    assert len(of_epoch(told, 0, 7, maps=True)(crops).maps) == 3
+    assert of_epoch(told, 0, 7)(crops).maps == ()
 
 
 def test_remembered_answers_are_those_of_the_frozen_models_own_view(tmp_path):
     """Noise included: it is drawn from the seed of the epoch."""
-    told = task(answers=tmp_path)
-    first = told.frozen_answers(5, 0, False)
+    told = noisy(tmp_path)
+    first = of_epoch(told, 5, 0)
     every = Batches(tiny.data().train, 12, 2, False)
     want = [first(crops) for crops, _ in every.epoch(5)]
     first.keep()
-    again = told.frozen_answers(5, 0, False)
+    again = of_epoch(told, 5, 0)
     assert again.read
-    see = told.view(Degradation(16, noise=8), 5)
+    noise = torch.Generator().manual_seed(5)
     for (crops, _), w in zip(every.epoch(5), want, strict=True):
-        got, seen = again(crops), told.frozen(see(crops))
+        got, seen = again(crops), told.frozen(told.preprocess(crops, noise))
         assert torch.equal(got.features, w.features)
         assert torch.equal(got.features, seen.features)
         assert torch.equal(got.logits, seen.logits)
@@ -378,19 +370,9 @@ def test_a_full_disk_is_only_a_warning(plain, with_teacher, monkeypatch):
 
 
 @pytest.mark.parametrize("step", [3, 6, 11])
-def test_an_interrupted_run_keeps_whole_epochs_only(plain, with_teacher, step, monkeypatch):
-    forward, left = Objective.forward, [step]
-
-    def stopped(self, *args):
-        left[0] -= 1
-        if left[0] == 0:
-            raise KeyboardInterrupt
-        return forward(self, *args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Objective, "forward", stopped)
-        with pytest.raises(KeyboardInterrupt):
-            with_cache(tiny.student(), with_teacher)
+def test_an_interrupted_run_keeps_whole_epochs_only(plain, with_teacher, step):
+    with tiny.before(Objective, tiny.Stop(step)), pytest.raises(KeyboardInterrupt):
+        with_cache(tiny.student(), with_teacher)
     whole = (step - 1) // 4
     assert [p.name for p in kept(with_teacher)] == [f"{e}.safetensors" for e in range(whole)]
     run = with_cache(tiny.student(), with_teacher)
@@ -398,20 +380,10 @@ def test_an_interrupted_run_keeps_whole_epochs_only(plain, with_teacher, step, m
     assert len(kept(with_teacher)) == EPOCHS
 
 
-def test_epochs_that_were_read_are_remembered_over_an_interruption(with_teacher, monkeypatch):
+def test_epochs_that_were_read_are_remembered_over_an_interruption(with_teacher):
     with_cache(kd_student(), with_teacher)
-    forward, left = Objective.forward, [10]
-
-    def stopped(self, *args):
-        left[0] -= 1
-        if left[0] == 0:
-            raise KeyboardInterrupt
-        return forward(self, *args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Objective, "forward", stopped)
-        with pytest.raises(KeyboardInterrupt):
-            with_cache(tiny.student(), with_teacher)
+    with tiny.before(Objective, tiny.Stop(10)), pytest.raises(KeyboardInterrupt):
+        with_cache(tiny.student(), with_teacher)
     kept(with_teacher)[2].unlink()
     run = with_cache(tiny.student(), with_teacher)
     assert run.record["seconds"]["frozen_answers_read"] == [1, 2]
@@ -445,21 +417,17 @@ def test_the_folder_may_be_deleted(plain, with_teacher):
     ("cache", "largest", "keeps"),
     [("off", 2**30, False), ("on", 0, True), ("auto", 2**30, True), ("auto", 0, False)],
 )
-def test_auto_keeps_what_is_not_too_large(cache, largest, keeps, with_teacher, monkeypatch):
-    monkeypatch.setattr(answers, "LARGEST", largest)
+def test_auto_keeps_what_is_not_too_large(cache, largest, keeps):
     settings = replace(tiny.SETTINGS, cache=cache)
-    runner.run(kd_student(recipe=SHORT), settings, with_teacher)
-    assert bool(kept(with_teacher)) is keeps
+    assert answers.keeps(settings, 2**30, False, largest) is keeps
+    assert not answers.keeps(replace(settings, cache="auto"), largest + 1, False, largest)
+    assert answers.keeps(replace(settings, cache="auto"), largest + 1, True, largest)
 
 
-def test_auto_counts_bytes_of_all_epochs(with_teacher, monkeypatch):
-    size = 4 * EPOCHS * 48 * (32 + tiny.CLASSES)
-    settings = replace(tiny.SETTINGS, cache="auto")
-    monkeypatch.setattr(answers, "LARGEST", size - 1)
-    runner.run(kd_student(), settings, with_teacher)
-    assert not kept(with_teacher)
-    monkeypatch.setattr(answers, "LARGEST", size)
-    runner.run(tiny.student(), settings, with_teacher)
+@pytest.mark.parametrize("cache", ["off", "auto"])
+def test_a_run_keeps_the_bytes_of_all_its_epochs(cache, with_teacher):
+    size = 4 * EPOCHS * 48 * (32 + tiny.CLASSES) if cache == "auto" else 0
+    runner.run(tiny.student(), replace(tiny.SETTINGS, cache=cache), with_teacher)
     tensors = [storage.load_tensors(p)[0] for p in kept(with_teacher)]
     assert sum(4 * t.numel() for each in tensors for t in each.values()) == size
 
@@ -494,8 +462,7 @@ def test_numbers_too_large_for_float16_stay_float32(tmp_path):
     assert torch.equal(got.features, big)
 
 
-def test_a_view_is_computed_in_parts_and_goes_on_from_the_last_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(answers, "PART", 10)
+def test_a_view_is_computed_in_parts_and_goes_on_from_the_last_one(tmp_path):
     path, asked = tmp_path / "view-0.safetensors", []
     numbers = torch.arange(37.0)[:, None]
 
@@ -506,9 +473,9 @@ def test_a_view_is_computed_in_parts_and_goes_on_from_the_last_one(tmp_path, mon
         return Output(numbers[first:last] * 2, numbers[first:last])
 
     with pytest.raises(KeyboardInterrupt):
-        answers.of_view(path, lambda a, b: look(a, b, 20), 37, half=False)
+        answers.of_view(path, lambda a, b: look(a, b, 20), 37, half=False, part=10)
     assert not path.exists()
-    got = answers.of_view(path, look, 37, half=False)
+    got = answers.of_view(path, look, 37, half=False, part=10)
     assert asked == [(0, 10), (10, 20), (20, 30), (20, 30), (30, 37)]
     assert torch.equal(got.features, numbers * 2)
     assert torch.equal(got.logits, numbers)
@@ -516,8 +483,7 @@ def test_a_view_is_computed_in_parts_and_goes_on_from_the_last_one(tmp_path, mon
     assert left == ["view-0.lock", "view-0.safetensors"]
 
 
-def test_a_damaged_part_is_computed_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(answers, "PART", 2)
+def test_a_damaged_part_is_computed_again(tmp_path):
     path, numbers = tmp_path / "v.safetensors", torch.arange(4.0)[:, None]
 
     def broken(first: int, last: int) -> Output:
@@ -526,11 +492,13 @@ def test_a_damaged_part_is_computed_again(tmp_path, monkeypatch):
         return Output(numbers[first:last], numbers[first:last])
 
     with pytest.raises(KeyboardInterrupt):
-        answers.of_view(path, broken, 4, half=False)
+        answers.of_view(path, broken, 4, half=False, part=2)
     (part,) = tmp_path.glob("v.0-2.safetensors")
     part.write_bytes(part.read_bytes()[:-3])
     with pytest.warns(UserWarning, match="damaged"):
-        got = answers.of_view(path, lambda a, b: Output(numbers[a:b], numbers[a:b]), 4, half=False)
+        got = answers.of_view(
+            path, lambda a, b: Output(numbers[a:b], numbers[a:b]), 4, half=False, part=2
+        )
     assert torch.equal(got.features, numbers)
 
 
@@ -545,13 +513,11 @@ def test_too_small_a_disk_is_refused_before_anything_is_computed(with_teacher, m
     assert runner.run(tiny.student(recipe=VIEWS), tiny.SETTINGS, with_teacher)  # cache off
 
 
-def test_the_size_that_is_asked_of_the_disk_is_that_of_the_files(with_teacher, monkeypatch):
-    asked = []
-    monkeypatch.setattr(answers, "require_space", lambda folder, size: asked.append(size))
+def test_the_size_that_is_asked_of_the_disk_is_that_of_the_files(with_teacher):
     runner.run(tiny.student(recipe=VIEWS), replace(ON, precision="bf16"), with_teacher)
     numbers = sum(t.nbytes for path in kept(with_teacher) if path.suffix == ".safetensors"
                   for t in storage.load_tensors(path)[0].values())  # fmt: skip
-    assert asked == [numbers]
+    assert 2 * answers.view_size(48, 32 + tiny.CLASSES, half=True) == numbers
 
 
 def test_what_is_there_already_needs_no_room(tmp_path):

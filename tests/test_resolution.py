@@ -11,7 +11,7 @@ from PIL import Image
 from horkd.degradation import KERNELS, Degradation, resize
 from horkd.errors import HorkdError
 from horkd.predict import predict
-from horkd.training import Task
+from horkd.preprocess import Preprocess
 
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 every_kernel = pytest.mark.parametrize("kernel", KERNELS)
@@ -244,9 +244,9 @@ def test_training_and_evaluation_see_the_same_input(degradation):
     network, seen = tiny.network(), []
     network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     predict(network, data.test.images, data, degradation)
-    task = Task(data, data.train, degradation, tiny.RECIPE, tiny.SETTINGS, seed=0)
-    training = task.view(degradation, seed=0)  # predict draws noise from seed 0
-    assert torch.equal(training(data.test.images), torch.cat(seen))
+    training = Preprocess(degradation, data.mean, data.std)
+    noise = torch.Generator().manual_seed(0)  # which predict draws from
+    assert torch.equal(training(data.test.images, noise), torch.cat(seen))
     levels = degradation(data.test.images, torch.Generator().manual_seed(0)).double() / 255
     mean, std = (torch.tensor(v).double()[:, None, None] for v in (data.mean, data.std))
     torch.testing.assert_close(seen[0].double(), (levels - mean) / std, atol=1e-6, rtol=1e-6)

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 
 from horkd.errors import HorkdError
-from horkd.protocols import retrieval
-from horkd.protocols.retrieval import TIE, align, measure, nearest, nmi
+from horkd.protocols import neighbours
+from horkd.protocols.alignment import align
+from horkd.protocols.neighbours import TIE, measure, nearest, nmi
 
 some = settings(max_examples=25, deadline=None)
 #: A failing example is drawn again from its seed alone.
@@ -155,7 +156,7 @@ def test_an_independent_library(seed, monkeypatch):
     )
     x, y = draw(seed, images=200, width=16, classes=25)
     x = x + torch.rand(x.shape, generator=torch.Generator().manual_seed(seed)) / 16
-    monkeypatch.setattr(retrieval, "TIE", 0)  # it knows none, and nothing is equal here
+    monkeypatch.setattr(neighbours, "TIE", 0)  # it knows none, and nothing is equal here
     part, rest = (x[:80], y[:80]), (x[80:], y[80:])
     for found, theirs in (
         (measure(x, y), judge.get_accuracy(x, y)),
@@ -324,8 +325,8 @@ def test_the_budget_decides_on_the_chunk(monkeypatch):
         sizes.append((len(x), len(columns)))
         return real(x, columns, *rest)
 
-    real = retrieval._relative_squares
-    monkeypatch.setattr(retrieval, "_relative_squares", watched)
+    real = neighbours._relative_squares
+    monkeypatch.setattr(neighbours, "_relative_squares", watched)
     x, y = draw(0, 200)
     y[:] = torch.arange(200) % 40
     each = 9 * 200 + 64 * 8 + 32 * 5
@@ -493,7 +494,7 @@ def test_many_clusters_start_at_random(monkeypatch):
             seen.append((self.n_clusters, self.init, self.n_init))
             return np.arange(len(x)) % 2
 
-    monkeypatch.setattr(retrieval, "KMeans", Watched)
+    monkeypatch.setattr(neighbours, "KMeans", Watched)
     for classes in (1000, 1001):
         nmi(torch.randn(classes, 2), torch.arange(classes))
     assert seen == [(1000, "k-means++", 1), (1001, "random", 1)]

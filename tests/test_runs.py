@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -17,48 +18,42 @@ import pytest
 import tiny
 import torch
 
-from horkd import evaluate, storage
 from horkd import predict as predict_
+from horkd import storage
 from horkd.degradation import Degradation
 from horkd.errors import HorkdError
-from horkd.lab import checkpoint, runner
+from horkd.lab import runner
 from horkd.lab.config import RunConfig, config_from_dict
 from horkd.lab.store import Run, diverged, read
 from horkd.losses import class_centers
 from horkd.machine import Settings
-from horkd.networks.network import ModelSpec, load_network, save_network
+from horkd.networks.network import ModelSpec, Network, load_network, save_network
 from horkd.objectives import Objective
 from horkd.protocols import classification
+from horkd.protocols.classification import Classification
 from horkd.studies.presets import get_preset, presets
 from horkd.studies.study import configure, study
 from horkd.training import Diverged, Recipe
 
 
-@pytest.fixture(autouse=True)
-def small(monkeypatch):
-    tiny.patch(monkeypatch)
+@pytest.fixture(autouse=True, scope="module")
+def small():
+    with tiny.registered():
+        yield
 
 
 @pytest.fixture
-def count_steps(monkeypatch) -> list[int]:
+def count_steps() -> Iterator[list[int]]:
     """One entry per training step."""
     steps = []
-    forward = Objective.forward
-
-    def counted(self, *args):
-        steps.append(1)
-        return forward(self, *args)
-
-    monkeypatch.setattr(Objective, "forward", counted)
-    return steps
+    with tiny.before(Objective, lambda *_: steps.append(1)):
+        yield steps
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> Run:
+def whole(small, tmp_path_factory) -> Run:
     """The student's run (after its teacher's), never interrupted."""
-    with pytest.MonkeyPatch.context() as patch:
-        tiny.patch(patch)
-        return tiny.run(tiny.student(), tmp_path_factory.mktemp("whole"))
+    return tiny.run(tiny.student(), tmp_path_factory.mktemp("whole"))
 
 
 @pytest.fixture
@@ -76,15 +71,10 @@ def copy_run(source: Path, target: Path, config: RunConfig) -> Path:
     return folder
 
 
-def comparable(record: dict) -> dict:
-    """All of a record but how long it took; the digests of the files stand for every weight."""
-    return {name: value for name, value in record.items() if name != "seconds"}
-
-
 def assert_same(run: Run, whole: Run) -> None:
-    assert comparable(run.record) == comparable(whole.record)
+    assert tiny.comparable(run.record) == tiny.comparable(whole.record)
     on_disk = storage.load_json(run.folder / "record.json")
-    assert comparable(on_disk) == comparable(whole.record)
+    assert tiny.comparable(on_disk) == tiny.comparable(whole.record)
     assert {p.name for p in run.folder.iterdir()} == {p.name for p in whole.folder.iterdir()}
     assert len(run.record["seconds"]["epochs"]) == len(whole.record["history"])
 
@@ -124,30 +114,38 @@ def test_the_loss_is_the_weighted_sum_of_the_logged_terms(whole):
 def test_results_are_those_of_the_saved_network_at_its_last_epoch(whole):
     data, results = tiny.data(), whole.record["results"]
     network = whole.network()
-    assert results["test"] == evaluate.score(network, data.test, data, Degradation(8))
+    assert results["test"] == data.protocol.score(network, data.test, data, Degradation(8))
     frozen = read(whole.config.frozen, whole.folder.parent).network()
     logits = predict_.predict(network, data.test.images, data, Degradation(8)).logits
     target = predict_.predict(frozen, data.test.images, data, Degradation(16)).logits
     assert results["agreement"] == pytest.approx(classification.agreement(logits, target))
-    validation = evaluate.score(network, data.validation, data, Degradation(8))
+    validation = data.protocol.score(network, data.validation, data, Degradation(8))
     assert whole.record["history"][-1]["validation"] == validation
     top1 = [entry["validation"]["top1"] for entry in whole.record["history"]]
     assert results["best"]["epoch"] == 1 + top1.index(max(top1))
     assert results["best"]["validation"]["top1"] == max(top1)
 
 
-def test_the_last_epoch_is_the_result_also_when_another_was_better(monkeypatch, tmp_path):
+class Falling(Classification):
     """Three epochs whose validation accuracy is made to fall."""
-    fake = iter([50.0, 40.0, 30.0])
-    real, weights = evaluate.score, []
 
-    def falling(network, images, data, degradation):
-        weights.append({n: t.clone() for n, t in network.state_dict().items()})
-        return {**real(network, images, data, degradation), "top1": next(fake)}
+    def __init__(self) -> None:
+        super().__init__()
+        self.fake, self.weights = iter([50.0, 40.0, 30.0]), []
 
-    monkeypatch.setattr("horkd.train.score", falling)
-    config = tiny.teacher()
-    run = tiny.run(config, tmp_path)
+    def score(self, network, images, channels, degradation):
+        found = super().score(network, images, channels, degradation)
+        if len(images) == len(tiny.data().validation):
+            self.weights.append({n: t.clone() for n, t in network.state_dict().items()})
+            found["top1"] = next(self.fake)
+        return found
+
+
+def test_the_last_epoch_is_the_result_also_when_another_was_better(tmp_path):
+    falling, config = Falling(), tiny.teacher()
+    real, weights = tiny.data().protocol.score, falling.weights
+    with tiny.registered(lambda name, per_class: replace(tiny.load(name), protocol=falling)):
+        run = tiny.run(config, tmp_path)
     assert run.record["results"]["best"]["epoch"] == 1
     saved = run.network().state_dict()
     assert all(torch.equal(t, weights[-1][n]) for n, t in saved.items())
@@ -282,35 +280,32 @@ def test_two_at_once_train_it_once(tmp_path, count_steps):
 # Interruptions
 
 
-class Interrupt:
-    """Raises Ctrl-C before or after the n-th call of a function."""
-
-    def __init__(self, function, call: int, after: bool = False) -> None:
-        self.function, self.left, self.after = function, call, after
-
-    def __call__(self, *args, **kwargs):
-        self.left -= 1
-        if self.left == 0 and not self.after:
-            raise KeyboardInterrupt
-        result = self.function(*args, **kwargs)
-        if self.left == 0:
-            raise KeyboardInterrupt
-        return result
+def interrupted(config: RunConfig, folder: Path, step: int, **control) -> None:
+    """Run until Ctrl-C within a step, which must come."""
+    with tiny.before(Objective, tiny.Stop(step)), pytest.raises(KeyboardInterrupt):
+        tiny.run(config, folder, **control)
 
 
-def interrupted(config: RunConfig, folder: Path, owner, name: str, call: int, after: bool) -> None:
-    """Run until the interruption, which must come."""
-    stop = Interrupt(getattr(owner, name), call, after)
+def interrupted_file(config: RunConfig, folder: Path, file: int, after: bool) -> None:
+    """Run until Ctrl-C before or after a file is renamed, which must come."""
+    real, stop = os.replace, tiny.Stop(file)
+
+    def renamed(*args):
+        if after:
+            real(*args)
+        stop()
+        if not after:
+            real(*args)
+
     with pytest.MonkeyPatch.context() as patch:
-        # a function, so that it also serves as a method
-        patch.setattr(owner, name, lambda *args, **kwargs: stop(*args, **kwargs))
+        patch.setattr(os, "replace", renamed)
         with pytest.raises(KeyboardInterrupt):
             tiny.run(config, folder)
 
 
 @pytest.mark.parametrize("step", [1, 4, 5, 7, 12])
 def test_interrupted_within_an_epoch(whole, with_teacher, count_steps, step):
-    interrupted(tiny.student(), with_teacher, Objective, "forward", step, after=False)
+    interrupted(tiny.student(), with_teacher, step)
     done = (step - 1) // 4  # whole epochs
     count_steps.clear()
     assert_same(tiny.run(tiny.student(), with_teacher), whole)
@@ -321,7 +316,7 @@ def test_interrupted_within_an_epoch(whole, with_teacher, count_steps, step):
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("file", [1, 2, 3, 4, 5])
 def test_interrupted_while_a_file_is_put_in_its_place(whole, with_teacher, file, after):
-    interrupted(tiny.student(), with_teacher, storage.os, "replace", file, after)
+    interrupted_file(tiny.student(), with_teacher, file, after)
     assert_same(tiny.run(tiny.student(), with_teacher), whole)
 
 
@@ -343,33 +338,38 @@ def test_interrupted_while_tensors_are_written(whole, with_teacher, file):
     assert_same(tiny.run(tiny.student(), with_teacher), whole)
 
 
-@pytest.mark.parametrize("name", ["predict", "score", "accuracy", "agreement", "latency"])
-def test_interrupted_while_evaluating(whole, with_teacher, name):
-    """`predict` also makes the centres, `score` is also the end of an epoch."""
-    interrupted(tiny.student(), with_teacher, evaluate, name, 1, after=True)
+@pytest.mark.parametrize("call", [1, 6, 11, 16, 17, 18, 19, 25])
+def test_interrupted_while_a_network_only_looks(whole, with_teacher, call):
+    """The centres, the frozen model's answers, scores after epochs, tests, latency."""
+    stop = tiny.Stop(call)
+
+    def looking(network, inputs, output):
+        if not network.training:
+            stop()
+
+    with tiny.after(Network, looking), pytest.raises(KeyboardInterrupt):
+        tiny.run(tiny.student(), with_teacher)
     assert_same(tiny.run(tiny.student(), with_teacher), whole)
 
 
 def test_interrupted_again_and_again(whole, with_teacher, count_steps):
     config = tiny.student()
-    interrupted(config, with_teacher, Objective, "forward", 3, after=False)
-    interrupted(config, with_teacher, Objective, "forward", 6, after=False)
-    interrupted(config, with_teacher, Objective, "forward", 2, after=False)
-    interrupted(config, with_teacher, storage.os, "replace", 2, after=True)
+    for step in (3, 6, 2):
+        interrupted(config, with_teacher, step)
+    interrupted_file(config, with_teacher, 2, after=True)
     assert_same(tiny.run(config, with_teacher), whole)
 
 
 def test_interrupted_while_the_teacher_is_trained(whole, tmp_path):
-    interrupted(tiny.student(), tmp_path, Objective, "forward", 6, after=True)
+    interrupted(tiny.student(), tmp_path, 6)
     assert read(tiny.teacher(), tmp_path) is None
     assert_same(tiny.run(tiny.student(), tmp_path), whole)
     teacher = read(tiny.teacher(), tmp_path)
     assert_same(teacher, read(tiny.teacher(), whole.folder.parent))
 
 
-def test_short_epochs_are_not_saved_one_by_one(monkeypatch, whole, with_teacher, count_steps):
-    monkeypatch.setattr(checkpoint, "SAVE_EVERY_SECONDS", 1e9)
-    interrupted(tiny.student(), with_teacher, Objective, "forward", 11, after=False)
+def test_short_epochs_are_not_saved_one_by_one(whole, with_teacher, count_steps):
+    interrupted(tiny.student(), with_teacher, 11, save_every=1e9)
     assert not list((with_teacher / tiny.student().name).glob("state*"))
     count_steps.clear()
     assert_same(tiny.run(tiny.student(), with_teacher), whole)
@@ -379,7 +379,7 @@ def test_short_epochs_are_not_saved_one_by_one(monkeypatch, whole, with_teacher,
 def test_noise_and_flips_also_resume(tmp_path):
     config = tiny.teacher(degradation=Degradation(8, blur=0.5, noise=8, upsample=True))
     whole = tiny.run(config, tmp_path / "whole")
-    interrupted(config, tmp_path / "parts", Objective, "forward", 7, after=False)
+    interrupted(config, tmp_path / "parts", 7)
     assert_same(tiny.run(config, tmp_path / "parts"), whole)
 
 
@@ -544,7 +544,7 @@ def altered_history(folder: Path) -> None:
     ids=["half", "bit of a weight", "digit of the history"],
 )
 def test_a_damaged_state_is_set_aside(whole, with_teacher, damage, count_steps):
-    interrupted(tiny.student(), with_teacher, Objective, "forward", 10, after=False)
+    interrupted(tiny.student(), with_teacher, 10)
     folder = with_teacher / tiny.student().name
     damage(folder)
     damaged = (folder / "state.safetensors").read_bytes()
@@ -811,13 +811,15 @@ def test_a_mistake_does_not_cost_the_teachers_training(change, tmp_path, count_s
     assert not count_steps
 
 
-def test_an_empty_class_is_named(monkeypatch, with_teacher):
+def test_an_empty_class_is_named(with_teacher):
     def without_class_2(name, per_class=None):
         data = tiny.load(name)
         return replace(data, train=data.train.select(data.train.labels != 2))
 
-    tiny.patch_data(monkeypatch, without_class_2)
-    with pytest.raises(HorkdError, match="no example of class 2"):
+    with (
+        tiny.registered(without_class_2),
+        pytest.raises(HorkdError, match="no example of class 2"),
+    ):
         tiny.run(tiny.student(), with_teacher)
 
 
@@ -854,7 +856,6 @@ def test_a_compiled_run_is_the_plain_one(monkeypatch, tmp_path):
         module._compiled_call_impl = torch.compile(module._call_impl, backend="aot_eager")
 
     monkeypatch.setattr(torch.nn.Module, "compile", compile)
-    tiny.patch_data(monkeypatch, tiny.load)
     plain = runner.run(tiny.student(), tiny.SETTINGS, tmp_path / "plain")
     compiled = runner.run(
         tiny.student(), replace(tiny.SETTINGS, compile="on"), tmp_path / "compiled"
@@ -872,7 +873,7 @@ def test_features_are_float32_under_autocast():
 
 
 @pytest.mark.parametrize("name", ["paper-short", "paper"])
-def test_the_papers_networks_build_and_take_a_step(name, monkeypatch, tmp_path):
+def test_the_papers_networks_build_and_take_a_step(name, tmp_path):
     """ResNet50, ResNet18 with a projector to 2048, ResNet18 at 16 pixels: one batch each."""
     data = tiny.data()
     few = {
@@ -880,7 +881,6 @@ def test_the_papers_networks_build_and_take_a_step(name, monkeypatch, tmp_path):
         for split in ("train", "validation", "test")
     }
     few["validation"] = few["validation"].select(torch.arange(0))
-    tiny.patch_data(monkeypatch, lambda name, n=None: replace(data, name=name, **few))
     preset = get_preset(name)
     assert not preset.validation
     one_step = {
@@ -889,7 +889,8 @@ def test_the_papers_networks_build_and_take_a_step(name, monkeypatch, tmp_path):
     }
     small = replace(preset, **one_step)
     arms = {name: configure(small, arm) for name, arm in study(small, "two_stage").items()}
-    student = tiny.run(arms["student"], tmp_path)  # the teacher and the assistant first
+    with tiny.registered(lambda name, n=None: replace(data, name=name, **few)):
+        student = tiny.run(arms["student"], tmp_path)  # the teacher and the assistant first
     assistant, teacher = (read(arms[a], tmp_path) for a in ("assistant", "teacher"))
     assert (teacher.config.model, assistant.config.model) == ("resnet50", "resnet18")
     assert student.network().spec == assistant.network().spec

@@ -13,18 +13,19 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from horkd.answers import Answers
 from horkd.data import ImageSet, normalise
 from horkd.data.glyphs import CHARACTERS, glyph_masks
 from horkd.degradation import Degradation
 from horkd.errors import HorkdError
-from horkd.evaluate import score
 from horkd.losses import HybridOrderLoss, class_centers, order1, order2, order3, order_c
 from horkd.machine import Settings, exact_matmul
 from horkd.objectives import Frozen, Objective
 from horkd.predict import predict
+from horkd.preprocess import Preprocess
 from horkd.studies import presets
 from horkd.studies.presets import get_preset
-from horkd.training import Recipe, State, Task, fit, new_state
+from horkd.training import Recipe, State, batches_of, fit, new_state
 
 ONE_STEP = Recipe(epochs=1, batch_size=12, learning_rate=0.1, schedule="step", crop=0)
 WEIGHTS = {"1": 2.0, "2": 25.0, "3": 50.0, "C": 0.5}
@@ -61,18 +62,23 @@ def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def task(recipe: Recipe, train=None, frozen=None, size: int = 8, **changes) -> Task:
-    return Task(
-        tiny.data(),
-        tiny.data().train if train is None else train,
-        Degradation(size),
-        recipe,
-        tiny.SETTINGS,
-        seed=0,
-        frozen=frozen,
-        frozen_degradation=Degradation(16) if frozen else None,
-        **changes,
-    )
+def task(
+    recipe: Recipe, train=None, frozen=None, settings: Settings = tiny.SETTINGS, seed: int = 0
+) -> dict:
+    """What `fit` is told: crops, what both models see of them, and how to learn."""
+    data, layout = tiny.data(), settings.memory_format
+    answers = None
+    if frozen is not None:
+        see = Preprocess.of(frozen.network, data, Degradation(16), layout)
+        answers = Answers(frozen, see, settings)
+    return {
+        "batches": batches_of(data.train if train is None else train, recipe, data.flip),
+        "preprocess": Preprocess(Degradation(8), data.mean, data.std, layout),
+        "recipe": recipe,
+        "settings": settings,
+        "seed": seed,
+        "answers": answers,
+    }
 
 
 def state_for(objective: Objective, recipe: Recipe, seed: int = 0) -> State:
@@ -87,7 +93,7 @@ def test_one_step_is_nesterovs():
     images = first(12)
     state = state_for(Objective(), ONE_STEP)
     twin = copy.deepcopy(state.network).train()
-    fit(state, task(ONE_STEP, images))
+    fit(state, **task(ONE_STEP, images))
     x = normalise(Degradation(8)(images.images), tiny.data().mean, tiny.data().std)
     loss = F.cross_entropy(twin(x).logits, images.labels)
     loss.backward()
@@ -109,7 +115,7 @@ def distilled():
     objective = distillation(frozen)
     state = state_for(objective, ONE_STEP)
     learner, projector = copy.deepcopy((state.network, objective.relational.projector))
-    fit(state, task(ONE_STEP, images, frozen))
+    fit(state, **task(ONE_STEP, images, frozen))
     sees = {
         size: normalise(Degradation(size)(images.images), tiny.data().mean, tiny.data().std)
         for size in (8, 16)
@@ -170,7 +176,7 @@ def test_the_log_is_the_mean_over_the_epochs_steps():
     seen = []
     objective = Objective()
     objective.register_forward_hook(lambda module, inputs, terms: seen.append(terms["loss"].item()))
-    state = fit(state_for(objective, tiny.RECIPE), task(tiny.RECIPE))
+    state = fit(state_for(objective, tiny.RECIPE), **task(tiny.RECIPE))
     assert len(seen) == 12
     logged = [entry["terms"]["loss"] for entry in state.history]
     assert logged == pytest.approx([np.mean(seen[i : i + 4]) for i in (0, 4, 8)])
@@ -184,7 +190,7 @@ def test_clipping_limits_the_step():
     def step_length(recipe: Recipe) -> float:
         state = state_for(Objective(), recipe)
         before = copy.deepcopy(list(state.network.parameters()))
-        fit(state, task(recipe, first(12)))
+        fit(state, **task(recipe, first(12)))
         pairs = zip(state.network.parameters(), before, strict=True)
         return math.sqrt(sum((p - q).square().sum().item() for p, q in pairs))
 
@@ -224,7 +230,7 @@ def test_the_optimiser_follows_the_schedule(schedule):
     state.optimizer.register_step_pre_hook(
         lambda optimizer, *_: used.append(optimizer.param_groups[0]["lr"])
     )
-    fit(state, task(recipe))
+    fit(state, **task(recipe))
     assert used == [recipe.rate(s, 4) for s in range(12)]
     assert [entry["learning_rate"] for entry in state.history] == used[3::4]
 
@@ -257,7 +263,7 @@ def test_the_frozen_model_only_looks():
     frozen.train(True)
     assert not any(m.training for m in frozen.modules())
     state = state_for(distillation(frozen), tiny.RECIPE)
-    fit(state, task(tiny.RECIPE, frozen=frozen))
+    fit(state, **task(tiny.RECIPE, frozen=frozen))
     assert not any(m.training for m in frozen.modules())
     assert all(torch.equal(t, before[n]) for n, t in frozen.state_dict().items())
     assert not any(p.requires_grad or p.grad is not None for p in frozen.parameters())
@@ -270,7 +276,7 @@ def test_the_frozen_model_sees_its_own_resolution():
     frozen.network.register_forward_pre_hook(lambda m, inputs: sizes.append(inputs[0].shape[-1]))
     state = state_for(distillation(frozen), ONE_STEP)
     state.network.register_forward_pre_hook(lambda m, inputs: sizes.append(inputs[0].shape[-1]))
-    fit(state, task(ONE_STEP, first(12), frozen))
+    fit(state, **task(ONE_STEP, first(12), frozen))
     assert sizes == [16, 8]
 
 
@@ -283,7 +289,7 @@ def test_the_projector_is_trained_and_is_not_the_networks():
     assert {id(p) for p in projector.parameters()} <= optimised
     assert {id(p) for p in state.network.parameters()} <= optimised
     before, centers = projector.weight.detach().clone(), objective.relational.centers.clone()
-    fit(state, task(tiny.RECIPE, frozen=frozen))
+    fit(state, **task(tiny.RECIPE, frozen=frozen))
     assert (projector.weight - before).abs().max() > 1e-3
     assert torch.equal(objective.relational.centers, centers)
     assert not any("projector" in name for name in state.network.state_dict())
@@ -293,7 +299,7 @@ def test_a_frozen_model_gets_no_gradient_from_any_term():
     frozen = frozen_model()
     frozen.requires_grad_(True)  # even then
     state = state_for(distillation(frozen), ONE_STEP)
-    fit(state, task(ONE_STEP, first(12), frozen))
+    fit(state, **task(ONE_STEP, first(12), frozen))
     assert all(p.grad is None for p in frozen.parameters())
 
 
@@ -307,8 +313,12 @@ def test_the_best_epoch_is_the_first_of_the_best_and_the_last_stays():
     def keep(state: State) -> None:
         weights.append({n: t.clone() for n, t in state.network.state_dict().items()})
 
-    validation = tiny.data().validation
-    fit(state, task(recipe, validation=validation), after_epoch=keep)
+    data, validation = tiny.data(), tiny.data().validation
+
+    def score(network):
+        return data.protocol.score(network, validation, data, Degradation(8))
+
+    fit(state, **task(recipe), score=score, after_epoch=keep)
     top1 = [entry["validation"]["top1"] for entry in state.history]
     assert state.best_epoch == 1 + top1.index(max(top1))
     best = weights[state.best_epoch - 1]
@@ -317,12 +327,12 @@ def test_the_best_epoch_is_the_first_of_the_best_and_the_last_stays():
     assert all(torch.equal(t, last[n]) for n, t in weights[-1].items())
     network = tiny.network()
     network.load_state_dict(state.best)
-    found = score(network, validation, tiny.data(), Degradation(8))
+    found = tiny.data().protocol.score(network, validation, tiny.data(), Degradation(8))
     assert found == state.history[state.best_epoch - 1]["validation"]
 
 
 def test_without_validation_there_is_no_best_epoch():
-    state = fit(state_for(Objective(), ONE_STEP), task(ONE_STEP))
+    state = fit(state_for(Objective(), ONE_STEP), **task(ONE_STEP))
     assert (state.best, state.best_epoch) == (None, 0)
     assert "validation" not in state.history[0]
 
@@ -335,7 +345,7 @@ def test_a_diverging_loss_is_one_clear_line():
     with pytest.raises(
         HorkdError, match=r"the loss is not finite in epoch \d.*lower the"
     ) as caught:
-        fit(state_for(Objective(), recipe), task(recipe))
+        fit(state_for(Objective(), recipe), **task(recipe))
     assert "\n" not in str(caught.value)
 
 
@@ -352,10 +362,10 @@ def test_a_tiny_network_learns_to_read():
     data = replace(tiny.data(), train=train, test=test)
     recipe = Recipe(epochs=10, batch_size=20, learning_rate=0.1, crop=1)
     state = new_state(tiny.network("resnet8x0.5", classes=20), Objective(), recipe)
-    fit(state, replace(task(recipe, train), data=data))
+    fit(state, **task(recipe, train))
     losses = [entry["terms"]["loss"] for entry in state.history]
     assert losses[-1] < 0.3 * losses[0]
-    assert score(state.network, test, data, Degradation(8))["top1"] > 75
+    assert data.protocol.score(state.network, test, data, Degradation(8))["top1"] > 75
 
 
 def relations_gap(network, frozen) -> float:
@@ -371,7 +381,7 @@ def test_a_learner_of_distances_takes_on_the_frozen_models_distances():
     objective = Objective(0.0, HybridOrderLoss({"2": 25.0}))
     state = state_for(objective, recipe)
     start = relations_gap(state.network, frozen)
-    fit(state, task(recipe, frozen=frozen))
+    fit(state, **task(recipe, frozen=frozen))
     logged = [entry["terms"]["order2"] for entry in state.history]
     assert set(state.history[0]["terms"]) == {"loss", "order2"}
     assert logged[-1] < 0.5 * logged[0]
@@ -383,7 +393,7 @@ def test_every_other_order_can_be_learnt_alone(order):
     frozen = frozen_model()
     recipe = Recipe(epochs=8, batch_size=12, learning_rate=0.02, crop=0)
     objective = distillation(frozen, {order: 10.0}, cross_entropy=0.0)
-    state = fit(state_for(objective, recipe), task(recipe, frozen=frozen))
+    state = fit(state_for(objective, recipe), **task(recipe, frozen=frozen))
     (name,) = set(state.history[0]["terms"]) - {"loss"}
     assert state.history[-1]["terms"][name] < 0.8 * state.history[0]["terms"][name]
 
@@ -445,7 +455,7 @@ def final_loss(settings: Settings) -> float:
     frozen = Frozen(settings.place(frozen_model().network))
     state = state_for(distillation(frozen), ONE_STEP)
     settings.place(state.network)
-    fit(state, replace(task(ONE_STEP, first(12), frozen), settings=settings))
+    fit(state, **task(ONE_STEP, first(12), frozen, settings))
     return state.history[0]["terms"]["loss"]
 
 
@@ -461,8 +471,7 @@ def test_precision_and_memory_format_change_only_the_rounding():
 
 def test_the_same_seed_trains_the_same_network():
     def train(seed: int) -> State:
-        t = replace(task(ONE_STEP), seed=seed)
-        return fit(state_for(Objective(), ONE_STEP), t)
+        return fit(state_for(Objective(), ONE_STEP), **task(ONE_STEP, seed=seed))
 
     a, b, c = (train(seed) for seed in (0, 0, 1))
     assert a.history == b.history
@@ -523,7 +532,7 @@ def test_the_learner_is_shown_every_stage_and_the_frozen_model_the_whole_crops()
         module.register_forward_pre_hook(
             lambda module, inputs, name=name: sizes[name].append(inputs[0].shape[-1])
         )
-    fit(state, task(recipe, frozen=frozen))
+    fit(state, **task(recipe, frozen=frozen))
     steps = len(sizes["learner"]) // 3
     assert sizes["learner"] == [4] * steps + [6] * steps + [8] * steps
     assert set(sizes["frozen"]) == {16}
@@ -534,11 +543,11 @@ def test_the_learner_is_shown_every_stage_and_the_frozen_model_the_whole_crops()
 def test_a_stage_is_the_degradation_of_the_full_crop(crop):
     recipe = replace(tiny.RECIPE, epochs=2, crop=crop, progressive=((1, 8),))
     one = task(recipe)
-    seed = one.seed * 100_003
-    crops, _ = next(one.batches().epoch(seed, 0))
-    want = normalise(Degradation(8)(crops), one.data.mean, one.data.std)
+    seed = one["seed"] * 100_003
+    crops, _ = next(one["batches"].epoch(seed, 0))
+    want = normalise(Degradation(8)(crops), tiny.data().mean, tiny.data().std)
     found = []
     network = tiny.network()
     network.register_forward_pre_hook(lambda module, inputs: found.append(inputs[0]))
-    fit(new_state(network, Objective(), recipe), one)
+    fit(new_state(network, Objective(), recipe), **one)
     assert torch.equal(found[0], want)

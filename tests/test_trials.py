@@ -16,7 +16,7 @@ from horkd.errors import HorkdError
 from horkd.lab import looks as looks_
 from horkd.lab import runner
 from horkd.lab.config import RunConfig, config_from_dict
-from horkd.lab.looks import Look, features, open_set
+from horkd.lab.looks import Look, features, ask
 from horkd.lab.store import export
 from horkd.studies import trials
 from horkd.studies.presets import get_preset
@@ -76,7 +76,7 @@ def test_what_would_look_at_the_test_images_of_a_trial_is_refused(small):
     run = runner.run(tiny.teacher(trial=True), tiny.SETTINGS)
     for look in (
         lambda: looks_.views(run, [Degradation(8)], tiny.SETTINGS),
-        lambda: open_set(run, [Look("verification", "glyphs", Degradation(8))]),
+        lambda: ask(run, [Look("verification", "glyphs", Degradation(8))]),
         lambda: features(run, tiny.SETTINGS),
         lambda: export(run, small / "x.safetensors"),
     ):

@@ -13,18 +13,8 @@ from hypothesis import strategies as st
 
 from horkd.checks import unit_rows
 from horkd.errors import HorkdError
-from horkd.protocols.verification import (
-    accuracy,
-    auc,
-    best_threshold,
-    compare,
-    correct,
-    cosine,
-    eer,
-    k_fold,
-    roc,
-    tar_at_far,
-)
+from horkd.protocols.thresholds import accuracy, auc, best_threshold, eer, roc, tar_at_far
+from horkd.protocols.verification import compare, correct, cosine, k_fold
 
 some = settings(max_examples=40, deadline=None)
 #: A failing example is drawn again from its seed alone. Few levels make many equal scores.

@@ -88,9 +88,8 @@ def test_within_an_epoch_the_state_is_kept_every_few_minutes(small, monkeypatch)
         saved.append((path.name, metadata.get("epoch"), metadata.get("step")))
         return save(path, tensors, metadata)
 
-    monkeypatch.setattr(checkpoint, "SAVE_WITHIN_SECONDS", 0)
     monkeypatch.setattr(storage, "save_tensors", counted)
-    runner.run(tiny.teacher(), tiny.SETTINGS)
+    runner.run(tiny.teacher(), tiny.SETTINGS, None, Control(save_within=0, save_every=0))
     states = [(epoch, step) for name, epoch, step in saved if name == "state.safetensors"]
     places = [(epoch, step) for epoch in range(3) for step in range(4)]
     assert states == [*places[1:], (3, 0)]
@@ -124,11 +123,10 @@ def test_seconds_of_a_run_in_parts_are_those_of_all_parts(small):
 # Lines
 
 
-def test_an_epoch_that_takes_long_is_a_line_with_the_time_left(small, monkeypatch):
-    monkeypatch.setattr(checkpoint, "REPORT_SECONDS", 0)
+def test_an_epoch_that_takes_long_is_a_line_with_the_time_left(small):
     lines = []
     config = tiny.teacher(recipe=replace(tiny.RECIPE, progressive=((1, 4), (1, 8))))
-    runner.run(config, tiny.SETTINGS, small, Control(say=lines.append))
+    runner.run(config, tiny.SETTINGS, small, Control(say=lines.append, report_every=0))
     number, seconds = r"[\d.]+", r"\d+ s"
     for line, epoch, pixels in zip(lines, (1, 2, 3), (4, 8, 16), strict=True):
         expected = (
@@ -139,11 +137,11 @@ def test_an_epoch_that_takes_long_is_a_line_with_the_time_left(small, monkeypatc
     assert [entry["pixels"] for entry in read(config).record["history"]] == [4, 8, 16]
 
 
-def test_time_left_goes_by_the_pixels_of_the_epochs_to_come(small, monkeypatch):
+def test_time_left_goes_by_the_pixels_of_the_epochs_to_come(small):
     lines = []
     recipe = Recipe(epochs=10, progressive=((4, 8), (2, 12)))
     config = tiny.teacher(recipe=recipe)
-    saver = checkpoint._Saver(small / "x", config, tiny.SETTINGS, Control(say=lines.append))
+    saver = checkpoint.Saver(small / "x", config, tiny.SETTINGS, Control(say=lines.append))
     entry = {"terms": {"loss": 1.0}, "pixels": 8}
     state = State(None, None, None, epoch=4, history=[entry], seconds=[64.0])
     saver._report(state)  # 2 epochs at 12 px and 4 at 16 are to come

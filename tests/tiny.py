@@ -1,15 +1,22 @@
 """Glyphs few enough, and networks small enough, that a whole run takes a fraction of a second."""
 
 import functools
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn.modules.module import (
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+)
 
-from horkd.data import Dataset
+from horkd import data as data_
+from horkd.data import DATASETS, Dataset, Source
 from horkd.data.glyphs import CHARACTERS, render
 from horkd.degradation import Degradation
-from horkd.lab import checkpoint, runner
+from horkd.lab import runner
+from horkd.lab.checkpoint import Control
 from horkd.lab.config import RunConfig
 from horkd.lab.store import Run
 from horkd.machine import Settings
@@ -34,7 +41,7 @@ def data() -> Dataset:
 
 
 def load(name: str, per_class: int | None = None) -> Dataset:
-    """Stands in for `horkd.data.load_dataset`."""
+    """Stands in for the loader of any data set."""
     return replace(data(), name=name)
 
 
@@ -63,18 +70,77 @@ def student(**changes) -> RunConfig:
     return RunConfig(**{**values, **changes})
 
 
-def run(config: RunConfig, folder) -> Run:
-    return runner.run(config, SETTINGS, folder)
+#: Saved after every epoch.
+CONTROL = Control(save_every=0)
 
 
-def patch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs on the six characters, saved after every epoch."""
-    patch_data(monkeypatch, load)
-    monkeypatch.setattr(checkpoint, "SAVE_EVERY_SECONDS", 0)
-    monkeypatch.setattr("horkd.lab.store.latency", lambda network, size: 1.0)
+def run(config: RunConfig, folder, **control) -> Run:
+    return runner.run(config, SETTINGS, folder, replace(CONTROL, **control))
 
 
-def patch_data(monkeypatch: pytest.MonkeyPatch, stand_in) -> None:
-    """Another `load_dataset` for all that trains, tests and exports."""
-    for module in ("runner", "looks", "store"):
-        monkeypatch.setattr(f"horkd.lab.{module}.load_dataset", stand_in)
+def comparable(record: dict) -> dict:
+    """All of a record but how long it took; the digests of the files stand for every weight."""
+    cost = {name: value for name, value in record["cost"].items() if name != "latency_ms"}
+    return {n: v for n, v in record.items() if n != "seconds"} | {"cost": cost}
+
+
+def sources(stand_in=load) -> dict[str, Source]:
+    """Every data set, read by `stand_in(name, per_class)`."""
+    return {name: replace(source, load=stand_in) for name, source in DATASETS.items()}
+
+
+def registered(stand_in=load):
+    """A context in which every data set is read by `stand_in`."""
+    return data_.registered(sources(stand_in))
+
+
+def patch(monkeypatch: pytest.MonkeyPatch, stand_in=load) -> None:
+    """The same for the duration of a test."""
+    for name, source in sources(stand_in).items():
+        monkeypatch.setitem(DATASETS, name, source)
+
+
+@contextmanager
+def before(kind: type, act):
+    """`act(module, inputs)` is called before each forward pass of a module of that kind."""
+
+    def hook(module, inputs):
+        if isinstance(module, kind):
+            act(module, inputs)
+
+    handle = register_module_forward_pre_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def after(kind: type, act):
+    """`act(module, inputs, output)` after each forward pass may return another output."""
+
+    def hook(module, inputs, output):
+        return act(module, inputs, output) if isinstance(module, kind) else None
+
+    handle = register_module_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+class Stop:
+    """Raises Ctrl-C when it is called for the n-th time."""
+
+    def __init__(self, call: int) -> None:
+        self.left = call
+
+    def __call__(self, *_) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+def nothing(name: str, per_class: int | None = None) -> Dataset:
+    """Stands in where no data set may be read."""
+    raise AssertionError(f"{name} is read")

@@ -1,31 +1,22 @@
-"""Data sets of small images, held as uint8 tensors; large sets of photos stay on disk."""
+"""Data sets of small images, held as uint8 tensors; large sets of photos stay on disk.
+
+A new data set is a module with a `Source`, and a line in `DATASETS`.
+"""
 
 import functools
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 
-from horkd.data.batches import Batches, FileBatches, ReducedBatches, normalise
-from horkd.data.cifar import VALIDATION_PER_CLASS, load_cifar100
-from horkd.data.faces import (
-    FACES,
-    PHOTOS,
-    identification_set,
-    is_faces,
-    load_faces,
-    parse,
-    verification_set,
-    whole_of,
-)
-from horkd.data.glyphs import VERSION as GLYPHS_VERSION
-from horkd.data.glyphs import load_glyphs
+from horkd import paths
+from horkd.data import cifar, faces, glyphs, retrieval
+from horkd.data.batches import Batches, FileBatches, ReducedBatches
+from horkd.data.faces import parse, whole_of
 from horkd.data.images import Dataset, ImageSet
 from horkd.data.photos import PhotoFiles
-from horkd.data.retrieval import (
-    RETRIEVAL,
-    is_retrieval,
-    load_retrieval,
-    parse_retrieval,
-    retrieval_images,
-)
+from horkd.data.source import Source
 from horkd.errors import HorkdError
+from horkd.preprocess import normalise
 
 __all__ = [
     "CLASSES",
@@ -37,35 +28,87 @@ __all__ = [
     "ImageSet",
     "PhotoFiles",
     "ReducedBatches",
+    "Source",
+    "find",
     "full_size",
-    "identification_set",
     "is_faces",
     "is_known",
     "is_retrieval",
     "load_dataset",
     "normalise",
+    "parse",
+    "registered",
     "training_images",
-    "verification_set",
     "whole_of",
 ]
 
-DATASETS = ("glyphs", "cifar100", *RETRIEVAL, *FACES)
+#: Every data set that has a name; a folder of photos is `folder:PATH` (`retrieval.FOLDERS`).
+DATASETS: dict[str, Source] = {
+    "glyphs": glyphs.SOURCE,
+    "cifar100": cifar.SOURCE,
+    **retrieval.SOURCES,
+    **faces.SOURCES,
+}
 #: Data sets that are drawn here, with the version of the drawing.
-DRAWN = {"glyphs": GLYPHS_VERSION, "glyphs-disjoint": GLYPHS_VERSION}
+DRAWN = {name: source.version for name, source in DATASETS.items() if source.version}
 #: Classes of each data set that is classified, known without reading it.
-CLASSES = {"glyphs": 100, "cifar100": 100}
+CLASSES = {name: source.classes for name, source in DATASETS.items() if source.classes}
+
+
+@contextmanager
+def registered(sources: Mapping[str, Source]) -> Iterator[None]:
+    """Further data sets, or other ones under known names, for a while.
+
+    Args:
+        sources: by name.
+    """
+    before = dict(DATASETS)
+    DATASETS.update(sources)
+    try:
+        yield
+    finally:
+        DATASETS.clear()
+        DATASETS.update(before)
+
+
+def find(name: str) -> Source | None:
+    """The source of `NAME`, `NAME@SIZE` or `folder:PATH`; None if there is no such data set."""
+    if name.startswith(retrieval.FOLDER):
+        return retrieval.FOLDERS
+    return DATASETS.get(name) or DATASETS.get(name.partition("@")[0])
+
+
+def _known(name: str) -> Source:
+    source = find(name)
+    if source is None:
+        raise _unknown(name)
+    return source
+
+
+def _unknown(name: str) -> HorkdError:
+    return HorkdError(f"unknown data set {name!r}: choose from {', '.join(DATASETS)}")
 
 
 def is_known(name: str) -> bool:
     """Whether there is a data set of that name, here or elsewhere."""
-    return name.partition("@")[0] in DATASETS or is_retrieval(name)
+    return find(name) is not None
+
+
+def is_faces(name: str) -> bool:
+    """Whether a data set is one of faces."""
+    source = find(name)
+    return source is not None and source.kind == "faces"
+
+
+def is_retrieval(name: str) -> bool:
+    """Whether a data set is one for metric learning."""
+    source = find(name)
+    return source is not None and source.kind == "retrieval"
 
 
 def full_size(name: str) -> int:
     """Side of a data set's full-resolution images in pixels, without reading it."""
-    if is_faces(name):
-        return parse(name)[1]
-    return parse_retrieval(name)[1] if is_retrieval(name) else 32
+    return _known(name).size(name)
 
 
 def training_images(name: str, per_class: int | None = None, validation: bool = True) -> int:
@@ -76,20 +119,9 @@ def training_images(name: str, per_class: int | None = None, validation: bool = 
         per_class: as in `load_dataset`.
         validation: whether the validation split is held out; else it is trained on as well.
     """
-    if is_faces(name):  # a tenth of LFW's 13,233 photos is in the tested fold
-        return PHOTOS.get(parse(name)[0], 11_910)
-    if is_retrieval(name):
-        return retrieval_images(name, per_class, validation)
-    if name == "glyphs":
-        each = per_class or 100
-        held = max(5, each // 5)
-    else:
-        each = per_class or 500 - VALIDATION_PER_CLASS
-        held = min(each, VALIDATION_PER_CLASS)
-    return CLASSES[name] * (each if validation else each + held)
+    return _known(name).images(name, per_class, validation)
 
 
-@functools.lru_cache(maxsize=4)
 def load_dataset(name: str, per_class: int | None = None) -> Dataset:
     """A data set by name, read once per process.
 
@@ -102,12 +134,17 @@ def load_dataset(name: str, per_class: int | None = None) -> Dataset:
     Raises:
         HorkdError: if the name is unknown or the data are missing or damaged.
     """
-    if name == "glyphs":
-        return load_glyphs() if per_class is None else load_glyphs(per_class)
-    if name == "cifar100":
-        return load_cifar100(per_class)
-    if is_faces(name):
-        return load_faces(name)
-    if is_retrieval(name):
-        return load_retrieval(name, per_class)
-    raise HorkdError(f"unknown data set {name!r}: choose from {', '.join(DATASETS)}")
+    source = _known(name)
+    if "@" in name and source.kind == "images":  # those have one size
+        raise _unknown(name)
+    return _loaded(source.load, name, per_class, paths.data_dir())
+
+
+@functools.lru_cache(maxsize=4)
+def _loaded(
+    load: Callable[[str, int | None], Dataset],
+    name: str,
+    per_class: int | None,
+    folder: Path | None,
+) -> Dataset:
+    return load(name, per_class)  # the folder is where it looks

@@ -1,9 +1,6 @@
 """Augmented batches, made on the device that holds the images or from photos on disk."""
 
-import functools
-import os
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,22 +9,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from horkd.data.images import ImageSet
+from horkd.data.photos import PhotoFiles, decoded, workers_for
 from horkd.errors import HorkdError
-
-if TYPE_CHECKING:
-    from horkd.data.photos import PhotoFiles
-
-
-@functools.lru_cache(maxsize=32)
-def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """(3, 1, 1) on the device; kept there, because copying it anew would halt a GPU every step."""
-    return torch.tensor(values, device=device)[:, None, None]
-
-
-def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """uint8 (N, 3, H, W) to float32 with the given channel statistics (scale 0 to 1)."""
-    device = images.device
-    return (images.float() / 255 - _per_channel(mean, device)) / _per_channel(std, device)
 
 
 def _hash(x: Tensor) -> Tensor:
@@ -243,7 +226,7 @@ class FileBatches(Batches):
         batch_size, crop, flip: as of `Batches`.
         views: only 0; what a frozen model says of a large set is not kept.
         per_class, count: as of `Batches`.
-        workers: processes that decode; 0 decodes in this one.
+        workers: processes that decode; 0 decodes in this one, None leaves it to `workers_for`.
 
     Raises:
         HorkdError: as `Batches`, or if views are asked for.
@@ -251,7 +234,7 @@ class FileBatches(Batches):
 
     def __init__(
         self,
-        files: "PhotoFiles",
+        files: PhotoFiles,
         batch_size: int,
         crop: int = 4,
         flip: bool = True,
@@ -269,7 +252,7 @@ class FileBatches(Batches):
         self.files, self.labels, self.size, self.views = files, files.labels, files.size, 0
         self.batch_size, self.crop, self.flip = batch_size, crop, flip
         self.per_class, self.count = per_class, count
-        self.workers = min(8, os.cpu_count() or 1) if workers is None else workers
+        self.workers = workers_for(len(files)) if workers is None else workers
 
     def epoch(self, seed: int, number: int = 0, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """One pass, on the CPU; the same for the same seed, whatever the number of workers."""
@@ -294,7 +277,7 @@ class FileBatches(Batches):
 
 
 def _decoded(
-    files: "PhotoFiles", order: Tensor, batches: FileBatches
+    files: PhotoFiles, order: Tensor, batches: FileBatches
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Photos with their margin and labels, a batch at a time in the given order."""
     loader = DataLoader(
@@ -309,12 +292,3 @@ def _decoded(
     )
     for photos, labels, _ in decoded(loader):
         yield photos, labels
-
-
-def decoded(loader: DataLoader) -> Iterator:
-    """The batches of a loader; what a worker process says of a broken photo in one line."""
-    try:
-        yield from loader
-    except HorkdError as error:  # a worker's comes with its traceback around it
-        line = str(error).strip().splitlines()[-1]
-        raise HorkdError(line.removeprefix("horkd.errors.HorkdError: ")) from None

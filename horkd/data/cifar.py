@@ -9,6 +9,7 @@ from torchvision.datasets import CIFAR100
 
 from horkd import paths
 from horkd.data.images import Dataset, ImageSet
+from horkd.data.source import Source
 from horkd.errors import HorkdError
 
 #: Channel statistics of the 50,000 training images, scale 0 to 1.
@@ -78,3 +79,15 @@ def load_cifar100(per_class: int | None = None) -> Dataset:
             for s in (train, validation, test)
         )
     return Dataset("cifar100", train, validation, test, None, flip=True, mean=MEAN, std=STD)
+
+
+def _load(name: str, per_class: int | None) -> Dataset:
+    return load_cifar100(per_class)
+
+
+def _images(name: str, per_class: int | None, validation: bool) -> int:
+    each = per_class or 500 - VALIDATION_PER_CLASS
+    return 100 * (each if validation else each + min(each, VALIDATION_PER_CLASS))
+
+
+SOURCE = Source(_load, lambda name: 32, _images, classes=100)

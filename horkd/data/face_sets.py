@@ -27,7 +27,7 @@ from pathlib import Path
 
 import torch
 
-from horkd.data.lfw import LAYOUTS, _absent, _by_folder, _home, _Missing, _photos, _tensor
+from horkd.data.listing import LAYOUTS, Missing, absent, as_tensor, by_folder, home_of, photo_names
 from horkd.data.photos import BOX_CROP, CENTRE_CROP, FULL_CROP, Crop, PhotoFiles
 from horkd.errors import HorkdError
 
@@ -38,7 +38,7 @@ _BOX_COLUMNS = ("FACE_X", "FACE_Y", "FACE_WIDTH", "FACE_HEIGHT")
 
 
 @dataclass(frozen=True)
-class Identification:
+class GallerySet:
     """Photos to find in a gallery.
 
     Attributes:
@@ -79,7 +79,7 @@ def _rows(name: str, path: Path, columns: Iterable[str]) -> Iterator[tuple[int, 
                     )
                 yield reader.line_num, [row[place].strip() for place in places]
     except FileNotFoundError:
-        raise _absent(name, path) from None
+        raise absent(name, path) from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise HorkdError(f"cannot read {path}: {error}") from None
 
@@ -134,28 +134,28 @@ def load_training_faces(
     """
     if name not in TRAINING:
         raise HorkdError(f"unknown training set {name!r}: choose from {', '.join(TRAINING)}")
-    home = _home(name, root)
+    home = home_of(name, root)
     if name == "umdfaces":
         return _umdfaces(home, crop or BOX_CROP, size, margin)
     if name == "vggface2":
         return _vggface2(home, crop, size, margin)
-    files, labels, names = _by_folder(name, home, r"\d{7}$")
+    files, labels, names = by_folder(name, home, r"\d{7}$")
     return PhotoFiles(home, files, labels, tuple(names), None, crop or CENTRE_CROP, size, margin)
 
 
 def _umdfaces(home: Path, crop: Crop, size: int, margin: int) -> PhotoFiles:
     batches = [b for b in (f"umdfaces_batch{i}" for i in (1, 2, 3)) if (home / b).is_dir()]
     if not batches:
-        raise _absent("umdfaces", home / "umdfaces_batch1")
+        raise absent("umdfaces", home / "umdfaces_batch1")
     files, boxes, labels, label = [], array("d"), array("q"), {}
     for batch in batches:
-        path, there, missing = home / batch / f"{batch}_ultraface.csv", {}, _Missing()
+        path, there, missing = home / batch / f"{batch}_ultraface.csv", {}, Missing()
         for line, (file, *box) in _rows("umdfaces", path, ("FILE", *_BOX_COLUMNS)):
             person, _, photo = file.rpartition("/")
             if not person:
                 raise HorkdError(f"{path}, line {line}: expected folder/photo.jpg, got {file!r}")
             if person not in there:
-                there[person] = set(_photos(home / batch / person))
+                there[person] = set(photo_names(home / batch / person))
             if photo not in there[person]:
                 missing.add(file)
             files.append(f"{batch}/{file}")
@@ -167,8 +167,8 @@ def _umdfaces(home: Path, crop: Crop, size: int, margin: int) -> PhotoFiles:
     names = sorted(label)
     rank = torch.empty(len(names), dtype=torch.int64)
     rank[[label[name] for name in names]] = torch.arange(len(names))
-    corners = _tensor(boxes, torch.float64).float().reshape(-1, 4)
-    labels = rank[_tensor(labels, torch.int64)]
+    corners = as_tensor(boxes, torch.float64).float().reshape(-1, 4)
+    labels = rank[as_tensor(labels, torch.int64)]
     return PhotoFiles(home, tuple(files), labels, tuple(names), corners, crop, size, margin)
 
 
@@ -176,12 +176,12 @@ def _vggface2(home: Path, crop: Crop | None, size: int, margin: int) -> PhotoFil
     root, path = home / "train", home / "bb_landmark" / "loose_bb_train.csv"
     if crop is None:
         crop = BOX_CROP if path.is_file() else FULL_CROP
-    files, labels, names = _by_folder("vggface2", root, r"n\d{6}$")
+    files, labels, names = by_folder("vggface2", root, r"n\d{6}$")
     boxes = None
     if crop.kind == "box":
         ends = torch.bincount(labels).cumsum(0).tolist()
         span = dict(zip(names, zip([0, *ends], ends, strict=False), strict=True))
-        boxes, missing = torch.full((len(files), 4), math.nan), _Missing()
+        boxes, missing = torch.full((len(files), 4), math.nan), Missing()
         view = boxes.numpy()
         for line, (key, *box) in _rows("vggface2", path, ("NAME_ID", "X", "Y", "W", "H")):
             file = f"{key}.jpg"
@@ -229,11 +229,11 @@ def load_uccs(
     """
     if split not in ("validation", "training"):
         raise HorkdError(f"unknown split {split!r} of UCCS: choose validation or training")
-    home = _home("uccs", root)
+    home = home_of("uccs", root)
     path, folder = home / f"{split}.csv", home / f"{split}_images"
     if not path.is_file() and (home / "protocol").is_dir():
         path, folder = home / "protocol" / f"{split}.csv", home / split
-    there, missing = set(_photos(folder)), _Missing()
+    there, missing = set(photo_names(folder)), Missing()
     files, boxes, subjects = [], array("d"), array("q")
     for line, (file, subject, *box) in _rows("uccs", path, ("FILE", "SUBJECT_ID", *_BOX_COLUMNS)):
         try:
@@ -247,17 +247,17 @@ def load_uccs(
     if not files:
         raise HorkdError(f"{path} names no faces: put the official file there again")
     missing.check(path, folder)
-    subjects = _tensor(subjects, torch.int64)
+    subjects = as_tensor(subjects, torch.int64)
     known = subjects[subjects >= 0].unique()
     labels = torch.where(subjects < 0, -1, torch.searchsorted(known, subjects))
-    corners = _tensor(boxes, torch.float64).float().reshape(-1, 4)
+    corners = as_tensor(boxes, torch.float64).float().reshape(-1, 4)
     names = tuple(map(str, known.tolist()))
     return PhotoFiles(folder, tuple(files), labels, names, corners, crop, size, margin)
 
 
 def load_tinyface(
     root: Path | None = None, crop: Crop = FULL_CROP, size: int = 112, margin: int = 0
-) -> Identification:
+) -> GallerySet:
     """TinyFace's test set: small faces from the web, to be found in a gallery.
 
     The identity is the number before the first "_" of a file's name in Gallery_Match and Probe, as
@@ -275,10 +275,10 @@ def load_tinyface(
     Raises:
         HorkdError: if files are missing or their names do not begin with a number.
     """
-    home = _home("tinyface", root) / "Testing_Set"
+    home = home_of("tinyface", root) / "Testing_Set"
     found, ids = {}, {}
     for part in ("Gallery_Match", "Probe"):
-        found[part] = _photos(home / part)
+        found[part] = photo_names(home / part)
         if not found[part]:
             raise HorkdError(
                 f"{home / part} has no photos: it must look like {LAYOUTS['tinyface']}"
@@ -297,6 +297,6 @@ def load_tinyface(
         return PhotoFiles(home / part, tuple(files), labels, names, None, crop, size, margin)
 
     gallery, probes = (faces(p, found[p], [label[i] for i in ids[p]]) for p in found)
-    others = _photos(home / "Gallery_Distractor")
+    others = photo_names(home / "Gallery_Distractor")
     distractors = faces("Gallery_Distractor", others, [-1] * len(others)) if others else None
-    return Identification(gallery, probes, distractors)
+    return GallerySet(gallery, probes, distractors)

@@ -17,24 +17,28 @@ names are in LFW, too, are left out of training; VGGFace2 and CASIA-WebFace have
 import functools
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from horkd import paths
-from horkd.data.face_sets import Identification, load_tinyface, load_training_faces, load_uccs
+from horkd.data.face_sets import GallerySet, load_tinyface, load_training_faces, load_uccs
 from horkd.data.images import Dataset, ImageSet
-from horkd.data.lfw import Pairs, Verification, load_lfw, load_lfw_view1, load_xqlfw, sample_pairs
+from horkd.data.lfw import FacePairs, load_lfw, load_lfw_development, load_xqlfw
 from horkd.data.photos import PhotoFiles
+from horkd.data.source import Source
+from horkd.data.unseen import FOLDS, search, split, within
 from horkd.errors import HorkdError
-from horkd.protocols.identification import split_subjects
+from horkd.protocols import Protocol
+from horkd.protocols.identification import Identification, Search
+from horkd.protocols.verification import Pairs, PairSet, Verification
 
 #: Statistics that face networks of torchvision's kind are fed by; a network that expects others
 #: says so in its specification.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-SIZE, FOLDS = 112, 10
+SIZE = 112
 #: How far random crops move, as a share of the side: 4 pixels of 112.
 MARGIN = 4 / 112
 LARGE = ("umdfaces", "vggface2", "casia")
@@ -69,11 +73,6 @@ def parse(name: str) -> tuple[str, int]:
     return base, int(size)
 
 
-def is_faces(name: str) -> bool:
-    """Whether a data set is one of faces."""
-    return name.partition("@")[0] in FACES
-
-
 def whole_of(name: str) -> str:
     """The set in memory that a data set is a part of: `lfw@112` of every fold of LFW."""
     base, size = parse(name)
@@ -98,7 +97,7 @@ def load_faces(name: str) -> Dataset:
     if base in TESTS[1:]:
         return _test_only(name, base, Path(root) if root else None, size)
     whole, pairs, people = _lfw(root, size, base == "lfw-dev")
-    folds = None
+    folds = found = None
     train: ImageSet | PhotoFiles = whole.select(torch.zeros(0, dtype=torch.int64))
     if base in LARGE:
         train = load_training_faces(base, size=size, margin=round(MARGIN * size))
@@ -107,6 +106,8 @@ def load_faces(name: str) -> Dataset:
         tested = 1 if base == "lfw-dev" else int(base.removeprefix("lfw-")) - 1
         folds = (tested,)
         train = _relabelled(whole.select((people >= 0) & (people != tested)))
+        found = partial(_fold_search, whole, train)
+    asked = PairSet(whole, pairs, folds, whole_of(name))
     return Dataset(
         name,
         train,
@@ -116,28 +117,44 @@ def load_faces(name: str) -> Dataset:
         flip=True,
         mean=MEAN,
         std=STD,
-        pairs=pairs,
-        folds=folds,
+        protocol=Verification(lambda: asked, found),
         whole=None if base in LARGE else whole,
     )
 
 
 def _test_only(name: str, base: str, root: Path | None, size: int) -> Dataset:
     """A set that networks are tested on."""
-    pairs = None
+    protocol: Protocol
+    test: ImageSet | PhotoFiles
     if base == "xqlfw":
         found = load_xqlfw(root, size=size)
-        faces, pairs = found.faces, found.pairs
+        test = ImageSet(found.faces.load(progress=True), found.faces.labels, found.faces.names)
+        asked = PairSet(test, found.pairs, None, whole_of(name))
+        protocol = Verification(lambda: asked)
     elif base == "uccs":
         search = _uccs(str(root or ""), size)
         test = ImageSet(search.images, search.labels.clamp(min=0), search.subjects)
-        return Dataset(name, _nothing(size), None, test, None, True, MEAN, STD)
-    else:
-        faces = _joined(load_tinyface(root, size=size))
-    test: ImageSet | PhotoFiles = faces
-    if base != "tinyface":  # whose distractors are many
-        test = ImageSet(faces.load(progress=True), faces.labels, faces.names)
-    return Dataset(name, _nothing(size), None, test, None, True, MEAN, STD, pairs=pairs)
+        protocol = Identification(search=lambda: search)
+    else:  # whose distractors are many: they stay on disk
+        test = _joined(load_tinyface(root, size=size))
+        protocol = Identification(search=partial(_tinyface, test))
+    return Dataset(name, _nothing(size), None, test, None, True, MEAN, STD, protocol)
+
+
+def _fold_search(whole: ImageSet, trained: ImageSet) -> Search:
+    """Of a fold of LFW all people with two photos or more; those of a single one are unknown.
+
+    Args:
+        whole: all photos.
+        trained: those that were trained on.
+    """
+    held = torch.ones(len(whole), dtype=torch.bool)
+    held[trained.ids] = False
+    labels = torch.where(held, whole.labels, -1)
+    count = int((labels[held].bincount(minlength=len(whole.classes)) > 1).sum())
+    gallery, probes = split(labels, whole.classes, within(labels), count)
+    what = f"LFW, {count} people of the held-out fold"
+    return search(whole.central, labels, gallery, probes, what)
 
 
 def _nothing(size: int) -> ImageSet:
@@ -145,13 +162,13 @@ def _nothing(size: int) -> ImageSet:
 
 
 @functools.lru_cache(maxsize=1)
-def _uccs(root: str, size: int) -> "Search":
+def _uccs(root: str, size: int) -> Search:
     """The subjects that `split_subjects` draws, and up to a thousand faces of unknown ones.
 
     The photos are large and show many people: only what takes part is decoded.
     """
     faces = load_uccs(Path(root) if root else None, size=size)
-    gallery, probes = _split(faces.labels, faces.names, faces.files)
+    gallery, probes = split(faces.labels, faces.names, faces.files, SUBJECTS)
     strangers = (faces.labels < 0).nonzero()[:, 0].tolist()
     strangers = sorted(strangers, key=lambda i: _order(faces, i))[:STRANGERS]
     parts = [torch.from_numpy(gallery), torch.from_numpy(probes), torch.tensor(strangers).long()]
@@ -168,7 +185,7 @@ def _order(faces: PhotoFiles, i: int) -> bytes:
     return hashlib.sha256(f"uccs/{faces.files[i]}/{faces.boxes[i].tolist()}".encode()).digest()
 
 
-def _joined(found: Identification) -> PhotoFiles:
+def _joined(found: GallerySet) -> PhotoFiles:
     """Gallery, probes and distractors in one list; its folders tell which is which."""
     parts = [p for p in (found.gallery, found.probes, found.distractors) if p is not None]
     files = tuple(f"{part.root.name}/{file}" for part in parts for file in part.files)
@@ -176,22 +193,11 @@ def _joined(found: Identification) -> PhotoFiles:
     return replace(found.gallery, root=found.gallery.root.parent, files=files, labels=labels)
 
 
-def _split(
-    labels: torch.Tensor, subjects: Sequence[str], names: Sequence[str], count: int = SUBJECTS
-) -> tuple[np.ndarray, np.ndarray]:
-    known = labels >= 0
-    gallery, probes = split_subjects(
-        subjects, labels[known], [n for n, k in zip(names, known.tolist(), strict=True) if k], count
-    )
-    position = known.nonzero()[:, 0].numpy()
-    return position[gallery], position[probes]
-
-
 @functools.lru_cache(maxsize=2)
-def _lfw(root: str, size: int, view1: bool) -> tuple[ImageSet, Pairs, torch.Tensor]:
-    """All photos, the pairs of a view, and the fold of each photo (-1: in none)."""
-    load = load_lfw_view1 if view1 else load_lfw
-    found: Verification = load(Path(root) if root else None, size=size, margin=round(MARGIN * size))
+def _lfw(root: str, size: int, development: bool) -> tuple[ImageSet, Pairs, torch.Tensor]:
+    """All photos, the pairs of View 1 or 2, and the fold of each photo (-1: in none)."""
+    load = load_lfw_development if development else load_lfw
+    found: FacePairs = load(Path(root) if root else None, size=size, margin=round(MARGIN * size))
     faces = found.faces
     images = _decoded(root, size)
     return (
@@ -232,110 +238,6 @@ def _relabelled(images: ImageSet) -> ImageSet:
     return replace(images, labels=labels, classes=tuple(images.classes[p] for p in people))
 
 
-def verification_set(data: Dataset) -> tuple[ImageSet, Pairs, tuple[int, ...] | None]:
-    """Images, pairs of them, and the folds to be tested (None: all) of any data set that has some.
-
-    The embedded set's are pairs of characters never trained on: ten folds of 600 pairs, disjoint in
-    characters, always the same.
-
-    Raises:
-        HorkdError: if the data set has neither pairs nor unseen classes.
-    """
-    if data.pairs is not None:
-        return data.test, data.pairs, data.folds
-    if data.unseen is None:
-        raise HorkdError(
-            f"{data.name} has no classes that are never trained on: verification needs faces or "
-            "the embedded set"
-        )
-    images = data.unseen
-    counts = images.labels.bincount()
-    each = len(counts) // FOLDS * int(counts.min())  # images of a fold
-    same = len(counts) // FOLDS * (int(counts.min()) * (int(counts.min()) - 1) // 2)
-    per_fold = min(600, 2 * min(same, each * each // 4) // 2 * 2)
-    return images, sample_pairs(images.labels, FOLDS, per_fold), None
-
-
-@dataclass(frozen=True)
-class Search:
-    """Who is on a probe? Images to find in a gallery.
-
-    Attributes:
-        images: what the indices are about, without margin.
-        gallery, probes: int64, indices of images of the same subjects.
-        unknown: int64, indices of images of subjects without any gallery image; may be empty.
-        labels: int64 (N,), the subject of each image; -1 for images that take no part.
-        what: the setting in words.
-        subjects: their names, if they have some.
-    """
-
-    images: torch.Tensor | PhotoFiles
-    gallery: torch.Tensor
-    probes: torch.Tensor
-    unknown: torch.Tensor
-    labels: torch.Tensor
-    what: str
-    subjects: tuple[str, ...] = ()
-
-
-def identification_set(data: Dataset) -> Search:
-    """Gallery and probes of a data set: always the same, four fifths of a subject's images each.
-
-    UCCS is the paper's setting (180 subjects at random). The others stand in for it: of a fold of
-    LFW all people with two photos or more, with those of a single photo as unknown ones; of the
-    embedded set 30 of the 40 characters never trained on, the other ten unknown. TinyFace has a
-    gallery of its own, with distractors.
-
-    Raises:
-        HorkdError: if the data set has no subjects that are never trained on.
-    """
-    base, _ = parse(data.name)
-    if base == "tinyface":
-        return _tinyface(data.test)
-    if base == "uccs":
-        return _uccs(str(paths.data_dir() or ""), data.size)
-    if base.startswith("lfw-"):
-        held = torch.ones(len(data.whole), dtype=torch.bool)
-        held[data.train.ids] = False
-        labels = torch.where(held, data.whole.labels, -1)
-        several = labels[held].bincount(minlength=len(data.whole.classes)) > 1
-        count = int(several.sum())
-        gallery, probes = _split(labels, data.whole.classes, _within(labels), count)
-        what = f"LFW, {count} people of the held-out fold"
-        return _search(data.whole.central, labels, gallery, probes, what)
-    if data.unseen is None:
-        raise HorkdError(f"{data.name} has no subjects that are never trained on")
-    unseen = data.unseen
-    count = 3 * len(unseen.classes) // 4
-    gallery, probes = _split(unseen.labels, unseen.classes, _within(unseen.labels), count)
-    what = f"{count} characters never trained on"
-    return _search(unseen.central, unseen.labels, gallery, probes, what)
-
-
-def _within(labels: torch.Tensor) -> list[str]:
-    """The number of each image within its class, as a name."""
-    seen: dict[int, int] = {}
-    names = []
-    for label in labels.tolist():
-        seen[label] = seen.get(label, 0) + 1
-        names.append(str(seen[label]))
-    return names
-
-
-def _search(
-    images: torch.Tensor,
-    labels: torch.Tensor,
-    gallery: np.ndarray,
-    probes: np.ndarray,
-    what: str,
-) -> Search:
-    subjects = labels[torch.from_numpy(gallery)].unique()
-    unknown = ((labels >= 0) & ~torch.isin(labels, subjects)).nonzero()[:, 0]
-    return Search(
-        images, torch.from_numpy(gallery), torch.from_numpy(probes), unknown, labels, what
-    )
-
-
 def _tinyface(faces: PhotoFiles) -> Search:
     part = [file.partition("/")[0] for file in faces.files]
     probes = torch.tensor([p == "Probe" for p in part])
@@ -349,3 +251,20 @@ def _tinyface(faces: PhotoFiles) -> Search:
         torch.where(faces.labels < 0, own, faces.labels),
         "TinyFace, gallery with distractors",
     )
+
+
+def _size(name: str) -> int:
+    return parse(name)[1]
+
+
+def _images(name: str, per_class: int | None, validation: bool) -> int:
+    return PHOTOS.get(
+        parse(name)[0], 11_910
+    )  # a tenth of LFW's 13,233 photos is in the tested fold
+
+
+def _load(name: str, per_class: int | None) -> Dataset:
+    return load_faces(name)
+
+
+SOURCES = dict.fromkeys(FACES, Source(_load, _size, _images, "faces"))

@@ -17,7 +17,7 @@ from horkd.data.photos import PhotoFiles
 from horkd.errors import HorkdError
 
 
-def _photos(
+def photos_of(
     root: Path, files: Sequence[str], ids: Sequence[int], names: dict[int, str]
 ) -> PhotoFiles:
     """The photos of one half; classes are those ids that occur, in their order."""
@@ -25,7 +25,15 @@ def _photos(
     return PhotoFiles(root, tuple(files), labels, tuple(names[i] for i in known.tolist()))
 
 
-def _folder(text: str) -> tuple[PhotoFiles, PhotoFiles]:
+def halves_of(text: str) -> tuple[PhotoFiles, PhotoFiles]:
+    """Photos to train on and to test on.
+
+    Args:
+        text: the folder's path, absolute or below `HORKD_DATA`.
+
+    Raises:
+        HorkdError: if there is no such folder, or it holds no classes of images.
+    """
     path = Path(os.path.expanduser(text))
     if not path.is_absolute() and paths.data_dir() is None:
         raise HorkdError(
@@ -88,4 +96,4 @@ def _tree(root: Path, classes: Sequence[str], prefix: str = "") -> PhotoFiles:
                 "remove the folder"
             )
     files = [Path(path[start:]).as_posix() for path, _ in found]
-    return _photos(root, files, [label for _, label in found], dict(enumerate(classes)))
+    return photos_of(root, files, [label for _, label in found], dict(enumerate(classes)))

@@ -22,6 +22,8 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 
 from horkd.data.images import Dataset, ImageSet
+from horkd.data.source import Source
+from horkd.data.unseen import with_unseen
 from horkd.errors import HorkdError
 from horkd.paths import cache_dir
 from horkd.storage import read_cache, write_cache
@@ -288,15 +290,17 @@ def load_glyphs(per_class: int = 100, seed: int = 0, cache: Path | None = None) 
         _labelled(images[split], CHARACTERS) for split in ("train", "validation", "test")
     )
     mean, std = _statistics(train.images)
+    unseen = _labelled(images["unseen"], UNSEEN_CHARACTERS)
     return Dataset(
         name="glyphs",
         train=train,
         validation=validation,
         test=test,
-        unseen=_labelled(images["unseen"], UNSEEN_CHARACTERS),
+        unseen=unseen,
         flip=False,
         mean=mean,
         std=std,
+        protocol=with_unseen(unseen),
     )
 
 
@@ -337,3 +341,15 @@ def _statistics(
         mean.append(float((share * level).sum()))
         std.append(math.sqrt(float((share * (level - mean[-1]).square()).sum())))
     return tuple(mean), tuple(std)
+
+
+def _load(name: str, per_class: int | None) -> Dataset:
+    return load_glyphs() if per_class is None else load_glyphs(per_class)
+
+
+def _images(name: str, per_class: int | None, validation: bool) -> int:
+    each = per_class or 100
+    return len(CHARACTERS) * (each if validation else each + max(5, each // 5))
+
+
+SOURCE = Source(_load, lambda name: SIZE, _images, classes=len(CHARACTERS), version=VERSION)

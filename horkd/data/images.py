@@ -1,14 +1,15 @@
 """What every data set looks like to the rest of the code: small images as uint8, on one device."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from horkd.errors import HorkdError
+from horkd.protocols import Protocol
+from horkd.protocols.classification import Classification
 
 if TYPE_CHECKING:
-    from horkd.data.lfw import Pairs
     from horkd.data.photos import PhotoFiles
 
 
@@ -85,20 +86,18 @@ class Dataset:
     """The splits of one data set, and what is known of it.
 
     A classification set has three splits over the same classes. A set of faces is trained on some
-    people and tested on pairs of images of others; it has no validation split. A set for metric
-    learning is `disjoint`: each split has classes of its own, numbered from 0.
+    people and tested on pairs of images of others; it has no validation split. In a set for metric
+    learning each split has classes of its own, numbered from 0.
 
     Attributes:
         name: how the command line calls it.
-        train, validation, test: disjoint splits; of a set of faces, `test` is what `pairs` is
-            about, and may hold the training images as well.
+        train, validation, test: disjoint splits; of a set of faces, `test` may hold the
+            training images as well.
         unseen: images of classes that are in no other split (open-set work), or None.
         flip: whether a mirrored image still belongs to its class.
         mean, std: channel statistics to normalise by, on the scale 0 to 1.
-        pairs: pairs of images of `test` to verify, or None.
-        folds: those of the pairs to be tested, None for all; the others serve for the threshold.
+        protocol: how networks are scored and tested on it.
         whole: the set in memory that `train` is a part of, for what is computed once for all parts.
-        disjoint: whether no class is in two splits, so that networks are tested by retrieval.
     """
 
     name: str
@@ -109,24 +108,27 @@ class Dataset:
     flip: bool
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    pairs: "Pairs | None" = None
-    folds: tuple[int, ...] | None = None
+    protocol: Protocol = field(default_factory=Classification)
     whole: ImageSet | None = None
-    disjoint: bool = False
+
+    @property
+    def held_apart(self) -> bool:
+        """Whether the validation split has classes of its own."""
+        return self.validation is not None and self.validation.classes != self.train.classes
 
     def training(self, validation: bool = True) -> "ImageSet | PhotoFiles":
         """The images to train on.
 
         Args:
             validation: hold the validation split out; else it is joined to the training images,
-                in a disjoint set with classes of its own after theirs.
+                classes of its own after theirs.
         """
         if validation or self.validation is None:
             return self.train
         train, held = self.train, self.validation
-        first = len(train.classes) if self.disjoint else 0
+        first = len(train.classes) if self.held_apart else 0
         labels = torch.cat([train.labels, held.labels + first])
-        classes = train.classes + (held.classes if self.disjoint else ())
+        classes = train.classes + (held.classes if self.held_apart else ())
         if isinstance(train, ImageSet):
             return ImageSet(torch.cat([train.images, held.images]), labels, classes)
         if train.root != held.root:
@@ -135,8 +137,8 @@ class Dataset:
 
     def classes_trained(self, validation: bool = True) -> int:
         """Number of classes of `training`."""
-        more = not validation and self.disjoint and self.validation is not None
-        return self.num_classes + (len(self.validation.classes) if more else 0)
+        held = 0 if validation or not self.held_apart else len(self.validation.classes)
+        return self.num_classes + held
 
     @property
     def num_classes(self) -> int:

@@ -5,6 +5,8 @@ than their names. Nothing here downloads.
 """
 
 import math
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
+from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from tqdm.auto import tqdm
 
@@ -217,6 +220,25 @@ class PhotoFiles(TorchDataset):
         """The names, as other image sets call them."""
         return self.names
 
+    @property
+    def central(self) -> "PhotoFiles":
+        """The photos without their margin; of a whole photo it is cut off after decoding."""
+        return self if self.crop.kind == "whole" else replace(self, margin=0)
+
+    def parts(self, batch_size: int) -> Iterator[Tensor]:
+        """The images proper, uint8 (B, 3, size, size) at a time, in order."""
+        files, workers = self.central, workers_for(len(self))
+        inner = slice(files.margin, files.margin + files.size)
+        loader = DataLoader(
+            files,
+            batch_size,
+            num_workers=workers,
+            multiprocessing_context="spawn" if workers else None,
+            generator=torch.Generator(),  # not the global one, which initial weights come from
+        )
+        for photos, _, _ in decoded(loader):
+            yield photos[:, :, inner, inner]
+
     def select(self, index: Tensor) -> "PhotoFiles":
         """The photos at `index` (int64 (M,) or bool (N,)); labels and names stay as they are."""
         index = torch.arange(len(self))[index]
@@ -241,3 +263,17 @@ class PhotoFiles(TorchDataset):
         for row, i in enumerate(tqdm(chosen, desc="photos", disable=None if progress else True)):
             out[row] = self[i][0]
         return out
+
+
+def workers_for(photos: int) -> int:
+    """Processes that decode so many photos; a few are decoded here before a process has started."""
+    return min(8, os.cpu_count() or 1) if photos > 1000 else 0
+
+
+def decoded(loader: DataLoader) -> Iterator:
+    """The batches of a loader; what a worker process says of a broken photo in one line."""
+    try:
+        yield from loader
+    except HorkdError as error:  # a worker's comes with its traceback around it
+        line = str(error).strip().splitlines()[-1]
+        raise HorkdError(line.removeprefix("horkd.errors.HorkdError: ")) from None

@@ -14,19 +14,9 @@ from horkd import storage
 from horkd.errors import HorkdError
 from horkd.lab.config import RunConfig, config_from_dict
 from horkd.machine import Interruption, Settings, commit, duration
+from horkd.protocols import main_metric
 from horkd.storage import Busy as Busy
-from horkd.training import State, main_metric
-
-#: An epoch shorter than this is not worth a checkpoint of its own.
-SAVE_EVERY_SECONDS = 10.0
-
-
-#: Nor is one shorter than this worth a line in a log.
-REPORT_SECONDS = 10.0
-
-
-#: Within an epoch the state is kept this often.
-SAVE_WITHIN_SECONDS = 180.0
+from horkd.training import State
 
 
 class TimeUp(HorkdError):
@@ -44,6 +34,9 @@ class Control:
         interruption: Ctrl-C and SIGTERM, if they are to be put off to the end of a step.
         say: gets a line after each epoch that is not over in moments.
         going: asked after each step and epoch; a run stops when it says False.
+        save_every: seconds; an epoch shorter than this is not worth a checkpoint of its own.
+        save_within: seconds; within an epoch the state is kept this often.
+        report_every: seconds; an epoch shorter than this is not worth a line in a log.
     """
 
     deadline: float | None = None
@@ -51,9 +44,12 @@ class Control:
     interruption: Interruption | None = None
     say: Callable[[str], None] = lambda line: None
     going: Callable[[], bool] = lambda: True
+    save_every: float = 10.0
+    save_within: float = 180.0
+    report_every: float = 10.0
 
 
-class _Saver:
+class Saver:
     """Keeps the state, reports on it, and stops the run where that is asked for."""
 
     def __init__(self, path: Path, config: RunConfig, settings: Settings, control: Control) -> None:
@@ -64,7 +60,7 @@ class _Saver:
     def after_step(self, state: State) -> None:
         """Within an epoch the state is kept every few minutes, and when the run is to stop."""
         stop = self._stop()
-        if stop or time.monotonic() - self.last >= SAVE_WITHIN_SECONDS:
+        if stop or time.monotonic() - self.last >= self.control.save_within:
             self._save(state)
         if stop:
             raise KeyboardInterrupt
@@ -76,7 +72,7 @@ class _Saver:
         late = deadline is not None and now + state.seconds[-1] > deadline
         late = late and state.epoch < self.config.recipe.epochs
         stop = self._stop()
-        if late or stop or now - self.last >= SAVE_EVERY_SECONDS:
+        if late or stop or now - self.last >= self.control.save_every:
             self._save(state)  # also at the very end: the tests to come may take minutes
         if stop:
             raise KeyboardInterrupt
@@ -92,7 +88,7 @@ class _Saver:
 
     def _report(self, state: State) -> None:
         """One line: epoch, loss, score, seconds, time left."""
-        if state.seconds[-1] < REPORT_SECONDS:
+        if state.seconds[-1] < self.control.report_every:
             return
         recipe, entry = self.config.recipe, state.history[-1]
         size = self.config.degradation.size
@@ -143,14 +139,14 @@ class _Saver:
         self.last = time.monotonic()
 
 
-def _as_before(settings: Settings, path: Path) -> Settings:
+def as_before(settings: Settings, path: Path) -> Settings:
     """Settings left to the machine ("auto") as an interrupted run had them; its precision anyway.
 
     A run that changed its precision on the way would be neither the one nor the other.
     """
     try:
         saved = storage.load_tensors(path)[1]["settings"] if path.is_file() else {}
-    except (storage.DamagedFile, KeyError):  # `_resume` deals with it
+    except (storage.DamagedFile, KeyError):  # `resume` deals with it
         return settings
     device = saved.get("device", "")
     if settings.device not in ("auto", device):
@@ -178,7 +174,7 @@ def _is_of(saved: object, config: RunConfig) -> bool:
         return False
 
 
-def _resume(state: State, path: Path, config: RunConfig) -> bool:
+def resume(state: State, path: Path, config: RunConfig) -> bool:
     """Put a saved state into `state`, if there is one; a damaged or foreign one is set aside."""
     if not path.is_file():
         return False

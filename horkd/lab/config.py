@@ -191,7 +191,7 @@ class RunConfig:
 
         Fields at their default don't count: a field added later leaves older keys as they are.
         """
-        content = {"format": FORMAT, **_set_fields(self)}
+        content = {"format": FORMAT, **set_fields(self)}
         if self.data in DRAWN:  # redrawn images are other data
             content["data_version"] = DRAWN[self.data]
         if self.data.startswith(FOLDER):  # and so are photos that were added
@@ -216,7 +216,7 @@ class RunConfig:
         return None if self.frozen is None else (self.frozen.teacher or self.frozen)
 
 
-def _set_fields(config: object) -> dict[str, object]:
+def set_fields(config: object) -> dict[str, object]:
     """The fields of a configuration that differ from their defaults, nested ones likewise."""
     content = {}
     for f in dataclasses.fields(config):
@@ -230,7 +230,7 @@ def _set_fields(config: object) -> dict[str, object]:
 def _plain(value: object, kind: object) -> object:
     """A field's value as its type says: 25 and 25.0 are the same weight."""
     if dataclasses.is_dataclass(value):
-        return _set_fields(value)
+        return set_fields(value)
     if kind in (float, float | None):
         return None if value is None else float(value)
     if kind == Statistics | None:

@@ -1,26 +1,25 @@
 """What a finished network is asked beyond its test: other resolutions, unseen classes."""
 
-import dataclasses
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from horkd import evaluate, storage
-from horkd import predict as predict_
+from horkd import storage
 from horkd.data import Dataset, PhotoFiles, load_dataset
 from horkd.degradation import Degradation
 from horkd.errors import HorkdError
 from horkd.lab.config import config_from_dict
-from horkd.lab.store import Run, _refuse_trial, read
+from horkd.lab.prepare import says
+from horkd.lab.store import Run, read, refuse_trial
 from horkd.machine import Settings
-from horkd.networks.network import (
-    Network,
-    Output,
-)
+from horkd.networks.network import Output
+from horkd.predict import predict
+from horkd.protocols import Asked
+from horkd.protocols.questions import question
 from horkd.storage import Busy as Busy
 
 
@@ -31,17 +30,15 @@ def features(finished: Run, settings: Settings | None = None) -> Tensor:
         finished: the run.
         settings: where to run it.
     """
-    _refuse_trial(finished)
+    refuse_trial(finished)
     config, network = finished.config, finished.network()
     data = load_dataset(config.data, config.per_class)
     settings = (settings or Settings()).resolve(network)
-    images = predict_.central(data.test)
-    return predict_.predict(
-        settings.place(network), images, data, config.degradation
-    ).features.cpu()
+    placed = settings.place(network)
+    return predict(placed, data.test.central, data, config.degradation).features.cpu()
 
 
-def views(
+def at_resolutions(
     finished: Run, degradations: Sequence[Degradation], settings: Settings | None = None
 ) -> list[dict]:
     """Test accuracy of a finished network on images of other resolutions or kernels.
@@ -54,13 +51,13 @@ def views(
         settings: where to run it.
 
     Returns:
-        For each degradation what `horkd.evaluate.test` gives: `top1`, `top5` and `n`, or rates of
-        verification or retrieval.
+        For each degradation what the test of the data set's protocol gives: `top1`, `top5` and
+        `n`, or rates of verification or retrieval.
 
     Raises:
         HorkdError: if the data set is missing, or the disk refuses.
     """
-    _refuse_trial(finished)
+    refuse_trial(finished)
     path = finished.folder / "views.json"
     with storage.locked(finished.folder.parent / ".locks" / f"{finished.config.key}.views.lock"):
         known = _known_views(finished, path)
@@ -74,7 +71,7 @@ def views(
             for key, degradation in missing.items():
                 known[key] = {
                     "degradation": asdict(degradation),
-                    "test": evaluate.test(network, data, degradation),
+                    "test": data.protocol.test(network, data, degradation),
                 }
             content = {"key": finished.config.key, "files": finished.record["files"]}
             storage.save_json(path, content | {"views": [known[key] for key in sorted(known)]})
@@ -97,113 +94,98 @@ class Look:
     """What a finished network is asked on images of classes that it was not trained on.
 
     Attributes:
-        task: "verification" (`evaluate.verify`), "identification" (`evaluate.identify`),
-            "retrieval" (`evaluate.retrieve`), "pixels" (`evaluate.retrieve_pixels`, which needs no
-            network), or "across": queries by this network in the index of its teacher, made from
-            its images at full resolution (`evaluate.retrieve_across`).
+        question: one of `horkd.protocols.questions`; "pixels" needs no network, "across" is queries
+            by this network in the index of its teacher, made from its images at full resolution.
         data: the data set with the images.
         degradation: what the network sees of them.
         other: what it sees of the second image of a pair, or of the gallery, instead.
         flip: add the features of the mirrored image.
     """
 
-    task: str
+    question: str
     data: str
     degradation: Degradation
     other: Degradation | None = None
     flip: bool = False
 
+    def as_json(self) -> dict:
+        """As a record has it, where the question is called task."""
+        content = asdict(self)
+        return {"task": content.pop("question"), **content}
 
-def open_set(finished: Run, looks: Sequence[Look], settings: Settings | None = None) -> list[dict]:
+
+def ask(finished: Run, looks: Sequence[Look], settings: Settings | None = None) -> list[dict]:
     """What a finished network says of images of classes that it was not trained on.
 
     What has been looked at before is read from the run's `open_set.json`.
 
     Args:
         finished: the run.
-        looks: tasks, data and views.
+        looks: questions, data and resolutions.
         settings: where to run it.
 
     Returns:
-        For each look what `evaluate.verify`, `identify`, `retrieve` or `retrieve_across` gives.
+        For each look the answer to its question.
 
     Raises:
-        HorkdError: if a data set is missing or has no such task, or the disk refuses.
+        HorkdError: if a data set is missing or the question does not fit it, or the disk refuses.
     """
-    _refuse_trial(finished)
-    ask = {
-        "verification": evaluate.verify,
-        "identification": evaluate.identify,
-        "retrieval": evaluate.retrieve,
-        "pixels": evaluate.retrieve_pixels,
-        "across": None,
-    }
+    refuse_trial(finished)
     for look in looks:
-        if look.task not in ask:
-            raise HorkdError(f"unknown task {look.task!r}: choose from {', '.join(ask)}")
-        if look.task == "across" and (look.other or look.flip):
-            raise HorkdError("queries in the teacher's index know neither other= nor flip=")
+        question(look.question).check(look.other, look.flip)
     path = finished.folder / "open_set.json"
     with storage.locked(finished.folder.parent / ".locks" / f"{finished.config.key}.looks.lock"):
         known = known_looks(_of_these_weights(finished, path))
         missing = [look for look in dict.fromkeys(looks) if look not in known]
         network, memo = None, {}
-        own = finished.config
         for look in missing:
-            data = load_dataset(look.data)
-            if data.disjoint and look.data == own.data:  # its very test images
-                data = load_dataset(own.data, own.per_class)
-            elif (
-                look.data == own.data and own.per_class is not None
-            ):  # statistics it was trained by
-                part = load_dataset(own.data, own.per_class)
-                data = dataclasses.replace(data, mean=part.mean, std=part.std)
+            data = _data(finished, look)
             if network is None:
                 network = finished.network()
                 settings = (settings or Settings()).resolve(network)
                 network = settings.place(network)
-            view, other = look.degradation, look.other
-            if look.task == "across":
-                result = _across(finished, network, data, view, settings)
-            else:
-                result = ask[look.task](network, data, view, other, look.flip, memo)
+            teacher = partial(_teacher_says, finished, settings, data)
+            asked = Asked(network, data, look.degradation, look.other, look.flip, memo, teacher)
+            result = question(look.question)(asked)
             known[look] = json.loads(json.dumps(result))
             content = {"key": finished.config.key, "files": finished.record["files"]}
-            listed = [{"look": asdict(k), "result": v} for k, v in known.items()]
+            listed = [{"look": k.as_json(), "result": v} for k, v in known.items()]
             storage.save_json(path, content | {"looks": listed})
     return [known[look] for look in looks]
 
 
-def _across(
-    finished: Run, network: Network, data: Dataset, view: Degradation, settings: Settings
-) -> dict:
-    """Queries by a finished network in its teacher's index."""
-    evaluate.require_disjoint(data)
+def _data(finished: Run, look: Look) -> Dataset:
+    """The data set of a look; the run's own one as the network was trained by it."""
+    own, data = finished.config, load_dataset(look.data)
+    if look.data != own.data or own.per_class is None:
+        return data
+    part = load_dataset(own.data, own.per_class)
+    if look.question in ("retrieval", "pixels", "across"):  # about the very test images
+        return part
+    return replace(data, mean=part.mean, std=part.std)
+
+
+def _teacher_says(
+    finished: Run, settings: Settings, data: Dataset, split: str, images: Tensor | PhotoFiles
+) -> Output:
+    """What the teacher of a finished network says of images at its own resolution."""
     config = finished.config.teacher
     if config is None:
         raise HorkdError(f"{finished.config.name} has no teacher whose index it could query")
-    teacher_run = read(config, finished.folder.parent)
-    if teacher_run is None:
+    teacher = read(config, finished.folder.parent)
+    if teacher is None:
         raise HorkdError(f"the teacher {config.name} of {finished.config.name} is not there")
-    teacher = settings.place(teacher_run.network())
-    train = predict_.central(data.train)
-    count = min(evaluate.ALIGNED_BY, len(data.train))
-    some = torch.linspace(0, len(data.train) - 1, count).long()
-    part = train.select(some) if isinstance(train, PhotoFiles) else train[some]
-    test = predict_.central(data.test)
-    pairs, asked = (
-        predict_.predict(network, images, data, view).features.cpu() for images in (part, test)
-    )
-    targets, index = (
-        _predicted(teacher_run, teacher, split, images, data).features.cpu()
-        for split, images in ((f"{count} of train", part), ("test", test))
-    )
-    return evaluate.retrieve_across(asked, index, data.test.labels, (pairs, targets))
+    return says(teacher, settings.place(teacher.network()), data, split, images)
 
 
 def known_looks(content: dict) -> dict[Look, dict]:
     """The content of an `open_set.json`, by look."""
-    return {config_from_dict(x["look"], Look): x["result"] for x in content.get("looks", ())}
+    found = {}
+    for entry in content.get("looks", ()):
+        fields = dict(entry["look"])
+        fields["question"] = fields.pop("task")
+        found[config_from_dict(fields, Look)] = entry["result"]
+    return found
 
 
 def _of_these_weights(finished: Run, path: Path) -> dict:
@@ -214,25 +196,3 @@ def _of_these_weights(finished: Run, path: Path) -> dict:
         storage.set_aside(path, str(error))
         content = {}
     return content if content.get("files") == finished.record["files"] else {}
-
-
-_PREDICTED: dict[str, Output] = {}
-
-
-def _predicted(
-    frozen_run: Run, network: Network, split: str, images: Tensor | PhotoFiles, data: Dataset
-) -> Output:
-    """What the frozen model says of a whole split; the last few are kept for further runs."""
-    config = frozen_run.config
-    asked = {
-        "weights": frozen_run.record["files"],
-        "view": _view_key(config.degradation),
-        "images": [split, data.name, len(images), config.per_class],
-        "device": str(next(network.parameters()).device),
-    }
-    key = json.dumps(asked, sort_keys=True)
-    if key not in _PREDICTED:
-        while len(_PREDICTED) >= 4:
-            _PREDICTED.pop(next(iter(_PREDICTED)))
-        _PREDICTED[key] = predict_.predict(network, images, data, config.degradation)
-    return _PREDICTED[key]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from horkd import evaluate, paths, storage
+from horkd import paths, storage
 from horkd.data import load_dataset
 from horkd.errors import HorkdError
 from horkd.lab.config import FORMAT, RunConfig
@@ -55,19 +55,24 @@ def committed_file(config: RunConfig) -> Path:
 
 def read(config: RunConfig, runs: Path | None = None) -> Run | None:
     """The run of a configuration if it is finished, else None. Trains nothing."""
-    return _finished(config, (runs or paths.runs_dir()) / config.name)
+    return finished(config, (runs or paths.runs_dir()) / config.name)
 
 
-def _refuse_trial(finished: Run) -> None:
-    if finished.config.trial:
+def refuse_trial(done: Run) -> None:
+    """Refuse to look at test images with a run that settings are chosen by.
+
+    Raises:
+        HorkdError: if it is one.
+    """
+    if done.config.trial:
         raise HorkdError(
-            f"{finished.config.name} is a trial, by which settings are chosen: it never looks at "
+            f"{done.config.name} is a trial, by which settings are chosen: it never looks at "
             "the test images"
         )
 
 
 def export(
-    finished: Run, path: Path, bits: int = 16, settings: Settings | None = None
+    done: Run, path: Path, bits: int = 16, settings: Settings | None = None
 ) -> dict[str, object]:
     """Write a run's network for others to use, with all that a prediction needs.
 
@@ -78,7 +83,7 @@ def export(
     file gives.
 
     Args:
-        finished: the run.
+        done: the run.
         path: the file.
         bits: of a weight: 16, 8 or 32 (`horkd.networks.network.save_network`).
         settings: where a file of 8 bits is tested.
@@ -89,8 +94,8 @@ def export(
     Raises:
         HorkdError: if the data set, for its class names, or the disk is not there.
     """
-    _refuse_trial(finished)
-    config, record = finished.config, finished.record
+    refuse_trial(done)
+    config, record = done.config, done.record
     data = load_dataset(config.data, config.per_class)
     header = {
         "key": config.key,
@@ -107,12 +112,12 @@ def export(
     if bits == 8:
         with tempfile.TemporaryDirectory() as folder:
             rounded = Path(folder) / "rounded.safetensors"
-            save_network(rounded, finished.network(), bits)
+            save_network(rounded, done.network(), bits)
             network = load_network(rounded)
         settings = (settings or Settings()).resolve(network)
-        results["rounded"] = evaluate.test(settings.place(network), data, config.degradation)
+        results["rounded"] = data.protocol.test(settings.place(network), data, config.degradation)
         header["rounded"] = results["rounded"]
-    save_network(path, finished.network(), bits, **header)
+    save_network(path, done.network(), bits, **header)
     return results
 
 
@@ -129,7 +134,12 @@ def diverged(config: RunConfig, runs: Path | None = None) -> dict | None:
     return note if note.get("key") == config.key else None
 
 
-def _refuse_diverged(config: RunConfig, folder: Path) -> None:
+def refuse_diverged(config: RunConfig, folder: Path) -> None:
+    """Refuse a run that is known to diverge.
+
+    Raises:
+        Diverged: if it is.
+    """
     note = diverged(config, folder.parent)
     if note is not None:
         terms = {name: float(value) for name, value in note["terms"].items()}
@@ -137,7 +147,7 @@ def _refuse_diverged(config: RunConfig, folder: Path) -> None:
         raise Diverged(note["epoch"], terms, f"known from {path}, remove it to try again")
 
 
-def _finished(config: RunConfig, folder: Path) -> Run | None:
+def finished(config: RunConfig, folder: Path) -> Run | None:
     """The run in `folder` if it is whole; damaged files are set aside."""
     path = folder / "record.json"
     if not path.is_file():
@@ -160,7 +170,7 @@ def _finished(config: RunConfig, folder: Path) -> Run | None:
     return Run(config, folder, record)
 
 
-def _note_divergence(config: RunConfig, folder: Path, error: Diverged, settings: Settings) -> None:
+def note_divergence(config: RunConfig, folder: Path, error: Diverged, settings: Settings) -> None:
     """Leave a record of the failure: it is a result, and not worth a second try."""
     note = {
         "format": FORMAT,
@@ -177,7 +187,7 @@ def _note_divergence(config: RunConfig, folder: Path, error: Diverged, settings:
     (folder / "state.safetensors").unlink(missing_ok=True)
 
 
-def _record(
+def write_record(
     config: RunConfig,
     folder: Path,
     results: dict[str, object],

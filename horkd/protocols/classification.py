@@ -1,6 +1,62 @@
 """Top-1 and top-5 accuracy, and how alike two models answer."""
 
+from typing import TYPE_CHECKING
+
 from torch import Tensor
+
+from horkd.degradation import Degradation
+from horkd.networks.network import Network
+from horkd.predict import predict
+from horkd.preprocess import Channels
+from horkd.protocols import Asked, Protocol, Says
+from horkd.protocols.verification import VERIFICATION
+
+if TYPE_CHECKING:
+    from horkd.data.images import Dataset, ImageSet
+    from horkd.data.photos import PhotoFiles
+
+
+class Classification(Protocol):
+    """Training and test are about the same classes.
+
+    A network without a classifier is tested by pairs of classes never trained on.
+    """
+
+    def scores(self, classifies: bool) -> bool:
+        """By the classifier alone."""
+        return classifies
+
+    def score(
+        self,
+        network: Network,
+        images: "ImageSet | PhotoFiles",
+        channels: "Channels | Dataset",
+        degradation: Degradation,
+    ) -> dict[str, float]:
+        """`accuracy`."""
+        return accuracy(
+            predict(network, images.central, channels, degradation).logits, images.labels
+        )
+
+    def test(
+        self, network: Network, data: "Dataset", degradation: Degradation, brief: bool = False
+    ) -> dict:
+        """`accuracy` on the test images, or `verification` without a classifier."""
+        if network.classifier is None:
+            return VERIFICATION(Asked(network, data, degradation))
+        return self.score(network, data.test, data, degradation)
+
+    def judge(
+        self, network: Network, data: "Dataset", degradation: Degradation, says: Says | None
+    ) -> dict[str, object]:
+        """`test` and, where frozen model and network both classify, their `agreement`."""
+        if network.classifier is None:
+            return super().judge(network, data, degradation, says)
+        logits = predict(network, data.test.central, data, degradation).logits
+        results: dict[str, object] = {"test": accuracy(logits, data.test.labels)}
+        if says is not None:
+            results["agreement"] = agreement(logits, says("test", data.test.central).logits)
+        return results
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> dict[str, float]:

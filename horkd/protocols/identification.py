@@ -17,17 +17,98 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from horkd.checks import _at_least_one, unit_rows, whole_numbers
+from horkd.checks import at_least_one, unit_rows, whole_numbers
+from horkd.degradation import Degradation
 from horkd.errors import HorkdError
-from horkd.protocols.verification import threshold_at
+from horkd.networks.network import Network
+from horkd.predict import embed
+from horkd.protocols import Asked, Protocol, Question
+from horkd.protocols.thresholds import threshold_at
+
+if TYPE_CHECKING:
+    from horkd.data.images import Dataset
+    from horkd.data.photos import PhotoFiles
 
 #: Cosines no further apart are equal: the order of a sum alone changes them by about 1e-15.
 TIE = 1e-12
+
+
+@dataclass(frozen=True)
+class Search:
+    """Who is on a probe? Images to find in a gallery.
+
+    Attributes:
+        images: what the indices are about, without margin.
+        gallery, probes: int64, indices of images of the same subjects.
+        unknown: int64, indices of images of subjects without any gallery image; may be empty.
+        labels: int64 (N,), the subject of each image; -1 for images that take no part.
+        what: the setting in words.
+        subjects: their names, if they have some.
+    """
+
+    images: "Tensor | PhotoFiles"
+    gallery: Tensor
+    probes: Tensor
+    unknown: Tensor
+    labels: Tensor
+    what: str
+    subjects: tuple[str, ...] = ()
+
+
+class Identification(Protocol):
+    """Nothing is trained, and there is no number to compare networks by: only who is on a probe."""
+
+    def test(
+        self, network: Network, data: "Dataset", degradation: Degradation, brief: bool = False
+    ) -> dict:
+        """Refused: a record's test is a number by which networks are compared."""
+        raise HorkdError(
+            f"{data.name} has no classes that are never trained on: verification needs faces or "
+            "the embedded set"
+        )
+
+
+def identify(asked: Asked) -> dict:
+    """Identification by the cosine of features: gallery and probes of a data set.
+
+    `other` is what the network sees of the gallery.
+
+    Returns:
+        `rank1_error` and `rank5_error` in percent, `subjects`, `gallery` and `probes` (images),
+        `what` (the setting in words) and, with unknown probes, `dir` (as `dir_at_far`).
+    """
+    search = asked.data.protocol.search
+
+    def features(index: Tensor, degradation: Degradation) -> Tensor:
+        images = search.images
+        part = images[index] if isinstance(images, Tensor) else images.select(index)
+        return embed(asked.network, part, asked.data, degradation, asked.flip)
+
+    gallery = features(search.gallery, asked.other or asked.degradation)
+    probes = features(search.probes, asked.degradation)
+    people, whose = search.labels[search.gallery], search.labels[search.probes]
+    errors = rank_errors(gallery, people, probes, whose)
+    result = {
+        "rank1_error": errors[1],
+        "rank5_error": errors[5],
+        "subjects": len(whose.unique()),
+        "gallery": len(gallery),
+        "probes": len(probes),
+        "what": search.what,
+    }
+    if len(search.unknown):
+        strangers = features(search.unknown, asked.degradation)
+        result["dir"] = dir_at_far(gallery, people, probes, whose, strangers)
+    return result
+
+
+IDENTIFICATION = Question("identification", identify, "has no subjects that are never trained on")
 
 
 def split_subjects(
@@ -125,7 +206,7 @@ def rank_k(
         HorkdError: on shapes that do not fit, embeddings that are not finite, a rank or chunk below
             1, or a probe whose subject is not in the gallery.
     """
-    _at_least_one("ranks", *ks)
+    at_least_one("ranks", *ks)
     people = _Gallery.of(gallery, gallery_labels, chunk)
     ranks, _ = people.identify(probes, probe_labels, "probes")
     return {int(k): 100 * float(np.mean(ranks <= k)) for k in ks}
@@ -170,7 +251,7 @@ def cmc(
     """
     people = _Gallery.of(gallery, gallery_labels, chunk)
     last = len(people.subjects) if max_rank is None else max_rank
-    _at_least_one("ranks", last)
+    at_least_one("ranks", last)
     ranks, _ = people.identify(probes, probe_labels, "probes")
     return 100 * np.cumsum(np.bincount(ranks, minlength=last + 1)[1 : last + 1]) / len(ranks)
 
@@ -209,7 +290,7 @@ def dir_at_far(
     Raises:
         HorkdError: as `rank_k`, and on a rate outside of 0 to 1.
     """
-    _at_least_one("ranks", rank)
+    at_least_one("ranks", rank)
     people = _Gallery.of(gallery, gallery_labels, chunk)
     ranks, own = people.identify(known, known_labels, "known probes")
     strangers = people.rows(unknown, "unknown probes")
@@ -252,7 +333,7 @@ class _Gallery:
     def of(
         cls, embeddings: ArrayLike | Tensor, labels: ArrayLike | Tensor, chunk: int
     ) -> "_Gallery":
-        _at_least_one("chunk", chunk)
+        at_least_one("chunk", chunk)
         x = unit_rows(embeddings, "gallery embeddings")
         y = whole_numbers(labels, "gallery labels", len(x))
         order = np.argsort(y, kind="stable")

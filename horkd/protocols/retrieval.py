@@ -1,458 +1,178 @@
-"""Which images are nearest? Retrieval by Euclidean distance, clusters, and two spaces made one.
-
-| number | of what | source |
-|---|---|---|
-| `recall` | queries with an image of their class among the K nearest | Jégou et al. 2011 |
-| `map_at_r`, `r_precision` | the order of the R nearest | Musgrave et al. 2020, arXiv 2003.08505 |
-| `nmi` | k-means clusters against classes | the same, section 2 |
-| `align` | least squares over similarity transforms | Schönemann 1966, Schönemann, Carroll 1970 |
-
-All rates are in percent. R is the number of the gallery's other images of the query's class.
-
-A query that is itself in the gallery is left out of it by its index there, not by being nearest:
-a duplicate of it is a neighbour like any other.
-
-Distances are Euclidean, from a matrix product in float32, of rows less the gallery's mean, for a
-few queries at a time. Squared distances are equal when they differ by no more than `TIE` times the
-mean squared norm of the gallery's centred rows (times |q| over the root of that for queries q
-further out), and equality counts against the query: an image of its class comes before those of
-other classes only if it is nearer by more than that. A network that gives every image the same
-embedding, up to rounding, retrieves nothing, in whatever order the images are. `nearest`, for
-pictures, takes plain distances.
-"""
+"""Retrieval among classes never trained on: by a network, by pixels, across two networks."""
 
 import math
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from numpy.typing import ArrayLike
-from scipy.linalg import orthogonal_procrustes
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import normalized_mutual_info_score
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from horkd.checks import _at_least_one, whole_numbers
+from horkd.degradation import Degradation
 from horkd.errors import HorkdError
-from horkd.fast.distances import without_autocast
+from horkd.networks.network import Network
+from horkd.predict import predict
+from horkd.preprocess import Channels
+from horkd.protocols import Asked, Protocol, Question
+from horkd.protocols.alignment import align
+from horkd.protocols.neighbours import measure, nmi
 
-#: Squared distances no further apart are equal, in units of the mean squared norm: some ten times
-#: the rounding of a float32 product.
-TIE = 1e-5
+if TYPE_CHECKING:
+    from horkd.data.images import Dataset, ImageSet
+    from horkd.data.photos import PhotoFiles
 
-
-#: Rows no further from their mean than this many float spacings of its length are all equal.
-_COLLAPSED = 8
-
-
-#: Up to so many clusters k-means starts from k-means++. That draws one centre after another, each
-#: in 2 + ln k passes over all rows: for thousands of classes far more than all that follows.
-_PLUS_PLUS = 1000
-
-
-@torch.no_grad()
-def measure(
-    queries: Tensor,
-    query_labels: ArrayLike | Tensor,
-    gallery: Tensor | None = None,
-    gallery_labels: ArrayLike | Tensor | None = None,
-    own: ArrayLike | Tensor | None = None,
-    ks: Sequence[int] = (1, 2, 4, 8),
-    budget: int = 2**29,
-) -> dict[str, object]:
-    """How well the nearest images show the query's class.
-
-    MAP@R is the mean over queries of (1/R) Σ_(i≤R) P(i) · rel(i), with rel(i) = 1 if the i-th
-    nearest image is of the query's class and P(i) the share of such ones among the i nearest;
-    R-precision is the mean of P(R).
-
-    Args:
-        queries: float (Q, D).
-        query_labels: int (Q,), the class of each query.
-        gallery: float (N, D), on the same device; None for the queries themselves.
-        gallery_labels: int (N,).
-        own: int (Q,), the index in the gallery of the query itself, which is left out; −1 for a
-            query that is not there. None for −1 throughout, or each query's own index without a
-            gallery.
-        ks: the K of recall@K; K may exceed N.
-        budget: bytes that distances and what is made of them may take at a time, but for one query
-            at least. A float32 copy of the gallery comes on top.
-
-    Returns:
-        Plain numbers: `recall` (K as a string to percent), `map_at_r` and `r_precision` in percent,
-        `queries` (how many count), `left_out` (queries with no other image of their class in the
-        gallery; they are in no rate) and `gallery` (N).
-
-    Raises:
-        HorkdError: on shapes, widths or devices that do not fit, embeddings that are not finite,
-            own indices outside of the gallery or of another class, a K or budget below 1, or if no
-            query counts.
-    """
-    _table(queries, "queries")
-    y = whole_numbers(query_labels, "query labels", len(queries))
-    if gallery is None:
-        if gallery_labels is not None or own is not None:
-            raise HorkdError("gallery labels and own indices need a gallery: give it as well")
-        gallery, labels, mine = queries, y, np.arange(len(y))
-    else:
-        _fitting(queries, gallery)
-        if gallery_labels is None:
-            raise HorkdError("the gallery has no labels: give gallery_labels")
-        labels = whole_numbers(gallery_labels, "gallery labels", len(gallery))
-        mine = _own(own, len(y), len(gallery))
-    _at_least_one("K", *ks)
-    _at_least_one("budget", budget)
-    other = (mine >= 0) & (labels[mine] != y)
-    if other.any():
-        first = int(np.argmax(other))
-        raise HorkdError(
-            f"query {first} has class {y[first]}, but its own image in the gallery, {mine[first]}, "
-            f"has {labels[mine[first]]}: check the own indices"
-        )
-
-    classes, ids, sizes = np.unique(labels, return_inverse=True, return_counts=True)
-    place = np.searchsorted(classes, y).clip(max=len(classes) - 1)
-    relevant = np.where(classes[place] == y, sizes[place], 0) - (mine >= 0)  # R
-    counted = np.flatnonzero(relevant > 0)
-    if not len(counted):
-        raise HorkdError(
-            f"none of {len(y)} queries has another image of its class in the gallery: "
-            "there is nothing to retrieve"
-        )
-
-    device = queries.device
-    depth = min(len(gallery), max([*ks, int(relevant.max())]))
-    space = _Space.of(gallery)
-    columns = space.rows(gallery)
-    norms = columns.square().sum(1)
-    ids, place = ids.astype(np.int32), place.astype(np.int32)
-    gallery_ids = torch.from_numpy(ids).to(device)
-    position = np.arange(1, depth + 1)
-    # distances, a mask and its product with the tolerance; of the nearest up to eight numbers
-    step = max(1, budget // (9 * len(gallery) + 64 * depth + 32 * queries.shape[1]))
-    firsts, precisions, averages = [], [], []
-    for start in range(0, len(counted), step):
-        index = counted[start : start + step]
-        picked, own_index, query_ids = (
-            torch.from_numpy(a).to(device) for a in (index, mine[index], place[index])
-        )
-        x = space.rows(queries[picked])
-        squared = _relative_squares(x, columns, norms, own_index)
-        # to be before other classes, its own has to be nearer by more than a tie
-        same = query_ids[:, None] == gallery_ids
-        squared += torch.where(same, _tie(x)[:, None], 0.0)
-        near = squared.topk(depth, largest=False).indices
-        del squared, same
-        # the query itself is of its class too, but comes last, after all that count
-        hits = (gallery_ids[near] == query_ids[:, None]).cpu().numpy()
-        r = relevant[index]
-        at_r = hits & (position <= r[:, None])
-        share = np.where(at_r, hits.cumsum(1) / position, 0)
-        # the place of the first hit; beyond all without one
-        firsts.append(np.where(hits, position, depth + 1).min(1))
-        precisions.append(at_r.sum(1) / r)
-        averages.append(share.sum(1) / r)
-    first = np.concatenate(firsts)
-    return {
-        "recall": {
-            str(int(k)): 100 * float(np.mean(first <= min(int(k), depth))) for k in sorted(ks)
-        },
-        "map_at_r": 100 * float(np.mean(np.concatenate(averages))),
-        "r_precision": 100 * float(np.mean(np.concatenate(precisions))),
-        "queries": len(counted),
-        "left_out": len(y) - len(counted),
-        "gallery": len(gallery),
-    }
+#: Training images that student and teacher are aligned by; more change little.
+ALIGNED_BY = 4096
 
 
-@torch.no_grad()
-def nearest(
-    queries: Tensor,
-    gallery: Tensor,
-    k: int,
-    own: ArrayLike | Tensor | None = None,
-    budget: int = 2**29,
-) -> tuple[Tensor, Tensor]:
-    """The k nearest gallery images of each query, nearest first; of equal ones the lower index.
+class Retrieval(Protocol):
+    """Every split has classes of its own; its images are queries and gallery alike."""
 
-    The float32 product only says which images may be among them; their distances are then taken
-    from differences in float64, so that duplicates are equally far.
-
-    Args:
-        queries: float (Q, D).
-        gallery: float (N, D), on the same device.
-        k: how many; at most N, or N − 1 if a query is itself in the gallery.
-        own: int (Q,), the index in the gallery of the query itself, which is left out; −1 for a
-            query that is not there. None for −1 throughout.
-        budget: bytes of squared distances held at a time, but for one query at least.
-
-    Returns:
-        Indices int64 (Q, k) and distances float32 (Q, k), on the queries' device.
-
-    Raises:
-        HorkdError: as `measure`, and if there are no k images.
-    """
-    _table(queries, "queries")
-    _fitting(queries, gallery)
-    mine = _own(own, len(queries), len(gallery))
-    _at_least_one("k", k)
-    _at_least_one("budget", budget)
-    there = len(gallery) - int((mine >= 0).any())
-    if k > there:
-        raise HorkdError(f"cannot find {k} nearest images: there are {there} in the gallery")
-    space = _Space.of(gallery)
-    columns = space.rows(gallery)
-    norms = columns.square().sum(1)
-    step = max(1, budget // (6 * len(gallery) + 12 * k + 32 * queries.shape[1]))
-    indices, distances = [], []
-    for start in range(0, len(queries), step):
-        chunk = queries[start : start + step]
-        x = space.rows(chunk)
-        own_index = torch.from_numpy(mine[start : start + step]).to(x.device)
-        squared = _relative_squares(x, columns, norms, own_index)
-        last = squared.topk(k, largest=False).values.amax(1)
-        may_be = squared <= (last + _tie(x) + TIE * last.abs())[:, None]
-        for query, able in zip(chunk, may_be, strict=True):
-            candidates = able.nonzero()[:, 0]
-            exact = (gallery[candidates].cpu().double() - query.cpu().double()).square().sum(1)
-            order = exact.argsort(stable=True)[:k]
-            indices.append(candidates.cpu()[order])
-            distances.append(exact[order].sqrt().float())
-    return torch.stack(indices).to(queries.device), torch.stack(distances).to(queries.device)
-
-
-@torch.no_grad()
-def nmi(embeddings: Tensor, labels: ArrayLike | Tensor, seed: int = 0) -> float:
-    """Normalised mutual information of classes and k-means clusters, as many as classes.
-
-    2 I(C; K) / (H(C) + H(K)) in percent. It runs on one thread, as several would add up centres in
-    any order: the same numbers give the same result.
-
-    Args:
-        embeddings: float (N, D).
-        labels: int (N,), of two classes or more.
-        seed: of the clusters' start, which is drawn once.
-
-    Raises:
-        HorkdError: on shapes that do not fit, embeddings that are not finite, or a single class.
-    """
-    _table(embeddings, "embeddings")
-    y = whole_numbers(labels, "labels", len(embeddings))
-    clusters = len(np.unique(y))
-    if clusters < 2:
-        raise HorkdError("all images are of one class: clusters need two classes or more")
-    rows = _Space.of(embeddings).rows(embeddings).cpu().numpy()
-    start = "k-means++" if clusters <= _PLUS_PLUS else "random"
-    means = KMeans(clusters, init=start, n_init=1, random_state=seed)
-    with threadpool_limits(1), warnings.catch_warnings():
-        # fewer distinct rows than clusters: a collapsed network, which the score shows
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        found = means.fit_predict(rows)
-    return 100 * float(normalized_mutual_info_score(y, found))
-
-
-@dataclass(frozen=True, eq=False)
-class Alignment:
-    """A similarity transform between two spaces: rotation or reflection, one scale, offset.
-
-    Both spaces are padded with zeros to the same width W = max(Ds, Dt).
-
-    Args:
-        rotation: float64 (W, W), orthogonal; rows are multiplied by it from the right.
-        scale: 0 or more.
-        source_mean: float64 (Ds,).
-        target_mean: float64 (Dt,).
-    """
-
-    rotation: Tensor
-    scale: float
-    source_mean: Tensor
-    target_mean: Tensor
+    metric = "recall1"
 
     @property
-    def width(self) -> int:
-        """W, of what `__call__` and `pad` give."""
-        return len(self.rotation)
+    def questions(self) -> tuple[str, ...]:
+        """Retrieval in three ways."""
+        return ("retrieval", "pixels", "across")
 
-    @torch.no_grad()
-    def __call__(self, x: Tensor) -> Tensor:
-        """Rows (N, Ds) of the source in the target's space, (N, W).
+    def scores(self, classifies: bool) -> bool:
+        """Any network: features are enough."""
+        return True
 
-        In float32, or float64 if `x` is, and on its device.
+    def score(
+        self,
+        network: Network,
+        images: "ImageSet | PhotoFiles",
+        channels: "Channels | Dataset",
+        degradation: Degradation,
+    ) -> dict[str, float]:
+        """Recall@1 as `recall1` in percent, NaN if features are no finite numbers."""
+        found = predict(network, images.central, channels, degradation).features
+        if not found.isfinite().all():
+            return {"recall1": math.nan, "n": len(found)}
+        rates = measure(found, images.labels.to(found.device), ks=(1,))
+        return {"recall1": rates["recall"]["1"], "n": rates["queries"]}
 
-        Raises:
-            HorkdError: if they are not as wide as the source.
-        """
-        self._check(x, "source", len(self.source_mean))
-        moved = _widened(x.cpu().double() - self.source_mean, self.width) @ self.rotation
-        moved = self.scale * moved + _widened(self.target_mean[None], self.width)
-        return moved.to(_precision(x)).to(x.device)
-
-    @torch.no_grad()
-    def pad(self, y: Tensor) -> Tensor:
-        """Rows (N, Dt) of the target with zeros up to width W, which change no distance.
-
-        In float32, or float64 if `y` is, and on its device.
-
-        Raises:
-            HorkdError: if they are not as wide as the target.
-        """
-        self._check(y, "target", len(self.target_mean))
-        return _widened(y.to(_precision(y)), self.width)
-
-    def _check(self, x: Tensor, name: str, width: int) -> None:
-        if x.ndim != 2 or x.shape[1] != width:
-            raise HorkdError(
-                f"the {name} was (N, {width}) when aligned, got {tuple(x.shape)}: use one network"
-            )
+    def test(
+        self, network: Network, data: "Dataset", degradation: Degradation, brief: bool = False
+    ) -> dict:
+        """`retrieve` among the test images; `brief` without `nmi`."""
+        return retrieve(Asked(network, data, degradation), clusters=not brief)
 
 
-@torch.no_grad()
-def align(source: Tensor, target: Tensor) -> Alignment:
-    """The similarity transform that takes source to target best, in least squares.
+def retrieve(asked: Asked, clusters: bool = True) -> dict:
+    """Retrieval among the test images, each of them query and gallery.
 
-    Relations (distances over their mean, angles) say nothing on rotation, scale and offset, so the
-    embeddings of a student that learned from them alone must be aligned before they can query its
-    teacher's gallery. No transform of this kind changes a relation.
-
-    It minimises Σ_i ‖scale · (x_i − x̄) · rotation + ȳ − y_i‖² (orthogonal Procrustes), in float64.
-    Directions in which the M rows do not extend are turned in any way that is left.
+    Features are compared by their Euclidean distance as they are. `other` is what the network sees
+    of the gallery.
 
     Args:
-        source: float (M, Ds), such as a student's embeddings of training images.
-        target: float (M, Dt), the teacher's of the same images; the widths may differ.
+        asked: network, data and what is seen.
+        clusters: also `nmi`, which takes minutes for many classes.
 
     Returns:
-        The transform; scale 0 if all source rows are equal, up to rounding.
+        `measure` of the embeddings and, for queries and gallery alike, their `nmi`.
+    """
+    data, other = asked.data, asked.other
+    images = data.test.central
+    queries = predict(asked.network, images, data, asked.degradation).features
+    labels = data.test.labels.to(queries.device)
+    if other is not None and other != asked.degradation:
+        gallery = predict(asked.network, images, data, other).features
+        own = torch.arange(len(labels), device=queries.device)
+        return measure(queries, labels, gallery, labels, own)
+    found = measure(queries, labels)
+    return found | ({"nmi": nmi(queries.cpu(), labels.cpu())} if clusters else {})
+
+
+def retrieve_pixels(asked: Asked) -> dict:
+    """Retrieval by the pixels themselves: what every network has to beat.
+
+    Images are made small by the degradation, held in memory, and compared as they are, in [0, 1].
+
+    Returns:
+        What `retrieve` gives, of vectors of 3·r·r numbers.
 
     Raises:
-        HorkdError: on shapes that do not fit or embeddings that are not finite.
+        HorkdError: if the images are photos on disk.
     """
-    _table(source, "source embeddings")
-    _table(target, "target embeddings")
-    if len(source) != len(target):
+    test = asked.data.test
+    if not isinstance(test.images, Tensor):
         raise HorkdError(
-            f"{len(source)} source and {len(target)} target embeddings: "
-            "align with those of the same images"
+            f"retrieval by pixels is for small images, not for those of {asked.data.name}"
         )
-    width = max(source.shape[1], target.shape[1])
-    x, y = source.cpu().double(), target.cpu().double()
-    mean_x, mean_y = x.mean(0), y.mean(0)
-    x = x - mean_x
-    rotation, stretch = orthogonal_procrustes(
-        _widened(x, width).numpy(), _widened(y - mean_y, width).numpy()
+    generator = torch.Generator().manual_seed(0)
+    seen = [asked.degradation(part, generator) for part in test.images.cpu().split(1024)]
+    pixels, labels = torch.cat(seen).flatten(1).float() / 255, test.labels.cpu()
+    return measure(pixels, labels) | {"nmi": nmi(pixels, labels)}
+
+
+def retrieve_across(asked: Asked) -> dict:
+    """Queries by a network in its teacher's index of the test images at full resolution.
+
+    Returns:
+        `across`; both are aligned by the same training images.
+    """
+    data = asked.data
+    count = min(ALIGNED_BY, len(data.train))
+    some = torch.linspace(0, len(data.train) - 1, count).long()
+    part, test = data.train.select(some).central, data.test.central
+    targets, index = (
+        asked.teacher(split, images).features.cpu()
+        for split, images in ((f"{count} of train", part), ("test", test))
     )
-    variance = float(x.square().sum())
-    spacing = torch.finfo(_precision(source)).eps * float(mean_x.norm())
-    collapsed = variance <= len(x) * (_COLLAPSED * spacing) ** 2
-    scale = 0.0 if collapsed else float(stretch) / variance
-    return Alignment(torch.from_numpy(rotation), scale, mean_x, mean_y)
+    pairs, queries = (
+        predict(asked.network, images, data, asked.degradation).features.cpu()
+        for images in (part, test)
+    )
+    return across(queries, index, data.test.labels, (pairs, targets))
 
 
-@dataclass(frozen=True, eq=False)
-class _Space:
-    """Where the gallery lies and how far it extends.
+def across(queries: Tensor, gallery: Tensor, labels: Tensor, pairs: tuple[Tensor, Tensor]) -> dict:
+    """Retrieval by one network in the index of another: what a system with an index has to do.
 
     Args:
-        centre: mean row, float64 (D,), on the CPU.
-        unit: root of the mean squared norm of the rows less their mean; infinite if they are equal.
+        queries: features (N, D) of the test images by the network that queries.
+        gallery: features (N, D') of the same images by the one that made the index.
+        labels: int64 (N,).
+        pairs: features of the same training images by both, to align them.
+
+    Returns:
+        `measure` twice: `as_is` (None where the widths differ), and `aligned`, after the
+        similarity transform that takes one space to the other best on the training images.
     """
-
-    centre: Tensor
-    unit: float
-
-    @classmethod
-    def of(cls, gallery: Tensor) -> "_Space":
-        centre = sum(part.sum(0) for _, part in _parts(gallery)) / len(gallery)
-        squares = sum(float((part - centre).square().sum()) for _, part in _parts(gallery))
-        unit = math.sqrt(squares / len(gallery))
-        spacing = torch.finfo(_precision(gallery)).eps * float(centre.norm())
-        return cls(centre, unit if unit > _COLLAPSED * spacing else math.inf)
-
-    def rows(self, x: Tensor) -> Tensor:
-        """Rows (n, D) less the centre, in units, float32, on their device."""
-        out = torch.empty(x.shape)
-        for where, part in _parts(x):
-            out[where] = (part - self.centre) / self.unit
-        return out.to(x.device)
+    own = torch.arange(len(labels))
+    as_is = None
+    if queries.shape[1] == gallery.shape[1]:
+        as_is = measure(queries, labels, gallery, labels, own)
+    transform = align(*pairs)
+    moved, padded = transform(queries), transform.pad(gallery)
+    aligned = measure(moved, labels, padded, labels, own)
+    return {"as_is": as_is, "aligned": aligned, "aligned_by": len(pairs[0])}
 
 
-def _parts(x: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Rows in float64 on the CPU (other devices may not have it), some at a time."""
-    step = max(1, 2**20 // x.shape[1])
-    for start in range(0, len(x), step):
-        where = slice(start, start + step)
-        yield where, x[where].cpu().double()
-
-
-def _relative_squares(x: Tensor, columns: Tensor, norms: Tensor, own: Tensor) -> Tensor:
-    """|x_i − y_j|² − |x_i|², (q, N), infinite for the query itself."""
-    with _exact_products(x):
-        squared = torch.addmm(norms, x, columns.T, alpha=-2)
-    (there,) = torch.nonzero(own >= 0, as_tuple=True)
-    squared[there, own[there]] = math.inf
-    return squared
-
-
-def _tie(x: Tensor) -> Tensor:
-    """How far apart equal squared distances may be (q,), of rows in units."""
-    return TIE * x.norm(dim=1).clamp(min=1)
-
-
-@contextmanager
-def _exact_products(x: Tensor) -> Iterator[None]:
-    """Full float32 products: TF32 or autocast would make neighbours of others."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with without_autocast(x):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
-def _precision(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
-def _widened(x: Tensor, width: int) -> Tensor:
-    return torch.nn.functional.pad(x, (0, width - x.shape[1]))
-
-
-def _table(x: Tensor, name: str) -> None:
-    if not isinstance(x, Tensor) or x.ndim != 2 or not x.numel() or not x.is_floating_point():
-        got = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-        raise HorkdError(f"{name} must be one row per image, a float tensor (N, D), got {got}")
-    bad = sum(int((~part.float().isfinite()).any(1).sum()) for _, part in _parts(x))
-    if bad:
-        raise HorkdError(f"{bad} of {len(x)} {name} are not finite in float32: check the network")
-
-
-def _fitting(queries: Tensor, gallery: Tensor) -> None:
-    if isinstance(gallery, Tensor) and queries.device != gallery.device:
-        raise HorkdError(
-            f"queries are on {queries.device}, the gallery on {gallery.device}: move one of them"
-        )
-    _table(gallery, "gallery embeddings")
-    if queries.shape[1] != gallery.shape[1]:
-        raise HorkdError(
-            f"gallery embeddings are {gallery.shape[1]} wide and queries {queries.shape[1]}: "
-            "use one network, or align two"
-        )
-
-
-def _own(own: ArrayLike | Tensor | None, queries: int, gallery: int) -> np.ndarray:
-    if own is None:
-        return np.full(queries, -1)
-    x = whole_numbers(own, "own indices", queries)
-    if not -1 <= x.min() <= x.max() < gallery:
-        raise HorkdError(
-            f"own indices run from {x.min()} to {x.max()}, but the gallery has {gallery} images: "
-            "use 0 and up, or -1 for queries that are not in it"
-        )
-    return x
+_MISSING = (
+    "has no test classes of its own: retrieval needs a set for metric learning, such as "
+    "glyphs-disjoint"
+)
+RETRIEVAL = Question(
+    "retrieval",
+    retrieve,
+    _MISSING,
+    flips=False,
+    refusal="retrieval knows no mirrored images: leave flip out",
+)
+PIXELS = Question(
+    "pixels",
+    retrieve_pixels,
+    _MISSING,
+    mixed=False,
+    flips=False,
+    refusal="retrieval by pixels knows neither other= nor flip=: leave them out",
+)
+ACROSS = Question(
+    "across",
+    retrieve_across,
+    _MISSING,
+    mixed=False,
+    flips=False,
+    refusal="queries in the teacher's index know neither other= nor flip=",
+)

@@ -12,7 +12,7 @@ from horkd.degradation import Degradation
 from horkd.errors import HorkdError
 from horkd.lab import looks as looks_
 from horkd.lab.config import RunConfig, config_from_dict
-from horkd.lab.looks import Look, known_looks, open_set
+from horkd.lab.looks import Look, ask, known_looks
 from horkd.lab.store import Run, diverged
 from horkd.machine import Settings
 from horkd.studies import report
@@ -79,14 +79,14 @@ def live(preset: Preset, train_missing: bool = True, settings: Settings | None =
     return Source(
         trainer(preset, settings, train_missing),
         diverged,
-        lambda found, degradations: looks_.views(found, degradations, settings),
+        lambda found, degradations: looks_.at_resolutions(found, degradations, settings),
         lambda found, looks: _look(found, looks, settings),
     )
 
 
 def _look(found: Run, looks: Sequence[Look], settings: Settings | None) -> list[dict | None]:
     there = [look for look in looks if _is_there(look.data)]
-    results = dict(zip(there, open_set(found, there, settings), strict=True))
+    results = dict(zip(there, ask(found, there, settings), strict=True))
     return [results.get(look) for look in looks]
 
 

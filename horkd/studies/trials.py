@@ -18,13 +18,14 @@ from horkd import storage
 from horkd.errors import HorkdError
 from horkd.lab.pace import learner_macs
 from horkd.lab.store import Run
+from horkd.protocols import main_metric
 from horkd.studies import report
 from horkd.studies.arm import Arm
 from horkd.studies.presets import Preset
 from horkd.studies.results import Source
 from horkd.studies.study import finished, seeds, studies_of, study
 from horkd.studies.task import TRIALS
-from horkd.training import Recipe, main_metric
+from horkd.training import Recipe
 
 #: What is decided by a trial of the recipe; epochs and views are not.
 _DECIDED = ("batch_size", "learning_rate", "weight_decay", "schedule", "climb")

@@ -30,7 +30,7 @@ def plot_roc(curves: Mapping[str, tuple[str, Mapping]], ax: Axes) -> None:
     """TAR against FAR, on a logarithmic axis down to one false accept.
 
     Args:
-        curves: label -> (kind, what `evaluate.verify` gave).
+        curves: label -> (kind, what `protocols.verification.verify` gave).
         ax: where.
     """
     lowest = 1.0

@@ -142,7 +142,7 @@ class Tested:
         kind: "teacher" (fed images of some resolution), "alone" (labels only) or "student".
         pixels: what it sees.
         runs: one per seed.
-        results: of `evaluate.verify`, one per run.
+        results: of `protocols.verification.verify`, one per run.
         macs: of one image.
         what: what the arm is, in a line.
     """

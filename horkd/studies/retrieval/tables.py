@@ -113,7 +113,7 @@ class Tested:
         arm: whose runs these are.
         pixels: what it sees.
         runs: one per seed.
-        results: of `evaluate.retrieve`, one per run.
+        results: of `protocols.retrieval.retrieve`, one per run.
         macs: of one image.
         parameters: of the network.
         what: what the arm is, in a line.
