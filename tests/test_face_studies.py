@@ -948,7 +948,7 @@ def test_people_with_one_photo_are_unknown(own):
 
 def test_all_of_lfw_has_nobody_to_find(home):
     with pytest.raises(HorkdError, match="has no subjects that are never trained on") as error:
-        load_dataset("lfw@16").protocol.search
+        IDENTIFICATION(Asked(network(), load_dataset("lfw@16"), Degradation(16)))
     one_line(error)
 
 
