@@ -2,10 +2,11 @@
 
     python benchmarks/step.py [--preset cpu] [--data cifar100] [--steps 60]
 
-Times the parts of the step of `horkd.training` one by one: making the batch, both views (degrading
-and normalising), the frozen model, the student, the losses, backward, optimiser, and the rest.
-Writes reports/benchmarks/step-<preset>-<device>.json. On CUDA every part ends in a synchronisation,
-which the training loop doesn't have, so the parts are upper bounds there.
+Times the parts of the step of `horkd.training` one by one: making the batch, preprocessing for both
+networks (degrading and normalising), the frozen model, the student, the losses, backward,
+optimiser, and the rest. Writes reports/benchmarks/step-<preset>-<device>.json. On CUDA every part
+ends in a synchronisation, which the training loop doesn't have, so the parts are upper bounds
+there.
 """
 
 import argparse
@@ -100,7 +101,7 @@ def measure(step: Step, steps: int) -> dict[str, float]:
                 break
             clock.lap("batch")
             small, full = step.learner_sees(batch[0]), step.frozen_sees(batch[0])
-            clock.lap("views")
+            clock.lap("preprocessing")
             with step.settings.autocast():
                 target = step.frozen(full)
                 clock.lap("frozen model")

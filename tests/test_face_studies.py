@@ -16,12 +16,12 @@ from PIL import Image
 from safetensors.torch import save_file
 from test_open_set import FOLDS, PEOPLE, PHOTOS, face, lfw_tree, name_of
 
-from horkd import cli, evaluate, paths, storage
+from horkd import cli, paths, storage
 from horkd import machine as machine_
 from horkd import predict as predict_
 from horkd import reproduce as reproduce_
 from horkd.data import faces as face_data
-from horkd.data import identification_set, load_dataset, training_images
+from horkd.data import load_dataset, training_images
 from horkd.data.images import Dataset
 from horkd.degradation import Degradation
 from horkd.errors import HorkdError
@@ -35,6 +35,9 @@ from horkd.lab.store import read
 from horkd.machine import Settings
 from horkd.networks.network import ModelSpec, Network, macs_of
 from horkd.networks.weights import digest
+from horkd.protocols import Asked
+from horkd.protocols.identification import IDENTIFICATION
+from horkd.protocols.verification import VERIFICATION
 from horkd.studies import arm as arm_
 from horkd.studies.arm import subset_name, subsets
 from horkd.studies.faces import arms as face_arms_
@@ -476,10 +479,9 @@ def test_a_teacher_is_imported_once(file, home, tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("read again")
 
-    monkeypatch.setattr("horkd.lab.runner.load_pretrained", refuse)
-    monkeypatch.setattr("horkd.evaluate.test", refuse)
-    assert with_teacher(small(), file) == preset
-    assert read(config).record == found.record
+    with tiny.before(Network, refuse):
+        assert with_teacher(small(), file) == preset
+        assert read(config).record == found.record
     assert len(list((tmp_path / "runs").glob("*/record.json"))) == 1
 
 
@@ -836,7 +838,7 @@ def check_search(search, share=Fraction(4, 5)) -> None:
 
 def test_characters_to_find():
     data = load_dataset("glyphs", 8)
-    search = identification_set(data)
+    search = data.protocol.search
     check_search(search)
     assert len(search.labels[search.gallery].unique()) == 30
     each = int((data.unseen.labels == 0).sum())
@@ -844,8 +846,8 @@ def test_characters_to_find():
     assert len(search.gallery) == 30 * ceil(each * Fraction(4, 5))
     assert search.what == "30 characters never trained on"
     assert len(search.images) == len(data.unseen) == 40 * each
-    assert torch.equal(identification_set(data).gallery, search.gallery)
-    result = evaluate.identify(network(), data, Degradation(8))
+    assert torch.equal(data.protocol.search.gallery, search.gallery)
+    result = IDENTIFICATION(Asked(network(), data, Degradation(8)))
     assert (result["subjects"], result["gallery"]) == (30, len(search.gallery))
     assert 0 <= result["rank5_error"] <= result["rank1_error"] <= 100
     assert [row["far"] for row in result["dir"]] == [0.1, 0.01]
@@ -855,8 +857,8 @@ def test_characters_to_find():
 def test_identification_is_what_its_features_say():
     """Rank-1 by hand, with the gallery at full resolution and the probes small."""
     data = load_dataset("glyphs", 8)
-    search, net = identification_set(data), network()
-    result = evaluate.identify(net, data, Degradation(16), Degradation(32))
+    search, net = data.protocol.search, network()
+    result = IDENTIFICATION(Asked(net, data, Degradation(16), Degradation(32)))
     gallery = predict_.embed(net, search.images[search.gallery], data, Degradation(32)).double()
     probes = predict_.embed(net, search.images[search.probes], data, Degradation(16)).double()
     best = (probes @ gallery.T).argmax(1)
@@ -867,7 +869,7 @@ def test_identification_is_what_its_features_say():
 @pytest.mark.parametrize("fold", [1, 4, 10])
 def test_people_of_the_held_out_fold(home, fold):
     data = load_dataset(f"lfw-{fold}@16")
-    search = identification_set(data)
+    search = data.protocol.search
     check_search(search)
     names = {data.whole.classes[label] for label in search.labels[search.gallery].tolist()}
     assert names == {name_of(fold - 1, person) for person in range(PEOPLE)}
@@ -877,7 +879,7 @@ def test_people_of_the_held_out_fold(home, fold):
     used = torch.cat([search.gallery, search.probes])
     assert not torch.isin(used, data.train.ids).any()
     assert search.what == "LFW, 6 people of the held-out fold"
-    result = evaluate.identify(network(), data, Degradation(8))
+    result = IDENTIFICATION(Asked(network(), data, Degradation(8)))
     assert (result["subjects"], result["probes"]) == (PEOPLE, PEOPLE)
     assert "dir" not in result
 
@@ -904,25 +906,25 @@ def test_people_with_one_photo_are_unknown(own):
     lines[1:2] = [str(PEOPLE + 1), "Single\t1"]  # of the first fold
     people.write_text("\n".join(lines) + "\n")
     data = load_dataset("lfw-1@16")
-    search = identification_set(data)
+    search = data.protocol.search
     check_search(search)
     assert [data.whole.classes[label] for label in search.labels[search.unknown]] == ["Single"]
     assert search.what == "LFW, 6 people of the held-out fold"
-    result = evaluate.identify(network(), data, Degradation(8))
+    result = IDENTIFICATION(Asked(network(), data, Degradation(8)))
     assert [row["n_unknown"] for row in result["dir"]] == [1, 1]
-    trained = identification_set(load_dataset("lfw-2@16"))
+    trained = load_dataset("lfw-2@16").protocol.search
     assert len(trained.unknown) == 0  # Single is trained on there
 
 
 def test_all_of_lfw_has_nobody_to_find(home):
     with pytest.raises(HorkdError, match="has no subjects that are never trained on") as error:
-        identification_set(load_dataset("lfw@16"))
+        IDENTIFICATION(Asked(network(), load_dataset("lfw@16"), Degradation(16)))
     one_line(error)
 
 
 def test_people_of_view_1(home):
     data = load_dataset("lfw-dev@16")
-    search = identification_set(data)
+    search = data.protocol.search
     check_search(search)
     assert not torch.isin(torch.cat([search.gallery, search.probes]), data.train.ids).any()
 
@@ -952,7 +954,7 @@ def uccs_tree(root: Path, subjects: int, photos: int = 3) -> None:
 
 def uccs_shown() -> list[set[tuple]]:
     """Gallery, probes and unknown faces: subject and pixels of each."""
-    search = identification_set(load_dataset("uccs@8"))
+    search = load_dataset("uccs@8").protocol.search
     names = (*search.subjects, "nobody")  # -1 is the last
     return [
         {(names[search.labels[i]], search.images[i].numpy().tobytes()) for i in part.tolist()}
@@ -979,18 +981,18 @@ def test_uccs(own):
     data = load_dataset("uccs@8")
     assert len(data.train) == 0
     assert len(data.test) == SUBJECTS * 3 + 3  # three photos of a stranger
-    search = identification_set(data)
+    search = data.protocol.search
     check_search(search)
     assert (len(search.gallery), len(search.probes)) == (2 * SUBJECTS, SUBJECTS)
     assert search.labels[search.unknown].tolist() == [-1] * 3
     assert len(search.subjects) >= SUBJECTS
     assert search.what == "UCCS, 180 subjects"
-    result = evaluate.identify(network(), data, Degradation(8))
+    result = IDENTIFICATION(Asked(network(), data, Degradation(8)))
     assert (result["subjects"], result["gallery"], result["probes"]) == (180, 360, 180)
     assert result["rank1_error"] < 90  # patterns differ, noise is small
     assert [row["n_unknown"] for row in result["dir"]] == [3, 3]
     with pytest.raises(HorkdError, match="verification needs faces or the embedded set"):
-        evaluate.verify(network(), data, Degradation(8))
+        VERIFICATION(Asked(network(), data, Degradation(8)))
 
 
 def test_uccs_with_too_few_subjects(own):
@@ -1014,22 +1016,22 @@ def test_tinyface(own):
     tinyface_tree(own, 6, 4)
     data = load_dataset("tinyface@16")
     assert len(data.train) == 0
-    search = identification_set(data)
+    search = data.protocol.search
     assert (len(search.gallery), len(search.probes), len(search.unknown)) == (16, 6, 0)
     assert (search.labels[search.gallery] >= 6).sum() == 4, "distractors are nobody of the six"
     assert sorted(search.labels[search.probes].tolist()) == list(range(6))
-    result = evaluate.identify(network(), data, Degradation(16))
+    result = IDENTIFICATION(Asked(network(), data, Degradation(16)))
     assert (result["subjects"], result["gallery"], result["probes"]) == (6, 16, 6)
     assert result["what"] == "TinyFace, gallery with distractors"
-    small = evaluate.identify(network(), data, Degradation(8), Degradation(16))
+    small = IDENTIFICATION(Asked(network(), data, Degradation(8), Degradation(16)))
     assert 0 <= small["rank5_error"] <= small["rank1_error"] <= 100
     with pytest.raises(HorkdError, match="verification needs faces or the embedded set"):
-        evaluate.verify(network(), data, Degradation(8))
+        VERIFICATION(Asked(network(), data, Degradation(8)))
 
 
 def test_tinyface_without_distractors(own):
     tinyface_tree(own, 6, 0)
-    result = evaluate.identify(network(), load_dataset("tinyface@16"), Degradation(16))
+    result = IDENTIFICATION(Asked(network(), load_dataset("tinyface@16"), Degradation(16)))
     assert result["gallery"] == 12
 
 
@@ -1041,7 +1043,7 @@ def test_every_distractor_of_tinyface_can_come_before_the_right_one(own):
         photo(home / "Gallery_Distractor" / f"{number}.png", face(0, 0, 3, 20))
     for subject in range(6):
         photo(home / "Probe" / f"{subject + 7}_3.png", face(0, 0, 3, 20))
-    result = evaluate.identify(network(), load_dataset("tinyface@16"), Degradation(16))
+    result = IDENTIFICATION(Asked(network(), load_dataset("tinyface@16"), Degradation(16)))
     assert result["rank5_error"] == 100
 
 
@@ -1054,13 +1056,13 @@ def test_xqlfw(own):
     assert isinstance(data, Dataset)
     assert len(data.train) == 0
     assert len(data.test) == FOLDS * PEOPLE * PHOTOS
-    result = evaluate.verify(network(), data, Degradation(8))
+    result = VERIFICATION(Asked(network(), data, Degradation(8)))
     assert result["n"] == 4 * FOLDS
     assert result["folds"] == list(range(FOLDS))
-    flipped = evaluate.verify(network(), data, Degradation(8, upsample=True), flip=True)
+    flipped = VERIFICATION(Asked(network(), data, Degradation(8, upsample=True), flip=True))
     assert flipped["n"] == 4 * FOLDS
     with pytest.raises(HorkdError, match="has no subjects that are never trained on"):
-        evaluate.identify(network(), data, Degradation(8))
+        IDENTIFICATION(Asked(network(), data, Degradation(8)))
 
 
 @pytest.mark.parametrize("name", ["xqlfw", "uccs", "tinyface"])
@@ -1077,11 +1079,10 @@ def test_looks_of_a_finished_teacher_are_kept(file, home, monkeypatch):
     looks = [Look(task, "lfw-1@16", Degradation(8, upsample=True))
              for task in ("verification", "identification")]  # fmt: skip
     settings = Settings("cpu", "fp32", channels_last="off", compile="off", progress=False)
-    first = looks_.open_set(run, looks, settings)
+    first = looks_.ask(run, looks, settings)
     assert first[0]["n"] == 4
     assert first[1]["subjects"] == PEOPLE
     content = storage.load_json(run.folder / "open_set.json")
     assert known_looks(content) == dict(zip(looks, first, strict=True))
-    monkeypatch.setattr(evaluate, "verify", None)
-    monkeypatch.setattr(evaluate, "identify", None)
-    assert looks_.open_set(run, looks[::-1], settings) == first[::-1]
+    with tiny.registered(tiny.nothing):
+        assert looks_.ask(run, looks[::-1], settings) == first[::-1]

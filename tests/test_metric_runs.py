@@ -339,8 +339,8 @@ def test_training_draws_nothing_from_the_generators_outside():
     torch.manual_seed(5)
     before = torch.get_rng_state()
     state = common_functions.NUMPY_RANDOM.get_state()[1].copy()
-    state = new_state(network, objective, ONE)
-    fit(state, batches, see, ONE, tiny.SETTINGS, 0, score=score, metric="recall1")
+    one = new_state(network, objective, ONE)
+    fit(one, batches, see, ONE, tiny.SETTINGS, 0, score=score, metric="recall1")
     assert torch.equal(torch.get_rng_state(), before)
     assert np.array_equal(common_functions.NUMPY_RANDOM.get_state()[1], state)
     with seeded("cpu", 3):

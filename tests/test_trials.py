@@ -16,7 +16,7 @@ from horkd.errors import HorkdError
 from horkd.lab import looks as looks_
 from horkd.lab import runner
 from horkd.lab.config import RunConfig, config_from_dict
-from horkd.lab.looks import Look, features, ask
+from horkd.lab.looks import Look, ask, features
 from horkd.lab.store import export
 from horkd.studies import trials
 from horkd.studies.presets import get_preset
@@ -60,7 +60,7 @@ class Untouchable:
 def test_a_trial_is_read_on_the_validation_split_and_touches_no_test_image(
     small, monkeypatch, changes
 ):
-    tiny.patch_data(monkeypatch, hidden)
+    tiny.patch(monkeypatch, hidden)
     asked = tiny.student(trial=True, **{"frozen": tiny.teacher(trial=True), **changes})
     run = runner.run(asked, tiny.SETTINGS)
     results = run.record["results"]
@@ -75,7 +75,7 @@ def test_a_trial_is_read_on_the_validation_split_and_touches_no_test_image(
 def test_what_would_look_at_the_test_images_of_a_trial_is_refused(small):
     run = runner.run(tiny.teacher(trial=True), tiny.SETTINGS)
     for look in (
-        lambda: looks_.views(run, [Degradation(8)], tiny.SETTINGS),
+        lambda: looks_.at_resolutions(run, [Degradation(8)], tiny.SETTINGS),
         lambda: ask(run, [Look("verification", "glyphs", Degradation(8))]),
         lambda: features(run, tiny.SETTINGS),
         lambda: export(run, small / "x.safetensors"),

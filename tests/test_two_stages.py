@@ -137,7 +137,9 @@ def test_the_map_names_what_is_there():
     rows = re.findall(r"^\| .*? \| (.*?) \| (.*?) \|$", horkd.__doc__, re.MULTILINE)
     assert len(rows) > 10
     for names, where in rows[1:]:
-        modules = [importlib.import_module(f"horkd.{name}") for name in re.findall(r"`(\w+)`", where)]
+        modules = [
+            importlib.import_module(f"horkd.{name}") for name in re.findall(r"`(\w+)`", where)
+        ]
         assert modules
         for name in re.findall(r"`(\w+)`", names):
             assert any(hasattr(module, name) for module in modules), name

@@ -20,7 +20,7 @@ from horkd.data import load_dataset, training_images
 from horkd.data.glyphs import load_glyphs
 from horkd.degradation import Degradation
 from horkd.errors import HorkdError
-from horkd.lab import checkpoint, runner, store, work
+from horkd.lab import runner, store, work
 from horkd.lab.config import RunConfig
 from horkd.lab.job import Job
 from horkd.lab.pace import (
@@ -159,7 +159,6 @@ def test_work_stops_before_an_epoch_that_would_end_too_late(
     clock, monkeypatch, tmp_path, minutes, epochs
 ):
     """An epoch takes four minutes; the state is saved although the last save was just now."""
-    monkeypatch.setattr(checkpoint, "SAVE_EVERY_SECONDS", 1e9)
     config, other = tiny.teacher(), tiny.teacher(seed=1)
     shift, said = do(jobs_of(config, other), minutes, clock=clock.monotonic)
     assert shift == work.Shift([], [], 2)
@@ -291,7 +290,7 @@ def test_missing_data_end_the_shift(monkeypatch):
     def refuse(name, per_class=None):
         raise HorkdError("CIFAR-100 is not there")
 
-    tiny.patch_data(monkeypatch, refuse)
+    tiny.patch(monkeypatch, refuse)
     with pytest.raises(HorkdError, match="CIFAR-100 is not there"):
         do(jobs_of(alone()))
 

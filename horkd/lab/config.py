@@ -59,7 +59,8 @@ class RunConfig:
         mean, std: channel statistics that such a network expects; None for the data set's.
         normalized: the network ends in features of unit length.
         backbone: what the backbone starts from instead of random weights: "imagenet", the weights
-            of its library, or the digest of a weights file (`horkd.networks.imagenet.start_backbone`).
+            of its library, or the digest of a weights file
+            (`horkd.networks.imagenet.start_backbone`).
         select: which epoch is the result: the "last"; the best one on the "validation" split; or
             the best one on the "test" images, as published code for metric learning has it, which
             makes the result too good.

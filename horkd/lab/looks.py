@@ -60,8 +60,8 @@ def at_resolutions(
     refuse_trial(finished)
     path = finished.folder / "views.json"
     with storage.locked(finished.folder.parent / ".locks" / f"{finished.config.key}.views.lock"):
-        known = _known_views(finished, path)
-        wanted = [_view_key(d) for d in degradations]
+        known = _known_degradations(finished, path)
+        wanted = [_key(d) for d in degradations]
         missing = {k: d for k, d in zip(wanted, degradations, strict=True) if k not in known}
         if missing:
             network = finished.network()
@@ -78,15 +78,15 @@ def at_resolutions(
     return [known[key]["test"] for key in wanted]
 
 
-def _view_key(degradation: Degradation | dict) -> str:
+def _key(degradation: Degradation | dict) -> str:
     content = degradation if isinstance(degradation, dict) else asdict(degradation)
     return json.dumps(content, sort_keys=True)
 
 
-def _known_views(finished: Run, path: Path) -> dict[str, dict]:
-    """Views of these very weights."""
+def _known_degradations(finished: Run, path: Path) -> dict[str, dict]:
+    """What these very weights were tested on, by `_key`."""
     content = _of_these_weights(finished, path)
-    return {_view_key(view["degradation"]): view for view in content.get("views", ())}
+    return {_key(view["degradation"]): view for view in content.get("views", ())}
 
 
 @dataclass(frozen=True)

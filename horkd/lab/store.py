@@ -78,9 +78,9 @@ def export(
 
     The header holds the network's specification, class names (if it has a classifier), degradation,
     channel statistics, test results, the key of the record and that of the frozen model it learned
-    from (None: labels only). `horkd.networks.network.load_network` reads it back in float32. A file of 8 bits
-    is tested before it is written: its header says what the run gave and, as `rounded`, what the
-    file gives.
+    from (None: labels only). `horkd.networks.network.load_network` reads it back in float32. A file
+    of 8 bits is tested before it is written: its header says what the run gave and, as `rounded`,
+    what the file gives.
 
     Args:
         done: the run.
