@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -176,6 +176,24 @@ def write_cache(path: Path, tensors: Mapping[str, Tensor], what: str) -> None:
         save_tensors(path, tensors, {})
     except HorkdError as error:
         warnings.warn(f"going on without {what}: {error}", stacklevel=3)
+
+
+def cached(
+    path: Path, names: Iterable[str], compute: Callable[[], dict[str, Tensor]], what: str
+) -> dict[str, Tensor]:
+    """Tensors that are computed once and then read.
+
+    Args:
+        path: where they are kept.
+        names: of the tensors; a file that lacks one is damaged.
+        compute: gives them where there is no whole file.
+        what: what is gone without, by a warning, if they cannot be kept.
+    """
+    tensors = read_cache(path, *names)
+    if tensors is None:
+        tensors = compute()
+        write_cache(path, tensors, what)
+    return tensors
 
 
 def save_json(path: Path, content: Mapping[str, object]) -> None:

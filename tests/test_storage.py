@@ -8,6 +8,7 @@ import signal
 import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from horkd.errors import HorkdError
 from horkd.storage import (
     Busy,
     DamagedFile,
+    cached,
     load_json,
     load_tensors,
     locked,
@@ -346,6 +348,99 @@ def test_a_folder_can_be_set_aside(tmp_path):
         target = set_aside(folder, "damaged")
     assert (target / "record.json").read_text() == "x"
     assert not folder.exists()
+
+
+# Caches
+
+IMAGES = {"a": torch.arange(2000), "b": torch.zeros(3)}
+
+
+class Counted:
+    """Computes `IMAGES`, and counts how often."""
+
+    calls = 0
+
+    def __call__(self) -> dict[str, torch.Tensor]:
+        self.calls += 1
+        return dict(IMAGES)
+
+
+def from_cache(path: Path, compute: Callable[[], dict]) -> None:
+    """Read or computed, it is the same."""
+    found = cached(path, IMAGES, compute, "a cache")
+    assert found.keys() == IMAGES.keys()
+    assert all(torch.equal(found[name], t) for name, t in IMAGES.items())
+
+
+def test_what_is_cached_is_computed_once(tmp_path):
+    compute = Counted()
+    for _ in range(2):
+        from_cache(tmp_path / "new" / "folder" / "file", compute)
+    assert compute.calls == 1
+    assert files(tmp_path / "new" / "folder") == {"file"}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: flipped(data, len(data) // 2, 0),
+        lambda data: data[:1000],
+        lambda data: b"",
+        lambda data: b"not a set" * 99,
+    ],
+    ids=["flipped", "truncated", "empty", "garbage"],
+)
+def test_a_damaged_cache_is_set_aside_and_computed_again(tmp_path, damage):
+    path, compute = tmp_path / "file", Counted()
+    from_cache(path, compute)
+    broken = damage(path.read_bytes())
+    path.write_bytes(broken)
+    with pytest.warns(UserWarning, match="is damaged") as caught:
+        from_cache(path, compute)
+    assert len(caught) == 1
+    assert "\n" not in str(caught[0].message)
+    assert path.with_name("file.damaged").read_bytes() == broken
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        from_cache(path, compute)
+    assert compute.calls == 2
+
+
+@pytest.mark.parametrize("foreign", ["another's", "without a tensor"])
+def test_a_cache_with_other_content_is_set_aside(tmp_path, foreign):
+    path = tmp_path / "file"
+    if foreign == "another's":
+        storage.save_file({"a": torch.zeros(1)}, path)
+    else:
+        save_tensors(path, {"a": IMAGES["a"]}, {})
+    with pytest.warns(UserWarning, match="is damaged"):
+        from_cache(path, Counted())
+    assert files(tmp_path) == {"file", "file.damaged"}
+
+
+def test_a_cache_that_cannot_be_written_costs_a_warning_only(tmp_path, monkeypatch):
+    (tmp_path / "a-file").write_text("in the way")
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "a-file" / "below", tmp_path / "folder"):
+        with pytest.warns(UserWarning, match="going on without a cache: could not write") as caught:
+            from_cache(path, Counted())
+        assert len(caught) == 1
+
+    def full(tensors, path, metadata):
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(storage, "save_file", full)
+    with pytest.warns(UserWarning, match="the disk is full"):
+        from_cache(tmp_path / "file", Counted())
+    assert files(tmp_path) == {"a-file", "folder"}
+
+
+def test_many_use_a_cache_at_once(tmp_path):
+    """Threads here, but nothing in the cache tells threads from processes."""
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: from_cache(tmp_path / "file", Counted()), range(4)))
+    assert files(tmp_path) == {"file"}
 
 
 # Locks

@@ -26,7 +26,7 @@ from horkd.data.source import Source
 from horkd.data.unseen import with_unseen
 from horkd.errors import HorkdError
 from horkd.paths import cache_dir
-from horkd.storage import read_cache, write_cache
+from horkd.storage import cached
 
 VERSION = 4
 """Raise it with every change to what is drawn: it is part of the cache's file name."""
@@ -108,7 +108,13 @@ def _mask(character: str, font: ImageFont.FreeTypeFont) -> torch.Tensor:
     return torch.frombuffer(bytearray(canvas.tobytes()), dtype=torch.uint8).view(_CANVAS, _CANVAS)
 
 
-def render(characters: Sequence[str], per_class: int, seed: int, split: str) -> ImageSet:
+def render(
+    characters: Sequence[str],
+    per_class: int,
+    seed: int,
+    split: str,
+    masks: torch.Tensor | None = None,
+) -> ImageSet:
     """Draw `per_class` images of each character.
 
     Images are interleaved: image 0 of every character, then image 1 of every character, and so
@@ -122,6 +128,7 @@ def render(characters: Sequence[str], per_class: int, seed: int, split: str) -> 
         per_class: images for each character, at least 1.
         seed: any integer.
         split: name of the split; other names give other images.
+        masks: what to draw the characters by; `glyph_masks()` by default.
 
     Returns:
         per_class * len(characters) images, uint8 (N, 3, 32, 32).
@@ -139,7 +146,7 @@ def render(characters: Sequence[str], per_class: int, seed: int, split: str) -> 
     index = torch.tensor([position[c] for c in characters])
     images = torch.empty(per_class, len(characters), 3, SIZE, SIZE, dtype=torch.uint8)
     for i in range(per_class):
-        images[i] = _draw(index, _generator(seed, split, i))
+        images[i] = _draw(index, _generator(seed, split, i), masks)
     labels = torch.arange(len(characters)).repeat(per_class)
     return ImageSet(images.flatten(0, 1), labels, tuple(characters))
 
@@ -154,9 +161,11 @@ def _generator(seed: int, split: str, index: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))  # it reads 32 bits
 
 
-def _draw(index: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def _draw(
+    index: torch.Tensor, generator: torch.Generator, masks: torch.Tensor | None = None
+) -> torch.Tensor:
     """uint8 (n, 3, 32, 32): one image for each of the characters at `index` (int64 (n,))."""
-    coverage = _coverage(index, generator)
+    coverage = _coverage(index, generator, masks)
     background, colours = _colours(len(index), generator)
     images = _paint(coverage, background, colours, generator)
     return (images.clamp(0, 1) * 255).round().to(torch.uint8)
@@ -166,7 +175,9 @@ def _uniform(generator: torch.Generator, low: float, high: float, *shape: int) -
     return low + (high - low) * torch.rand(shape, generator=generator)
 
 
-def _coverage(index: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def _coverage(
+    index: torch.Tensor, generator: torch.Generator, masks: torch.Tensor | None = None
+) -> torch.Tensor:
     """Place each character, and others at the border.
 
     Returns:
@@ -176,7 +187,8 @@ def _coverage(index: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     face = torch.randint(len(FACES), (n, 1), generator=generator).expand(n, layers)
     others = torch.randint(len(CHARACTERS), (n, _CLUTTER), generator=generator)
     drawn = torch.cat([index[:, None], others], dim=1)  # (n, layers)
-    masks = glyph_masks()[face, drawn].flatten(0, 1)[:, None].float() / 255
+    masks = glyph_masks() if masks is None else masks
+    masks = masks[face, drawn].flatten(0, 1)[:, None].float() / 255
 
     scale = _uniform(generator, 0.75, 1.05, n, layers)  # longer side: 18 to 25 pixels of 32
     room = 1 - scale[:, 0] * _EXTENT / _CANVAS  # free space on either side, canvas is -1 to 1
@@ -282,10 +294,12 @@ def load_glyphs(per_class: int = 100, seed: int = 0, cache: Path | None = None) 
     _check_per_class(per_class)
     folder = cache_dir() if cache is None else Path(cache)
     path = folder / f"glyphs-{per_class}-s{seed}-v{VERSION}.safetensors"
-    images = read_cache(path, "train", "validation", "test", "unseen")
-    if images is None:
-        images = _draw_splits(per_class, seed)
-        write_cache(path, images, "a cache of the embedded set")
+    images = cached(
+        path,
+        _plan(per_class),
+        lambda: _draw_splits(per_class, seed),
+        "a cache of the embedded set",
+    )
     train, validation, test = (
         _labelled(images[split], CHARACTERS) for split in ("train", "validation", "test")
     )
