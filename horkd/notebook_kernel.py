@@ -1,4 +1,7 @@
-"""One notebook run by papermill, in a kernel of its own that never outlives the call."""
+"""One notebook: what it asks, what it takes, and running it by papermill.
+
+It has a kernel of its own, which never outlives the call.
+"""
 
 import logging
 import os
@@ -8,11 +11,37 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from horkd.errors import HorkdError
+
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 #: Where horkd is found, installed or not.
 HOME = Path(__file__).resolve().parent.parent
+
+
+def declared(path: Path) -> list[str]:
+    """The names that a notebook's parameters cell sets."""
+    import papermill
+
+    try:
+        return list(papermill.inspect_notebook(str(path)))
+    except Exception as error:  # a damaged file can fail in any way
+        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+        raise HorkdError(f"{path.name} cannot be read as a notebook: {reason}") from error
+
+
+def question(path: Path) -> str:
+    """A notebook's first heading; its name if it has none or cannot be read."""
+    import nbformat
+
+    try:
+        cells = nbformat.read(path, as_version=4).cells
+    except Exception:  # only a title: a damaged notebook is refused when it is to run
+        return path.stem
+    lines = [line for c in cells if c.cell_type == "markdown" for line in c.source.splitlines()]
+    heading = next((line for line in lines if line.startswith("# ")), path.stem)
+    return heading.removeprefix("# ").strip()
 
 
 @contextmanager

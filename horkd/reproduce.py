@@ -39,7 +39,7 @@ from horkd import paths
 from horkd.data.retrieval import plain_name
 from horkd.errors import HorkdError
 from horkd.machine import commit, describe_machine, versions
-from horkd.notebook_kernel import execute, scratch_folder
+from horkd.notebook_kernel import declared, execute, question, scratch_folder
 from horkd.notebooks import as_text, executed, without_paths
 from horkd.storage import Busy, load_json, locked, replacing, save_json, write_text
 from horkd.studies.presets import Preset, get_presets
@@ -238,33 +238,22 @@ def plan(
     reserved = [name for name in OWN_PARAMETERS if name in extra]
     if reserved:
         raise HorkdError(f"the batch sets {', '.join(reserved)} itself: not a parameter to pass")
-    known = {path: _declared(path) for path in chosen}
-    for path, declared in known.items():
-        lacking = [name for name in OWN_PARAMETERS if name not in declared]
+    known = {path: declared(path) for path in chosen}
+    for path, names in known.items():
+        lacking = [name for name in OWN_PARAMETERS if name not in names]
         if lacking:
             raise HorkdError(
                 f"{path.name} has no cell tagged `parameters` that sets {', '.join(lacking)}"
             )
     for name in extra:
-        if not any(name in declared for declared in known.values()):
+        if not any(name in names for names in known.values()):
             lists = "; ".join(f"{path.stem} knows {', '.join(d)}" for path, d in known.items())
             raise HorkdError(f"no notebook has a parameter {name!r}: {lists}")
     source = _source_digest(package)
     return [
-        _notebook(path, {**own, **{k: v for k, v in extra.items() if k in declared}}, source)
-        for path, declared in known.items()
+        _notebook(path, {**own, **{k: v for k, v in extra.items() if k in names}}, source)
+        for path, names in known.items()
     ]
-
-
-def _declared(path: Path) -> list[str]:
-    """The names that a notebook's parameters cell sets."""
-    import papermill
-
-    try:
-        return list(papermill.inspect_notebook(str(path)))
-    except Exception as error:  # a damaged file can fail in any way
-        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-        raise HorkdError(f"{path.name} cannot be read as a notebook: {reason}") from error
 
 
 def _notebook(path: Path, parameters: Mapping[str, Any], source: str) -> Notebook:
@@ -278,20 +267,7 @@ def _notebook(path: Path, parameters: Mapping[str, Any], source: str) -> Noteboo
         "source": source,
     }
     digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode())
-    return Notebook(path, _question(path), parameters, digest.hexdigest())
-
-
-def _question(path: Path) -> str:
-    """A notebook's first heading; its name if it has none or cannot be read."""
-    import nbformat
-
-    try:
-        cells = nbformat.read(path, as_version=4).cells
-    except Exception:  # only a title: a damaged notebook is refused when it is to run
-        return path.stem
-    lines = [line for c in cells if c.cell_type == "markdown" for line in c.source.splitlines()]
-    heading = next((line for line in lines if line.startswith("# ")), path.stem)
-    return heading.removeprefix("# ").strip()
+    return Notebook(path, question(path), parameters, digest.hexdigest())
 
 
 def _source_digest(package: Path) -> str:
@@ -420,15 +396,15 @@ def write_report(
     command = _command(own, extra)
     rows, sections, seconds = [], [], 0.0
     for path in sorted(notebooks.glob("[0-9][0-9]_*.ipynb")):
-        question = _question(path)
+        asked = question(path)
         stamp = _stamp(out, path.stem)
         seconds += stamp.get("seconds", 0.0)
         link = _link(out, path.stem)
         rows.append(
-            f"| {link} | {question.replace('|', chr(92) + '|')} | {_status(out, path.stem, stamp)} "
+            f"| {link} | {asked.replace('|', chr(92) + '|')} | {_status(out, path.stem, stamp)} "
             f"| {stamp.get('seconds', '')} |"
         )
-        sections.append(_section(out, path.stem, question, stamp))
+        sections.append(_section(out, path.stem, asked, stamp))
     lines = [
         f"# Report: preset `{own['preset']}`, data set `{own['data']}`",
         "",

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from PIL import Image
 from safetensors.torch import save_file
@@ -35,6 +36,7 @@ from horkd.lab.store import read
 from horkd.machine import Settings
 from horkd.networks.network import ModelSpec, Network, macs_of
 from horkd.networks.weights import digest
+from horkd.notebook_kernel import declared
 from horkd.protocols import Asked
 from horkd.protocols.identification import IDENTIFICATION
 from horkd.protocols.verification import VERIFICATION
@@ -684,8 +686,8 @@ def test_a_teachers_file_is_imported_and_passed_on(horkd, asked, small_faces, fi
 
 
 def test_the_notebook_knows_what_it_is_passed():
-    declared = reproduce_._declared(paths.root() / "notebooks" / "06_faces.ipynb")
-    assert {"teacher_weights", "teacher_model", "teacher_statistics", "seeds"} <= set(declared)
+    known = declared(paths.root() / "notebooks" / "06_faces.ipynb")
+    assert {"teacher_weights", "teacher_model", "teacher_statistics", "seeds"} <= set(known)
 
 
 MISTAKES = [

@@ -1286,11 +1286,6 @@ def test_a_notebook_that_is_asked_for_is_run(preset, only, nothing_runs, tmp_pat
     assert result.done == (name,)
 
 
-def test_every_notebook_with_a_study_of_its_own_is_there():
-    assert set(reproduce_.SHOWS) <= set(notebooks())
-    assert dict(reproduce_.SHOWS) == {"06_faces": "faces", "07_metric_learning": "metric"}
-
-
 @pytest.mark.parametrize(
     ("preset", "data", "name"),
     [
