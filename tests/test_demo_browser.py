@@ -106,17 +106,6 @@ def page(browser, demo):
         yield visit.page
 
 
-@pytest.fixture(scope="module")
-def drawn(tmp_path_factory):
-    """Our examples as files, by name."""
-    folder = tmp_path_factory.mktemp("drawn")
-    found = {}
-    for example in EXAMPLES:
-        found[example.name] = folder / f"{example.name}.png"
-        example.draw().save(found[example.name])
-    return found
-
-
 def verdict(page: Page):
     return page.locator("#verdict")
 
@@ -172,8 +161,8 @@ def test_the_first_answer_is_there(page):
     assert all(loaded(page, images.nth(i)) for i in range(2))
 
 
-def test_an_upload_is_answered(page, drawn):
-    upload(page, drawn["a pear"])
+def test_an_upload_is_answered(page):
+    upload(page, EXAMPLES["a pear"])
     says(page, "pear")
     expect(page.locator("#answer-0")).to_contain_text("pear")
     expect(page.locator("#curves svg").first).to_have_attribute(
@@ -181,9 +170,9 @@ def test_an_upload_is_answered(page, drawn):
     )
 
 
-def test_a_photo_is_not_square_and_lies(page, drawn, tmp_path):
+def test_a_photo_is_not_square_and_lies(page, tmp_path):
     wide = Image.new("RGB", (512, 256), "white")
-    wide.paste(Image.open(drawn["an orange"]), (128, 0))
+    wide.paste(Image.open(EXAMPLES["an orange"]), (128, 0))
     exif = Image.Exif()
     exif[0x0112] = 6  # show it turned clockwise
     wide.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "photo.jpg", exif=exif, quality=95)
@@ -221,10 +210,10 @@ def test_examples_can_be_chosen(page):
     expect(page.locator("#notes [role=note]")).to_contain_text("None of these?")
 
 
-def test_no_picture(page, drawn):
+def test_no_picture(page):
     page.get_by_label("Remove Image").click()
     expect(verdict(page)).to_have_text("Choose a picture.")
-    upload(page, drawn["a rocket"])
+    upload(page, EXAMPLES["a rocket"])
     expect(verdict(page)).to_contain_text("rocket")
 
 
@@ -281,13 +270,13 @@ def test_images_that_are_not_at_hand(page):
     expect(page.locator("#disagree img")).to_have_count(0)
 
 
-def test_faces(page, drawn):
+def test_faces(page):
     tab(page, "Faces")
     answer, panel = page.locator("#same"), page.locator("[role=tabpanel]:visible")
     expect(panel).to_contain_text("must not be used to identify")
     expect(answer).to_contain_text("Choose two photos.")
-    upload(page, drawn["a pear"], 0)
-    upload(page, drawn["a keyboard"], 1)
+    upload(page, EXAMPLES["a pear"], 0)
+    upload(page, EXAMPLES["a keyboard"], 1)
     expect(answer).to_contain_text(re.compile("One person|Two persons"))
     expect(answer).to_contain_text("At this threshold")
     expect(answer.locator("svg[aria-label^='Similarity']")).to_be_visible()
@@ -315,8 +304,8 @@ def test_about(page):
 
 
 @pytest.mark.parametrize("file", ["cut.png", "text.jpg", "empty.png"])
-def test_a_bad_file_is_a_message_and_the_page_lives_on(page, drawn, tmp_path, file):
-    whole = drawn["a pear"].read_bytes()
+def test_a_bad_file_is_a_message_and_the_page_lives_on(page, tmp_path, file):
+    whole = EXAMPLES["a pear"].read_bytes()
     content = {"cut.png": whole[: len(whole) // 2], "text.jpg": b"no picture", "empty.png": b""}
     said = {
         "cut.png": "damaged or cut off",
@@ -340,14 +329,14 @@ def test_a_bad_file_is_a_message_and_the_page_lives_on(page, drawn, tmp_path, fi
     expect(notes).not_to_contain_text(said[file])
 
 
-def test_a_bad_photo_of_a_face_is_a_message(page, drawn, tmp_path):
+def test_a_bad_photo_of_a_face_is_a_message(page, tmp_path):
     (tmp_path / "text.jpg").write_bytes(b"no picture")
     tab(page, "Faces")
     upload(page, tmp_path / "text.jpg", 0)
     expect(page.locator("#same")).to_contain_text("not a picture that can be read here")
     page.locator("[role=tabpanel]:visible").get_by_label("Remove Image").first.click()
-    upload(page, drawn["a pear"], 0)
-    upload(page, drawn["a pear"], 1)
+    upload(page, EXAMPLES["a pear"], 0)
+    upload(page, EXAMPLES["a pear"], 1)
     expect(page.locator("#same")).to_contain_text("One person")
 
 
@@ -375,7 +364,7 @@ def wide(page: Page) -> int:
 
 
 @pytest.fixture(scope="module", params=[(WIDE, "light"), (NARROW, "dark")], ids=str)
-def walk(request, browser, demo, drawn):
+def walk(request, browser, demo):
     """What was found on every tab: tab -> (violations, pictures without words, width)."""
     width, look = request.param
     found: dict[str, tuple[list[str], list[str], int]] = {}
@@ -402,8 +391,8 @@ def walk(request, browser, demo, drawn):
         note("Disagree")
         tab(page, "Faces")
         note("Faces, no photos")
-        upload(page, drawn["a pear"], 0)
-        upload(page, drawn["an orange"], 1)
+        upload(page, EXAMPLES["a pear"], 0)
+        upload(page, EXAMPLES["an orange"], 1)
         expect(page.locator("#same .seen img")).to_have_count(2)
         note("Faces")
         tab(page, "About")
