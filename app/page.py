@@ -253,7 +253,7 @@ def _no_picture(picture: Upload) -> tuple[str, str]:
 
 
 def build(
-    exhibits: Sequence[Exhibit], faces: FaceBench | None, cleaning: tuple[int, int] = CLEANING
+    exhibits: Sequence[Exhibit], faces: FaceBench | None, cleaning: tuple[float, float] = CLEANING
 ) -> gr.Blocks:
     """The page.
 

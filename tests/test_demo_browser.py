@@ -7,6 +7,7 @@ with the drawn characters instead.
 import io
 import re
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ pytest.importorskip("gradio")
 pytest.importorskip("pillow_heif")
 playwright = pytest.importorskip("playwright.sync_api")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright")
-from demo_server import GLYPHS, Demo  # noqa: E402
+from demo_server import GLYPHS, Demo, Visitor  # noqa: E402
 from PIL import Image  # noqa: E402
 from playwright.sync_api import Browser, Page, expect  # noqa: E402
 
@@ -24,10 +25,7 @@ from app.examples import EXAMPLES  # noqa: E402
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next((path for name in NAMES if (path := shutil.which(name))), None)
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed on this machine"),
-    pytest.mark.timeout(600),
-]
+pytestmark = pytest.mark.timeout(600)
 OPTIONS = [
     "--headless",
     "--no-sandbox",
@@ -44,11 +42,11 @@ WIDE, NARROW = 1280, 390
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory):
+def demo(tmp_path_factory, shared_folder):
     """The demo where CIFAR-100 is not."""
     folder = tmp_path_factory.mktemp("demo")
     (folder / "data").mkdir()
-    cache = tmp_path_factory.getbasetemp() / "cache"  # where the other tests keep what they draw
+    cache = shared_folder / "cache"  # where the other tests keep what they draw
     running = Demo(folder / "server", HORKD_DATA=str(folder / "data"), HORKD_CACHE=str(cache))
     yield running.ready()
     running.stop()
@@ -56,6 +54,8 @@ def demo(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser():
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed on this machine")
     with playwright.sync_playwright() as p:
         opened = p.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
         yield opened
@@ -303,30 +303,27 @@ def test_about(page):
         expect(panel).to_contain_text(text)
 
 
-@pytest.mark.parametrize("file", ["cut.png", "text.jpg", "empty.png"])
-def test_a_bad_file_is_a_message_and_the_page_lives_on(page, tmp_path, file):
+def test_a_bad_file_is_a_message_and_the_page_lives_on(page, tmp_path):
     whole = EXAMPLES["a pear"].read_bytes()
-    content = {"cut.png": whole[: len(whole) // 2], "text.jpg": b"no picture", "empty.png": b""}
-    said = {
-        "cut.png": "damaged or cut off",
-        "text.jpg": "not a picture that can be read here",
-        "empty.png": "This file is empty",
-    }
-    bad = tmp_path / file
-    bad.write_bytes(content[file])
     notes = page.locator("#notes")
-    upload(page, bad)
-    expect(notes.get_by_role("note")).to_have_count(1)
-    expect(notes).to_contain_text(said[file])
-    text = notes.inner_text()
-    assert "\n" not in text.strip()
-    assert "Traceback" not in text
-    assert "/" not in text, text
-    expect(verdict(page)).to_have_text("")
-    expect(page.get_by_test_id("toast-body")).to_have_count(0)
-    page.get_by_role("button", name="a rocket", exact=True).click()
-    says(page, "rocket")
-    expect(notes).not_to_contain_text(said[file])
+    for file, content, said in (
+        ("cut.png", whole[: len(whole) // 2], "damaged or cut off"),
+        ("text.jpg", b"no picture", "not a picture that can be read here"),
+        ("empty.png", b"", "This file is empty"),
+    ):
+        (tmp_path / file).write_bytes(content)
+        upload(page, tmp_path / file)
+        expect(notes).to_contain_text(said)
+        expect(notes.get_by_role("note")).to_have_count(1)
+        text = notes.inner_text()
+        assert "\n" not in text.strip()
+        assert "Traceback" not in text
+        assert "/" not in text, text
+        expect(verdict(page)).to_have_text("")
+        expect(page.get_by_test_id("toast-body")).to_have_count(0)
+        page.get_by_role("button", name="a rocket", exact=True).click()
+        says(page, "rocket")
+        expect(notes).not_to_contain_text(said)
 
 
 def test_a_bad_photo_of_a_face_is_a_message(page, tmp_path):
@@ -373,8 +370,11 @@ def walk(request, browser, demo):
 
         def note(name: str) -> None:
             page.wait_for_load_state("networkidle")
-            page.wait_for_timeout(500)  # moving parts come to rest
-            found[name] = violations(page), without_alt(page), wide(page)
+            for _ in range(10):  # until moving parts have come to rest
+                page.wait_for_timeout(500)
+                found[name] = violations(page), without_alt(page), wide(page)
+                if found[name] == ([], [], width):
+                    return
 
         note("Answers")
         page.get_by_role("button", name="a square code", exact=True).click()
@@ -496,3 +496,17 @@ def test_tabs_open_by_keyboard(page):
     page.get_by_role("tab", name="About", exact=True).focus()
     page.keyboard.press("Enter")
     expect(page.get_by_text("What they cannot do")).to_be_visible()
+
+
+# The last test: it ends the server that the others share, and needs no browser.
+
+
+def test_nothing_is_left_when_it_is_told_to_end(demo):
+    before = len(demo.log)
+    with Visitor(demo.base) as someone:
+        assert someone.call("compare", someone.send(EXAMPLES["a pear"].read_bytes()), 8, GLYPHS)[0]
+    assert demo.uploads
+    demo.stop(signal.SIGTERM)
+    assert "Traceback" not in demo.log[before:]
+    assert not demo.uploads
+    assert not list(demo.temp.rglob("*.png"))
