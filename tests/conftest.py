@@ -21,10 +21,12 @@ FIRST = ("test_demo_browser.py", "test_demo_client.py", "test_work.py", "test_me
 
 def pytest_collection_modifyitems(items):
     def place(item) -> int:
-        name = item.path.name
-        return 0 if name.endswith(".ipynb") else 1 if name in FIRST else 2
+        return 0 if item.path.suffix == ".ipynb" else 1 if item.path.name in FIRST else 2
 
     items.sort(key=place)
+    for item in items:
+        if place(item) == 0:
+            item.add_marker(pytest.mark.timeout(600))  # a notebook trains for minutes
 
 
 @pytest.fixture(scope="session")

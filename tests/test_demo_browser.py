@@ -373,7 +373,7 @@ def walk(request, browser, demo):
             for _ in range(10):  # until moving parts have come to rest
                 page.wait_for_timeout(500)
                 found[name] = violations(page), without_alt(page), wide(page)
-                if found[name] == ([], [], width):
+                if found[name][:2] == ([], []) and found[name][2] <= width:
                     return
 
         note("Answers")

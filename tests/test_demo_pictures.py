@@ -802,7 +802,7 @@ SOUND = {
     "tiff": hostile.saved("TIFF", hostile.picture(16, 10)),
     "lzw": hostile.saved("TIFF", hostile.picture(16, 10), compression="tiff_lzw"),
     "heic": hostile.heic(),
-    "avif": hostile.saved("AVIF"),
+    "avif": hostile.saved("AVIF", hostile.picture(16, 10)),
 }
 
 
