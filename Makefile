@@ -2,11 +2,13 @@
 #   PYTHON=python3.12     the interpreter for the environment (3.11 or newer)
 #   PRESET, DATA, SEEDS   passed on by `make reproduce`
 #   ARGS                  more arguments for pytest or JupyterLab
+#   WORKERS               processes that share the tests (0: the tests run in pytest's own)
 PYTHON ?= python3
 PRESET = quick
 DATA =
 SEEDS =
 ARGS =
+WORKERS = 2
 
 VENV = .venv
 BIN = $(VENV)/bin
@@ -41,7 +43,7 @@ reproduce: $(STAMP) ## run the notebooks and write the report (PRESET=quick DATA
 	$(BIN)/python -m horkd reproduce --preset $(PRESET) $(if $(DATA),--data $(DATA)) $(if $(SEEDS),--seeds $(SEEDS))
 
 test: $(STAMP) ## run the tests and every notebook (ARGS="-k losses")
-	$(BIN)/python -m pytest --nbmake $(ARGS)
+	$(BIN)/python -m pytest --nbmake -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=15 $(ARGS)
 
 bench: $(STAMP) ## time the losses against the published formula (ARGS="--device cuda")
 	$(BIN)/python benchmarks/losses.py $(ARGS)

@@ -67,8 +67,12 @@ def load(places: Sequence[Path]) -> tuple[list, object | None]:
     return exhibits, faces
 
 
-def main() -> None:
-    """Read the options, load the networks, serve the page."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Read the options, load the networks, serve the page.
+
+    Args:
+        argv: the options; those of the command line if None.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m app", description="Teacher and student on a photo."
     )
@@ -82,7 +86,7 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, help="port (default: the first free one from 7860)")
     parser.add_argument("--open", action="store_true", help="open a browser")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     _keep_memory_together()
     torch.set_num_threads(1)  # requests run beside each other; one image gains nothing from more
     try:
@@ -134,7 +138,7 @@ def serve(options: argparse.Namespace) -> None:
             enable_monitoring=False,
             run_history=False,
             show_error=False,
-            max_file_size=pictures.MAX_BYTES,
+            max_file_size=pictures.LIMITS.bytes,
             state_session_capacity=256,  # nothing of a visitor's has to be remembered
             footer_links=["api"],
             app_kwargs={"middleware": [Middleware(upload.Closed)]},

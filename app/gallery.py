@@ -18,8 +18,6 @@ from horkd.data import load_dataset
 from horkd.errors import HorkdError
 from horkd.protocols import neighbours
 
-#: Training images that neighbours are looked for among, and test images that are shown.
-INDEXED, TESTED = 5000, 2000
 NEIGHBOURS = 5
 #: What the gallery can be filtered by: text -> who is right, given (teacher, other, student).
 FILTERS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
@@ -52,23 +50,31 @@ class Gallery:
     Args:
         bench: whose data set is at hand.
         progress: called with a share of 1 and a word while features are computed.
+        indexed: training images that neighbours are looked for among, at most.
+        tested: test images that are shown, at most.
 
     Raises:
         HorkdError: if the data set cannot be read.
     """
 
-    def __init__(self, bench: Bench, progress: Callable[[float, str], object] = print) -> None:
+    def __init__(
+        self,
+        bench: Bench,
+        progress: Callable[[float, str], object] = print,
+        indexed: int = 5000,
+        tested: int = 2000,
+    ) -> None:
         data = load_dataset(bench.data)
         self.bench = bench
-        self.train = sample(data.train, INDEXED)
-        self.test = sample(data.test, TESTED)
-        self._features = self._cached(progress)
+        self.train = sample(data.train, indexed)
+        self.test = sample(data.test, tested)
+        self._features = self._cached(progress, indexed)
         self._answers: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}
 
-    def _cached(self, progress: Callable[[float, str], object]) -> dict[str, Tensor]:
+    def _cached(self, progress: Callable[[float, str], object], indexed: int) -> dict[str, Tensor]:
         """Id of a network -> features of the indexed images as it sees them, float32 (N, D)."""
         models = self.bench.models
-        keys = "\n".join([self.bench.data, str(INDEXED), *(m.id for m in models)])
+        keys = "\n".join([self.bench.data, str(indexed), *(m.id for m in models)])
         name = hashlib.sha256(keys.encode()).hexdigest()[:16]
         path = paths.cache_dir() / "demo" / f"{self.bench.data}-{name}.safetensors"
         try:

@@ -1,5 +1,6 @@
 """The page: Gradio components, and which function answers when."""
 
+import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -252,7 +253,7 @@ def _no_picture(picture: Upload) -> tuple[str, str]:
 
 
 def build(
-    exhibits: Sequence[Exhibit], faces: FaceBench | None, cleaning: tuple[int, int] = CLEANING
+    exhibits: Sequence[Exhibit], faces: FaceBench | None, cleaning: tuple[float, float] = CLEANING
 ) -> gr.Blocks:
     """The page.
 
@@ -390,7 +391,7 @@ def _resized(server: Server, title: str) -> gr.Slider:
 
 
 def _drawn(server: Server, folder: Path) -> dict[str, list[tuple[Path, str]]]:
-    """Examples as files: title of the networks -> (file, caption) each."""
+    """Examples as files that visitors may name: title of the networks -> (file, caption) each."""
     found = {}
     for title, exhibit in server.exhibits.items():
         place = folder / "examples" / str(len(found))
@@ -403,10 +404,7 @@ def _drawn(server: Server, folder: Path) -> dict[str, list[tuple[Path, str]]]:
                 pictures.as_image(pixels).save(path)
                 rows.append((path, characters[i]))
         else:
-            for i, example in enumerate(EXAMPLES):
-                path = place / f"picture-{i}.png"
-                example.draw().save(path)
-                rows.append((path, example.name))
+            rows = [(Path(shutil.copy(f, place)), caption) for caption, f in EXAMPLES.items()]
         found[title] = rows
     return found
 
@@ -425,7 +423,7 @@ def _examples(models: gr.Radio, photo: Photo, paths: dict) -> None:
                 label="Or a drawing of ours",
                 api_visibility="private",
             )
-            if any(caption == EXAMPLES[0].name for _, caption in rows):
+            if any(caption in EXAMPLES for _, caption in rows):
                 gr.Markdown(
                     "Bicycle and keyboard were chosen because the student of 16 pixels fails on "
                     "them. Rainbow and square code are nothing that the networks know; the hint "

@@ -27,11 +27,26 @@ pillow_heif.register_heif_opener()
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "HEIF", "AVIF")
 #: Formats that browsers show by themselves.
 SHOWN = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF")
-MAX_BYTES = 20 * 2**20
-MAX_PIXELS = 64_000_000
-#: Scans of a progressive JPEG; cameras and programs write ten or so, and each costs a pass.
-MAX_SCANS = 100
-MAX_COMMENTS = 2000
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a file may cost.
+
+    Attributes:
+        bytes: of the file.
+        pixels: of the whole picture, and of a tile of a TIFF.
+        scans: of a progressive JPEG; cameras and programs write ten or so, and each costs a pass.
+        comments: of a GIF.
+    """
+
+    bytes: int = 20 * 2**20
+    pixels: int = 64_000_000
+    scans: int = 100
+    comments: int = 2000
+
+
+LIMITS = Limits()
 #: Pixels above which files are decoded one at a time.
 LARGE = 16_000_000
 #: Where a TIFF's sample format is noted, since parts of a picture have no tags.
@@ -80,8 +95,12 @@ def enlarged(image: Tensor, side: int = SIDE) -> Image.Image:
     return as_image(image).resize((side, side), Image.Resampling.NEAREST)
 
 
-def read(path: str | Path) -> Picture:
+def read(path: str | Path, limits: Limits = LIMITS) -> Picture:
     """Decode a photo: upright, 8-bit RGB, transparency on white, its central square.
+
+    Args:
+        path: of any file.
+        limits: beyond which it is refused.
 
     Raises:
         HorkdError: if it is no image that can be read, is damaged, or is too large; in one line
@@ -94,12 +113,12 @@ def read(path: str | Path) -> Picture:
         raise HorkdError("this picture is no longer here: send it again") from None
     if not size:
         raise HorkdError("this file is empty: send a photo (JPEG, PNG, WebP, HEIC, …)")
-    if size > MAX_BYTES:
+    if size > limits.bytes:
         raise HorkdError(
-            f"this file has {size / 2**20:.0f} MB and the limit is {MAX_BYTES // 2**20} MB: "
+            f"this file has {size / 2**20:.0f} MB and the limit is {limits.bytes // 2**20} MB: "
             "send a smaller one"
         )
-    photo, whole, kind = _decode(path, notes)
+    photo, whole, kind = _decode(path, notes, limits)
     if whole[0] != whole[1]:
         notes.append(f"Of {whole[0]}×{whole[1]} pixels only the central square is looked at.")
     if photo.width > SIDE:
@@ -107,14 +126,16 @@ def read(path: str | Path) -> Picture:
     return Picture(photo, whole, kind, tuple(notes))
 
 
-def _decode(path: Path, notes: list[str]) -> tuple[Image.Image, tuple[int, int], str]:
+def _decode(
+    path: Path, notes: list[str], limits: Limits
+) -> tuple[Image.Image, tuple[int, int], str]:
     """The first frame's central square, upright, as 8-bit RGB; the whole size; the format."""
     try:
-        _refuse_slow(path)
+        _refuse_slow(path, limits)
         with Image.open(path, formats=FORMATS) as photo:
             kind, (width, height) = photo.format, photo.size
-            if max(width * height, _tile(photo)) > MAX_PIXELS:
-                raise _too_large(width, height)
+            if max(width * height, _tile(photo)) > limits.pixels:
+                raise _too_large(width, height, limits)
             if photo.tile and photo.tile[0][0] == "bmp_rle":  # decoded in Python
                 raise HorkdError("compressed BMP files cannot be read here: save it as PNG")
             if getattr(photo, "is_animated", False) and kind not in ("MPO", "HEIF"):
@@ -141,7 +162,7 @@ def _decode(path: Path, notes: list[str]) -> tuple[Image.Image, tuple[int, int],
         ) from None
     except Image.DecompressionBombError:
         raise HorkdError(
-            f"this picture is larger than {MAX_PIXELS // 10**6} megapixels: send a smaller one"
+            f"this picture is larger than {limits.pixels // 10**6} megapixels: send a smaller one"
         ) from None
     except MemoryError:
         raise HorkdError("this picture needs too much memory: send a smaller one") from None
@@ -172,28 +193,28 @@ def _orientation(photo: Image.Image) -> int:
     return found if found in _TURNS else 1
 
 
-def _refuse_slow(path: Path) -> None:
+def _refuse_slow(path: Path, limits: Limits) -> None:
     """Refuse files that are small and yet cost their decoder minutes, or gigabytes.
 
     JPEG: a pass over the whole picture for each scan. GIF: time that grows with the square of the
     number of comments. HEIC: cut to a few pixels only after all have been decoded.
     """
     data = path.read_bytes()
-    if data.startswith(b"\xff\xd8") and _scans(data) > MAX_SCANS:
+    if data.startswith(b"\xff\xd8") and _scans(data, limits.scans) > limits.scans:
         raise HorkdError("this picture was saved in too many passes: save it anew")
-    if data.startswith(b"GIF8") and data.count(b"\x21\xfe") > MAX_COMMENTS:
+    if data.startswith(b"GIF8") and data.count(b"\x21\xfe") > limits.comments:
         raise HorkdError("this picture holds too many comments: save it anew")
     if data[4:8] == b"ftyp":
         for match in re.finditer(b"ispe....(....)(....)", data, re.DOTALL):
             width, height = (int.from_bytes(side, "big") for side in match.groups())
-            if width * height > MAX_PIXELS:
-                raise _too_large(width, height)
+            if width * height > limits.pixels:
+                raise _too_large(width, height, limits)
 
 
-def _scans(data: bytes) -> int:
-    """Scans of a JPEG file's first picture, counted up to one more than are read."""
+def _scans(data: bytes, most: int) -> int:
+    """Scans of a JPEG file's first picture, counted up to one more than `most`."""
     count, at = 0, 2
-    while count <= MAX_SCANS:
+    while count <= most:
         marker = _MARKER.search(data, at)
         if marker is None or marker[1] == b"\xd9":
             break
@@ -221,10 +242,10 @@ def _central(photo: Image.Image) -> Image.Image:
     return photo.crop((left, top, left + short, top + short))
 
 
-def _too_large(width: int, height: int) -> HorkdError:
+def _too_large(width: int, height: int, limits: Limits) -> HorkdError:
     return HorkdError(
         f"this picture has {width}×{height} pixels and the limit is "
-        f"{MAX_PIXELS // 10**6} megapixels: send a smaller one"
+        f"{limits.pixels // 10**6} megapixels: send a smaller one"
     )
 
 

@@ -194,11 +194,15 @@ def load(path: Path, bench: Bench) -> Reference | None:
         ) from None
 
 
-def main() -> None:
-    """Measure the networks of a folder and write `reference.safetensors` into it."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure the networks of a folder and write `reference.safetensors` into it.
+
+    Args:
+        argv: the folder; that of the command line if None.
+    """
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="folder of exported networks")
-    folder = parser.parse_args().folder
+    folder = parser.parse_args(argv).folder
     try:
         models = load_models(folder)
         if models[0].classes:

@@ -1,17 +1,56 @@
+import os
 import signal
+import socket
+from pathlib import Path
 
 import pytest
+
+# Read when torch is imported, here and in every process that a test starts: several threads each
+# get in each other's way where several tests run at once.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 # A shell that starts this in the background has it ignore Ctrl-C, and children inherit that: the
 # tests that interrupt a process would wait for ever.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+#: Notebooks and files of minutes, which `make test` gives to its workers first: none of them is
+#: then left for one worker at the end.
+FIRST = ("test_demo_browser.py", "test_demo_client.py", "test_work.py", "test_metric_runs.py")
+
+
+def pytest_collection_modifyitems(items):
+    def place(item) -> int:
+        return 0 if item.path.suffix == ".ipynb" else 1 if item.path.name in FIRST else 2
+
+    items.sort(key=place)
+    for item in items:
+        if place(item) == 0:
+            item.add_marker(pytest.mark.timeout(600))  # a notebook trains for minutes
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory) -> Path:
+    """One folder for all workers of this call, for what is costly to make and never changes."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
 
 @pytest.fixture(autouse=True)
-def own_folders(monkeypatch, tmp_path_factory):
+def own_folders(monkeypatch, tmp_path_factory, shared_folder):
     """No test reads or writes the runs, reports and caches of whoever runs the tests."""
     base = tmp_path_factory.getbasetemp()
     monkeypatch.setenv("HORKD_RUNS", str(base / "runs"))
     monkeypatch.setenv("HORKD_REPORTS", str(base / "reports"))
-    monkeypatch.setenv("HORKD_CACHE", str(base / "cache"))
+    monkeypatch.setenv("HORKD_CACHE", str(shared_folder / "cache"))  # drawn characters and such
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """Asking for another machine, or for any address at all, fails the test."""
+
+    def refuse(*_, **__):
+        raise AssertionError("nothing may be asked of the network here")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)

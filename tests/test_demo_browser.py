@@ -7,6 +7,7 @@ with the drawn characters instead.
 import io
 import re
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ pytest.importorskip("gradio")
 pytest.importorskip("pillow_heif")
 playwright = pytest.importorskip("playwright.sync_api")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright")
-from demo_server import GLYPHS, Demo  # noqa: E402
+from demo_server import GLYPHS, Demo, Visitor  # noqa: E402
 from PIL import Image  # noqa: E402
 from playwright.sync_api import Browser, Page, expect  # noqa: E402
 
@@ -24,10 +25,7 @@ from app.examples import EXAMPLES  # noqa: E402
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next((path for name in NAMES if (path := shutil.which(name))), None)
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed on this machine"),
-    pytest.mark.timeout(600),
-]
+pytestmark = pytest.mark.timeout(600)
 OPTIONS = [
     "--headless",
     "--no-sandbox",
@@ -44,11 +42,11 @@ WIDE, NARROW = 1280, 390
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory):
+def demo(tmp_path_factory, shared_folder):
     """The demo where CIFAR-100 is not."""
     folder = tmp_path_factory.mktemp("demo")
     (folder / "data").mkdir()
-    cache = tmp_path_factory.getbasetemp() / "cache"  # where the other tests keep what they draw
+    cache = shared_folder / "cache"  # where the other tests keep what they draw
     running = Demo(folder / "server", HORKD_DATA=str(folder / "data"), HORKD_CACHE=str(cache))
     yield running.ready()
     running.stop()
@@ -56,6 +54,8 @@ def demo(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser():
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed on this machine")
     with playwright.sync_playwright() as p:
         opened = p.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
         yield opened
@@ -104,17 +104,6 @@ class Visit:
 def page(browser, demo):
     with Visit(browser, demo.base) as visit:
         yield visit.page
-
-
-@pytest.fixture(scope="module")
-def drawn(tmp_path_factory):
-    """Our examples as files, by name."""
-    folder = tmp_path_factory.mktemp("drawn")
-    found = {}
-    for example in EXAMPLES:
-        found[example.name] = folder / f"{example.name}.png"
-        example.draw().save(found[example.name])
-    return found
 
 
 def verdict(page: Page):
@@ -172,8 +161,8 @@ def test_the_first_answer_is_there(page):
     assert all(loaded(page, images.nth(i)) for i in range(2))
 
 
-def test_an_upload_is_answered(page, drawn):
-    upload(page, drawn["a pear"])
+def test_an_upload_is_answered(page):
+    upload(page, EXAMPLES["a pear"])
     says(page, "pear")
     expect(page.locator("#answer-0")).to_contain_text("pear")
     expect(page.locator("#curves svg").first).to_have_attribute(
@@ -181,9 +170,9 @@ def test_an_upload_is_answered(page, drawn):
     )
 
 
-def test_a_photo_is_not_square_and_lies(page, drawn, tmp_path):
+def test_a_photo_is_not_square_and_lies(page, tmp_path):
     wide = Image.new("RGB", (512, 256), "white")
-    wide.paste(Image.open(drawn["an orange"]), (128, 0))
+    wide.paste(Image.open(EXAMPLES["an orange"]), (128, 0))
     exif = Image.Exif()
     exif[0x0112] = 6  # show it turned clockwise
     wide.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "photo.jpg", exif=exif, quality=95)
@@ -221,10 +210,10 @@ def test_examples_can_be_chosen(page):
     expect(page.locator("#notes [role=note]")).to_contain_text("None of these?")
 
 
-def test_no_picture(page, drawn):
+def test_no_picture(page):
     page.get_by_label("Remove Image").click()
     expect(verdict(page)).to_have_text("Choose a picture.")
-    upload(page, drawn["a rocket"])
+    upload(page, EXAMPLES["a rocket"])
     expect(verdict(page)).to_contain_text("rocket")
 
 
@@ -281,13 +270,13 @@ def test_images_that_are_not_at_hand(page):
     expect(page.locator("#disagree img")).to_have_count(0)
 
 
-def test_faces(page, drawn):
+def test_faces(page):
     tab(page, "Faces")
     answer, panel = page.locator("#same"), page.locator("[role=tabpanel]:visible")
     expect(panel).to_contain_text("must not be used to identify")
     expect(answer).to_contain_text("Choose two photos.")
-    upload(page, drawn["a pear"], 0)
-    upload(page, drawn["a keyboard"], 1)
+    upload(page, EXAMPLES["a pear"], 0)
+    upload(page, EXAMPLES["a keyboard"], 1)
     expect(answer).to_contain_text(re.compile("One person|Two persons"))
     expect(answer).to_contain_text("At this threshold")
     expect(answer.locator("svg[aria-label^='Similarity']")).to_be_visible()
@@ -314,40 +303,37 @@ def test_about(page):
         expect(panel).to_contain_text(text)
 
 
-@pytest.mark.parametrize("file", ["cut.png", "text.jpg", "empty.png"])
-def test_a_bad_file_is_a_message_and_the_page_lives_on(page, drawn, tmp_path, file):
-    whole = drawn["a pear"].read_bytes()
-    content = {"cut.png": whole[: len(whole) // 2], "text.jpg": b"no picture", "empty.png": b""}
-    said = {
-        "cut.png": "damaged or cut off",
-        "text.jpg": "not a picture that can be read here",
-        "empty.png": "This file is empty",
-    }
-    bad = tmp_path / file
-    bad.write_bytes(content[file])
+def test_a_bad_file_is_a_message_and_the_page_lives_on(page, tmp_path):
+    whole = EXAMPLES["a pear"].read_bytes()
     notes = page.locator("#notes")
-    upload(page, bad)
-    expect(notes.get_by_role("note")).to_have_count(1)
-    expect(notes).to_contain_text(said[file])
-    text = notes.inner_text()
-    assert "\n" not in text.strip()
-    assert "Traceback" not in text
-    assert "/" not in text, text
-    expect(verdict(page)).to_have_text("")
-    expect(page.get_by_test_id("toast-body")).to_have_count(0)
-    page.get_by_role("button", name="a rocket", exact=True).click()
-    says(page, "rocket")
-    expect(notes).not_to_contain_text(said[file])
+    for file, content, said in (
+        ("cut.png", whole[: len(whole) // 2], "damaged or cut off"),
+        ("text.jpg", b"no picture", "not a picture that can be read here"),
+        ("empty.png", b"", "This file is empty"),
+    ):
+        (tmp_path / file).write_bytes(content)
+        upload(page, tmp_path / file)
+        expect(notes).to_contain_text(said)
+        expect(notes.get_by_role("note")).to_have_count(1)
+        text = notes.inner_text()
+        assert "\n" not in text.strip()
+        assert "Traceback" not in text
+        assert "/" not in text, text
+        expect(verdict(page)).to_have_text("")
+        expect(page.get_by_test_id("toast-body")).to_have_count(0)
+        page.get_by_role("button", name="a rocket", exact=True).click()
+        says(page, "rocket")
+        expect(notes).not_to_contain_text(said)
 
 
-def test_a_bad_photo_of_a_face_is_a_message(page, drawn, tmp_path):
+def test_a_bad_photo_of_a_face_is_a_message(page, tmp_path):
     (tmp_path / "text.jpg").write_bytes(b"no picture")
     tab(page, "Faces")
     upload(page, tmp_path / "text.jpg", 0)
     expect(page.locator("#same")).to_contain_text("not a picture that can be read here")
     page.locator("[role=tabpanel]:visible").get_by_label("Remove Image").first.click()
-    upload(page, drawn["a pear"], 0)
-    upload(page, drawn["a pear"], 1)
+    upload(page, EXAMPLES["a pear"], 0)
+    upload(page, EXAMPLES["a pear"], 1)
     expect(page.locator("#same")).to_contain_text("One person")
 
 
@@ -375,7 +361,7 @@ def wide(page: Page) -> int:
 
 
 @pytest.fixture(scope="module", params=[(WIDE, "light"), (NARROW, "dark")], ids=str)
-def walk(request, browser, demo, drawn):
+def walk(request, browser, demo):
     """What was found on every tab: tab -> (violations, pictures without words, width)."""
     width, look = request.param
     found: dict[str, tuple[list[str], list[str], int]] = {}
@@ -384,8 +370,11 @@ def walk(request, browser, demo, drawn):
 
         def note(name: str) -> None:
             page.wait_for_load_state("networkidle")
-            page.wait_for_timeout(500)  # moving parts come to rest
-            found[name] = violations(page), without_alt(page), wide(page)
+            for _ in range(10):  # until moving parts have come to rest
+                page.wait_for_timeout(500)
+                found[name] = violations(page), without_alt(page), wide(page)
+                if found[name][:2] == ([], []) and found[name][2] <= width:
+                    return
 
         note("Answers")
         page.get_by_role("button", name="a square code", exact=True).click()
@@ -402,8 +391,8 @@ def walk(request, browser, demo, drawn):
         note("Disagree")
         tab(page, "Faces")
         note("Faces, no photos")
-        upload(page, drawn["a pear"], 0)
-        upload(page, drawn["an orange"], 1)
+        upload(page, EXAMPLES["a pear"], 0)
+        upload(page, EXAMPLES["an orange"], 1)
         expect(page.locator("#same .seen img")).to_have_count(2)
         note("Faces")
         tab(page, "About")
@@ -507,3 +496,17 @@ def test_tabs_open_by_keyboard(page):
     page.get_by_role("tab", name="About", exact=True).focus()
     page.keyboard.press("Enter")
     expect(page.get_by_text("What they cannot do")).to_be_visible()
+
+
+# The last test: it ends the server that the others share, and needs no browser.
+
+
+def test_nothing_is_left_when_it_is_told_to_end(demo):
+    before = len(demo.log)
+    with Visitor(demo.base) as someone:
+        assert someone.call("compare", someone.send(EXAMPLES["a pear"].read_bytes()), 8, GLYPHS)[0]
+    assert demo.uploads
+    demo.stop(signal.SIGTERM)
+    assert "Traceback" not in demo.log[before:]
+    assert not demo.uploads
+    assert not list(demo.temp.rglob("*.png"))

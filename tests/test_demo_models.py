@@ -4,7 +4,6 @@ import functools
 import itertools
 import math
 import os
-import urllib.request
 from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
@@ -20,12 +19,12 @@ from scipy.stats import entropy
 from torch import Tensor
 
 from app import __main__ as start
-from app import bench, faces, gallery, reference, show
+from app import bench, examples, faces, gallery, reference, show
 from app.bench import ROLES, Answer, Bench, Model, at_hand, divergence, load_models
 from app.examples import EXAMPLES
 from app.faces import FRAMINGS, FaceBench, Verdict
 from app.gallery import FILTERS, Gallery
-from app.pictures import SIDE, Picture, as_image
+from app.pictures import SIDE, Picture, as_image, read
 from app.reference import familiarity, measure
 from app.show import Exhibit
 from horkd import storage
@@ -62,12 +61,12 @@ def pictures(data: str) -> Tensor:
     """uint8 (N, 3, 32, 32) of the kind that the networks know; nothing is read."""
     if data == "glyphs":
         return render(CHARACTERS[::17], 1, 0, "demo").images
-    return torch.cat([drawn(e.name) for e in EXAMPLES[::2]])
+    return torch.cat([drawn(name) for name in list(EXAMPLES)[::2]])
 
 
 @functools.cache
 def drawn(name: str) -> Tensor:
-    return Picture(next(e for e in EXAMPLES if e.name == name).draw()).at(32)
+    return read(EXAMPLES[name]).at(32)
 
 
 def held(folder: str) -> Path:
@@ -1123,25 +1122,22 @@ def test_the_page_gives_the_hint_for_the_same_images(data):
 
 def test_few_glyphs_get_the_hint():
     rate = hinted("glyphs", load_dataset("glyphs").test.images)
-    assert rate <= 8
     assert rate == pytest.approx(committed("glyphs")[1].flagged, abs=0.2)
-    assert hinted("glyphs", load_dataset("glyphs").unseen.images[:1000]) > 50
+    assert hinted("glyphs", load_dataset("glyphs").unseen.images[:300]) > 50
 
 
 def test_few_photos_get_the_hint():
     held("cifar-100-python")
     test = load_cifar100().test  # not `load_dataset`, which would keep it for all other tests
-    rate = hinted("cifar100", test.images[:3000])
-    assert rate <= 8
-    assert rate == pytest.approx(committed("cifar100")[1].flagged, abs=1.5)
+    rate = hinted("cifar100", test.images[:1000])
+    assert rate == pytest.approx(committed("cifar100")[1].flagged, abs=2.1)  # three deviations
 
 
 def test_drawings_get_the_hint_only_where_they_show_nothing_known():
     shown, known = committed("cifar100")
     exhibit = Exhibit("t", shown, known, "")
-    found = {e.name: show.unfamiliar(exhibit, shown.answers(drawn(e.name))) for e in EXAMPLES}
-    assert not any(found[e.name] for e in EXAMPLES if e.label)
-    assert found["a square code"]
+    found = {name: show.unfamiliar(exhibit, shown.answers(drawn(name))) for name in EXAMPLES}
+    assert [name for name, hinted in found.items() if hinted] == ["a square code"]
     # without a reference nothing is said
     unmeasured = Exhibit("t", shown, None, "")
     answers = shown.answers(drawn("a square code"))
@@ -1152,58 +1148,47 @@ def test_drawings_get_the_hint_only_where_they_show_nothing_known():
 # --- examples --------------------------------------------------------------------------------
 
 
-def test_examples_are_the_same_pictures_every_time():
-    assert len({e.name for e in EXAMPLES}) == len(EXAMPLES) >= 8
-    for example in EXAMPLES:
-        first, second = example.draw(), example.draw()
-        assert first.mode == "RGB"
-        assert first.size == (256, 256)
-        assert first.tobytes() == second.tobytes()
-        assert np.asarray(first).std() > 10
-        assert example.label is None or example.label in committed("cifar100")[0].classes
+def test_the_files_of_the_examples():
+    assert len(EXAMPLES) == len(set(EXAMPLES.values())) == 10
+    assert {*EXAMPLES.values()} == {*Path(examples.__file__).parent.glob("*.png")}
+    for path in EXAMPLES.values():
+        picture = read(path)
+        assert picture.notes == ()
+        assert picture.square.size == (192, 192)
+        assert np.asarray(picture.square).std() > 10
+    assert sum(path.stat().st_size for path in EXAMPLES.values()) < 100_000
 
 
 def says(name: str, role: str, size: int) -> str:
     return committed("cifar100")[0].answers(drawn(name))[role][size].top(1)[0][0]
 
 
-FAIL = ("bicycle", "keyboard")
+FAIL = ("a bicycle", "a keyboard")
 
 
-@pytest.mark.parametrize("example", [e for e in EXAMPLES if e.label], ids=lambda e: e.label)
-def test_what_the_page_says_of_the_examples(example):
-    assert says(example.name, "teacher", 32) == example.label
-    at_16 = says(example.name, "student", 16)
-    if example.label in FAIL:
-        assert at_16 != example.label
+@pytest.mark.parametrize("name", list(EXAMPLES)[:-2])
+def test_what_the_page_says_of_the_examples(name):
+    label = EXAMPLES[name].stem
+    assert says(name, "teacher", 32) == label
+    if name in FAIL:
+        assert says(name, "student", 16) != label
         return
-    assert at_16 == example.label
-    assert says(example.name, "student", 8) == example.label
-    assert says(example.name, "teacher small", 8) != example.label
+    assert says(name, "student", 16) == says(name, "student", 8) == label
+    assert says(name, "teacher small", 8) != label
 
 
 def test_both_kinds_of_examples_are_there():
-    labels = {e.label for e in EXAMPLES}
-    assert {*FAIL, "sunflower", "rocket", "pear", "orange", "mushroom", "plain", None} == labels
+    classes = committed("cifar100")[0].classes
+    assert {*FAIL} < {*EXAMPLES}
+    assert [name for name, path in EXAMPLES.items() if path.stem not in classes] == [
+        "a rainbow", "a square code"
+    ]  # fmt: skip
 
 
 # --- gallery ---------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def offline(monkeypatch):
-    """Every way to fetch something fails the test."""
-
-    def refuse(*_, **__):
-        raise AssertionError("the demo must not download anything")
-
-    monkeypatch.setattr(urllib.request, "urlopen", refuse)
-    monkeypatch.setattr("socket.socket.connect", refuse)
-    monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", refuse)
-    monkeypatch.setattr("torchvision.datasets.utils.download_url", refuse)
-
-
-def test_what_is_at_hand(offline, monkeypatch, tmp_path):
+def test_what_is_at_hand(no_network, monkeypatch, tmp_path):
     monkeypatch.delenv("HORKD_DATA", raising=False)
     assert at_hand("glyphs")
     for name in ("cifar100", "lfw", "cub200", "nonsense"):
@@ -1221,7 +1206,7 @@ def test_what_is_at_hand(offline, monkeypatch, tmp_path):
     one_line(error)
 
 
-def test_a_run_whose_class_names_are_not_at_hand(offline, monkeypatch, tmp_path):
+def test_a_run_whose_class_names_are_not_at_hand(no_network, monkeypatch, tmp_path):
     """They are in the data set, which is not downloaded for that."""
     monkeypatch.setenv("HORKD_DATA", str(tmp_path))
     records = Path(__file__).parents[1] / "reports" / "cpu-cifar100" / "records"
@@ -1236,7 +1221,7 @@ def test_a_run_whose_class_names_are_not_at_hand(offline, monkeypatch, tmp_path)
     one_line(error)
 
 
-def test_cifar_is_at_hand_where_its_files_are(offline):
+def test_cifar_is_at_hand_where_its_files_are(no_network):
     held("cifar-100-python")
     assert at_hand("cifar100")
 
@@ -1317,9 +1302,7 @@ def test_networks_without_a_record_have_their_own_features(on_six, monkeypatch, 
 
 def test_samples_are_drawn_once(small, monkeypatch, tmp_path):
     monkeypatch.setenv("HORKD_CACHE", str(tmp_path))
-    monkeypatch.setattr(gallery, "INDEXED", 20)
-    monkeypatch.setattr(gallery, "TESTED", 11)
-    first, second = Gallery(small, lambda *_: None), Gallery(small, lambda *_: None)
+    first, second = (Gallery(small, lambda *_: None, indexed=20, tested=11) for _ in range(2))
     for part, count in (("train", 20), ("test", 11)):
         a, b = getattr(first, part), getattr(second, part)
         assert len(a) == count
@@ -1368,19 +1351,16 @@ def test_all_answers_of_the_gallery(shown):
     assert shown.answers("teacher", 8) is shown.answers("teacher", 32)
 
 
-def test_the_gallery_of_glyphs(offline, monkeypatch):
+def test_the_gallery_of_glyphs(no_network):
     """The real set with the committed networks: one student and few images, so that it is quick."""
-    monkeypatch.setattr(gallery, "INDEXED", 2000)
-    monkeypatch.setattr(gallery, "TESTED", 600)
     shown = committed("glyphs")[0]
     asked = Bench([shown.teacher, shown.students[16]])
-    made = Gallery(asked, lambda *_: None)
-    assert len(made.train) == gallery.INDEXED
-    assert len(made.test) == gallery.TESTED
+    made = Gallery(asked, lambda *_: None, indexed=1000, tested=300)
+    assert (len(made.train), len(made.test)) == (1000, 300)
     right = [len(made.disagreements(16, which)) for which in FILTERS]
     assert right[3] + right[4] < len(made.test)
     share = float((made.answers("student", 16)[0] == made.test.labels).double().mean())
-    assert 100 * share == pytest.approx(shown.students[16].test["top1"], abs=5)
+    assert 100 * share == pytest.approx(shown.students[16].test["top1"], abs=7)
     # most neighbours are of the answer's class
     hits = []
     for x in made.test.images[:40]:

@@ -25,7 +25,7 @@ import hostile
 from hostile import COLOURS, RED, Case
 
 from app import pictures
-from app.pictures import SIDE, Picture, as_image, enlarged, read
+from app.pictures import SIDE, Limits, Picture, as_image, enlarged, read
 from horkd.errors import HorkdError
 
 MIB = 2**20
@@ -47,9 +47,9 @@ def corpus(folder) -> list[Case]:
 def send(tmp_path) -> Callable[..., Picture]:
     """Read what is in some bytes."""
 
-    def sent(data: bytes) -> Picture:
+    def sent(data: bytes, **limits: int) -> Picture:
         (tmp_path / "photo").write_bytes(data)
-        return read(tmp_path / "photo")
+        return read(tmp_path / "photo", Limits(**limits))
 
     return sent
 
@@ -339,13 +339,11 @@ def test_small_files_cost_little(guarded, tmp_path, name):
 # Limits and odd paths
 
 
-def test_too_many_bytes(send, monkeypatch):
+def test_too_many_bytes(send):
     data = hostile.saved("PNG")
-    monkeypatch.setattr(pictures, "MAX_BYTES", len(data))
-    send(data)
-    monkeypatch.setattr(pictures, "MAX_BYTES", 5 * MIB)
+    send(data, bytes=len(data))
     with pytest.raises(HorkdError) as caught:
-        send(bytes(8 * MIB))
+        send(bytes(8 * MIB), bytes=5 * MIB)
     assert str(caught.value) == "this file has 8 MB and the limit is 5 MB: send a smaller one"
 
 
@@ -354,7 +352,7 @@ def test_a_file_of_the_real_limit_and_one_more_byte(tmp_path):
     data = hostile.saved("PNG")
     with path.open("wb") as file:
         file.write(data)
-        file.truncate(pictures.MAX_BYTES)
+        file.truncate(pictures.LIMITS.bytes)
     assert read(path).whole == (64, 40)
     with path.open("ab") as file:
         file.write(b"\0")
@@ -362,11 +360,10 @@ def test_a_file_of_the_real_limit_and_one_more_byte(tmp_path):
         read(path)
 
 
-def test_too_many_pixels(send, monkeypatch):
-    monkeypatch.setattr(pictures, "MAX_PIXELS", 3_000_000)
-    send(hostile.png((3000, 1000), 1, 0, bytes(376 * 1000)))
+def test_too_many_pixels(send):
+    send(hostile.png((3000, 1000), 1, 0, bytes(376 * 1000)), pixels=3_000_000)
     with pytest.raises(HorkdError) as caught:
-        send(hostile.png((3001, 1000), 1, 0, bytes(377 * 1000)))
+        send(hostile.png((3001, 1000), 1, 0, bytes(377 * 1000)), pixels=3_000_000)
     want = "this picture has 3001×1000 pixels and the limit is 3 megapixels: send a smaller one"
     assert str(caught.value) == want
 
@@ -379,10 +376,9 @@ def cropped_heic(*crop: int) -> bytes:
     return data[:place] + struct.pack(">8I", *crop) + data[place + 32 :]
 
 
-def test_a_large_heic_that_is_cropped_to_a_few_pixels(send, monkeypatch):
-    monkeypatch.setattr(pictures, "MAX_PIXELS", 1000)
+def test_a_large_heic_that_is_cropped_to_a_few_pixels(send):
     with pytest.raises(HorkdError, match="send a smaller one"):
-        send(cropped_heic(8, 1, 8, 1, 0, 1, 0, 1))
+        send(cropped_heic(8, 1, 8, 1, 0, 1, 0, 1), pixels=1000)
 
 
 def test_a_heic_that_grows(send):
@@ -777,11 +773,10 @@ def test_shown(side):
 def sent_by_anyone(folder: Path, data: bytes) -> None:
     path = folder / "anything"
     path.write_bytes(data)
-    with patch.object(pictures, "MAX_PIXELS", 10**6):
-        try:
-            assert_well_formed(read(path), sound=False)
-        except HorkdError as error:
-            assert_fit_to_be_shown(str(error), path)
+    try:
+        assert_well_formed(read(path, Limits(pixels=10**6)), sound=False)
+    except HorkdError as error:
+        assert_fit_to_be_shown(str(error), path)
 
 
 STARTS = [b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR", b"GIF89a", b"BM", b"II*\0"]
@@ -807,7 +802,7 @@ SOUND = {
     "tiff": hostile.saved("TIFF", hostile.picture(16, 10)),
     "lzw": hostile.saved("TIFF", hostile.picture(16, 10), compression="tiff_lzw"),
     "heic": hostile.heic(),
-    "avif": hostile.saved("AVIF"),
+    "avif": hostile.saved("AVIF", hostile.picture(16, 10)),
 }
 
 

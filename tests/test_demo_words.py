@@ -2,10 +2,7 @@
 
 import json
 import math
-import os
 import re
-import subprocess
-import sys
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -867,32 +864,3 @@ def test_data_that_are_missing():
     page = checked(html)
     assert "Images of glyphs are not on this machine" in page.text
     assert "Class centres were not measured" in page.text
-
-
-# --- the start ------------------------------------------
-
-
-def started(*options: str, **environment: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "app", *options],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-
-
-def test_a_mistake_ends_in_one_line(tmp_path):
-    found = started("--models", "/nowhere")
-    assert found.returncode == 1
-    assert found.stdout == ""
-    assert found.stderr == "horkd: there is no file /nowhere\n"
-
-
-def test_without_the_networks_of_this_repository(tmp_path):
-    found = started(HORKD_REPORTS=str(tmp_path))
-    assert found.returncode == 1
-    assert found.stderr.count("\n") == 1
-    assert found.stderr.startswith("horkd: the networks of this repository are not here")
-    assert "--models" in found.stderr
