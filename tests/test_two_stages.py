@@ -2,6 +2,10 @@
 
 import copy
 import doctest
+import importlib
+import re
+import subprocess
+import sys
 
 import pytest
 import tiny
@@ -76,9 +80,12 @@ def test_each_sees_its_own_version_of_the_same_crops(three):
 
 def test_it_is_what_the_studies_do(tmp_path):
     """A run of the laboratory from the same weights ends in the same weights, bit for bit."""
-    with tiny.on_six_characters():
-        config = tiny.student(model="resnet8x0.5", orders=(("2", 25.0), ("3", 50.0), ("C", 1.0)),
-                              validation=True, frozen=tiny.teacher(degradation=Degradation(32)))  # fmt: skip
+    with tiny.registered():
+        config = tiny.student(
+            model="resnet8x0.5",
+            frozen=tiny.teacher(degradation=Degradation(32)),
+            orders=(("2", 25.0), ("3", 50.0), ("C", 1.0)),
+        )
         run = tiny.run(config, tmp_path)
         frozen = runner.run(config.frozen, tiny.SETTINGS, tmp_path).network()
     data = tiny.data()
@@ -131,9 +138,6 @@ def test_the_package_offers_a_dozen_names():
 
 def test_the_map_names_what_is_there():
     """Every name and file of the docstring's table exists."""
-    import importlib
-    import re
-
     rows = re.findall(r"^\| .*? \| (.*?) \| (.*?) \|$", horkd.__doc__, re.MULTILINE)
     assert len(rows) > 10
     for names, where in rows[1:]:
@@ -147,9 +151,6 @@ def test_the_map_names_what_is_there():
 
 def test_importing_is_fast():
     """Neither the package nor its losses bring in what only tables, figures and data need."""
-    import subprocess
-    import sys
-
     code = (
         "import sys, horkd; from horkd.losses import HybridOrderLoss; "
         "print(*(set(sys.modules) & {'pandas', 'sklearn', 'matplotlib', 'scipy', 'seaborn', "
