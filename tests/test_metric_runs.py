@@ -37,7 +37,7 @@ from horkd.lab.prepare import _SAID, answers_folder
 from horkd.lab.store import Run, export, read
 from horkd.machine import seeded
 from horkd.networks import weights as weights_
-from horkd.networks.network import ModelSpec, Network, load_network, save_network
+from horkd.networks.network import ModelSpec, Network, load_network, macs_of, save_network
 from horkd.networks.weights import load_pretrained
 from horkd.objectives import Objective, Triplet
 from horkd.paper import TABLE_4
@@ -1480,7 +1480,7 @@ def test_costs_count_what_a_run_is_shown():
     recipe = config.recipe
     assert _images(config) == recipe.batches * recipe.batch_size
     spec = ModelSpec(config.model, 0)
-    macs = work.macs_of(spec, 16)
+    macs = macs_of(spec, 16)
     assert learner_macs(config) == 3 * macs * _images(config) * recipe.epochs
     plain = replace(config, recipe=replace(recipe, batches=None))
     assert _images(plain) == training_images("glyphs-disjoint")
