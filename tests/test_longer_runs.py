@@ -14,7 +14,6 @@ from types import SimpleNamespace
 import pytest
 import tiny
 
-from horkd import machine as machine_
 from horkd import predict as predict_
 from horkd import storage
 from horkd.baselines import NAMES
@@ -26,6 +25,7 @@ from horkd.lab.config import RunConfig, config_from_dict
 from horkd.lab.looks import at_resolutions
 from horkd.lab.runner import Busy
 from horkd.lab.store import Run, diverged, read
+from horkd.machine import commit
 from horkd.networks.network import ModelSpec, Network, save_network
 from horkd.objectives import Frozen, Objective
 from horkd.protocols.classification import Classification
@@ -336,12 +336,11 @@ def test_an_epoch_that_would_not_end_by_the_deadline_is_not_begun(
 ):
     """By a clock that stands still, with epochs of ten seconds."""
     epochs = itertools.count(0, 10)
-    monkeypatch.setattr("horkd.lab.runner.time", SimpleNamespace(monotonic=lambda: 0.0))
     monkeypatch.setattr(
         "horkd.training.time", SimpleNamespace(perf_counter=lambda: float(next(epochs)))
     )
     with pytest.raises(TimeUp, match="after epoch 1 of 3") if done == 1 else nullcontext():
-        runner.run(tiny.student(), tiny.SETTINGS, with_teacher, control=Control(deadline=deadline))
+        tiny.run(tiny.student(), with_teacher, deadline=deadline, clock=lambda: 0.0)
     assert len(steps) == 4 * done
 
 
@@ -684,12 +683,12 @@ def test_a_run_goes_on_in_the_precision_that_it_began_in(tmp_path, whole):
     assert run.record["files"] == read(tiny.teacher(), whole.folder.parent).record["files"]
 
 
-def test_all_commits_that_trained_a_run_are_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(machine_, "commit", lambda: "aaa")
-    half_way(tmp_path)
-    monkeypatch.setattr(machine_, "commit", lambda: "bbb")
+def test_all_commits_that_trained_a_run_are_named(tmp_path):
+    path = half_way(tmp_path)
+    tensors, metadata = storage.load_tensors(path)
+    storage.save_tensors(path, tensors, {**metadata, "commits": ["aaa"]})
     record = tiny.run(tiny.teacher(), tmp_path).record
-    assert (record["commits"], record["commit"]) == (["aaa", "bbb"], "bbb")
+    assert (record["commits"], record["commit"]) == (["aaa", commit()], commit())
     assert "commits" not in tiny.run(tiny.teacher(seed=9), tmp_path).record
 
 

@@ -106,8 +106,8 @@ def parse_retrieval(name: str) -> tuple[str, int]:
 
 def of_photos(name: str) -> bool:
     """Whether a set for metric learning is one of photos on disk."""
-    base = name if name.startswith(FOLDER) else name.partition("@")[0]
-    return base in PHOTOS or base.startswith(FOLDER)
+    ours = name.startswith(FOLDER) or name.partition("@")[0] in RETRIEVAL
+    return ours and parse_retrieval(name)[0] not in RETRIEVAL[:2]
 
 
 def plain_name(name: str) -> str:

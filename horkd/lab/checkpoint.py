@@ -28,8 +28,8 @@ class Control:
     """How a run is watched and stopped; nothing of it changes what comes out.
 
     Attributes:
-        deadline: `time.monotonic()` at which to stop: after an epoch, if another one of its length
-            would not end by then. The first epoch of a call is not cut short.
+        deadline: what `clock` says when it is time to stop: after an epoch, if another one of its
+            length would not end by then. The first epoch of a call is not cut short.
         wait: for another process that trains the same; False raises Busy instead.
         interruption: Ctrl-C and SIGTERM, if they are to be put off to the end of a step.
         say: gets a line after each epoch that is not over in moments.
@@ -37,6 +37,7 @@ class Control:
         save_every: seconds; an epoch shorter than this is not worth a checkpoint of its own.
         save_within: seconds; within an epoch the state is kept this often.
         report_every: seconds; an epoch shorter than this is not worth a line in a log.
+        clock: seconds that pass.
     """
 
     deadline: float | None = None
@@ -47,6 +48,7 @@ class Control:
     save_every: float = 10.0
     save_within: float = 180.0
     report_every: float = 10.0
+    clock: Callable[[], float] = time.monotonic
 
 
 class Saver:
@@ -55,12 +57,12 @@ class Saver:
     def __init__(self, path: Path, config: RunConfig, settings: Settings, control: Control) -> None:
         self.path, self.config, self.settings = path, config, settings
         self.control = control
-        self.last = time.monotonic()
+        self.last = self.control.clock()
 
     def after_step(self, state: State) -> None:
         """Within an epoch the state is kept every few minutes, and when the run is to stop."""
         stop = self._stop()
-        if stop or time.monotonic() - self.last >= self.control.save_within:
+        if stop or self.control.clock() - self.last >= self.control.save_within:
             self._save(state)
         if stop:
             raise KeyboardInterrupt
@@ -68,7 +70,7 @@ class Saver:
     def after_epoch(self, state: State) -> None:
         """Between two epochs, unless the last write was moments ago."""
         self._report(state)
-        now, deadline = time.monotonic(), self.control.deadline
+        now, deadline = self.control.clock(), self.control.deadline
         late = deadline is not None and now + state.seconds[-1] > deadline
         late = late and state.epoch < self.config.recipe.epochs
         stop = self._stop()
@@ -136,7 +138,7 @@ class Saver:
             "commits": list(dict.fromkeys([*state.commits, commit()])),
         }
         storage.save_tensors(self.path, tensors, metadata)
-        self.last = time.monotonic()
+        self.last = self.control.clock()
 
 
 def as_before(settings: Settings, path: Path) -> Settings:

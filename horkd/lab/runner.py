@@ -162,10 +162,10 @@ def _train(config: RunConfig, settings: Settings, folder: Path, control: Control
     commit()  # of the code that runs, not of whatever is checked out when it ends
     data = load_dataset(config.data, config.per_class)
     prepare.check(config, data)
-    called = time.monotonic()
+    called = control.clock()
     frozen_run = run(config.frozen, settings, folder.parent, control) if config.frozen else None
     started = time.monotonic()
-    if control.deadline is not None and called < control.deadline <= started:
+    if control.deadline is not None and called < control.deadline <= control.clock():
         raise TimeUp(f"time is up before the first epoch of {config.name}")
     job = _prepare(config, settings, folder, data, frozen_run, started)
     _fit(job, control)
