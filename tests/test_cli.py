@@ -78,9 +78,9 @@ MISTAKES = [
 @pytest.mark.parametrize(
     ("arguments", "complaint"), MISTAKES, ids=[" ".join(a) for a, _ in MISTAKES]
 )
-def test_a_mistake_is_one_line_and_code_2(horkd, monkeypatch, arguments, complaint):
+def test_a_mistake_is_one_line_and_code_2(horkd, monkeypatch, tmp_path, arguments, complaint):
     tiny.patch(monkeypatch)
-    monkeypatch.setenv("HORKD_RUNS", "/nowhere/that/can/be/written")
+    monkeypatch.setenv("HORKD_RUNS", str(tmp_path))
     code, out, err = horkd(*arguments)
     assert code == 2
     assert out == ""
