@@ -211,12 +211,6 @@ def test_the_verdict_says_who_says_what(kind, known, size):
     assert last == f"KL from the teacher's answer, in nats: {', '.join(apart)}."
 
 
-def speakers(kind: str, size: int) -> list[str]:
-    shown = exhibit(KINDS[kind])
-    lines = show.verdict(shown, asked(shown), size).splitlines()
-    return [line.partition(", ")[0] for line in lines if line.startswith("- ")]
-
-
 @pytest.mark.parametrize(
     ("kind", "size", "student"),
     [
@@ -224,19 +218,16 @@ def speakers(kind: str, size: int) -> list[str]:
         ("an assistant", 30, "The student"),
         ("an assistant", 32, "The assistant"),
         ("an assistant only", 32, "The assistant"),
+        ("all roles", 32, "The student"),
+        ("an assistant only", 8, "The assistant"),
     ],
 )
-def test_who_is_who_in_the_verdict(kind, size, student):
+def test_who_is_who_in_the_verdict_goes_by_the_network(kind, size, student):
     undistilled = ["- The same network undistilled"] if kind != "an assistant only" else []
-    assert speakers(kind, size) == ["- The teacher", f"- {student}", *undistilled]
-
-
-@pytest.mark.parametrize(
-    ("kind", "size", "student"),
-    [("all roles", 32, "The student"), ("an assistant only", 8, "The assistant")],
-)
-def test_who_is_who_goes_by_the_network(kind, size, student):
-    assert speakers(kind, size)[1] == f"- {student}"
+    shown = exhibit(KINDS[kind])
+    lines = show.verdict(shown, asked(shown), size).splitlines()
+    speakers = [line.partition(", ")[0] for line in lines if line.startswith("- ")]
+    assert speakers == ["- The teacher", f"- {student}", *undistilled]
 
 
 def test_the_median_is_the_fifth_decile():
