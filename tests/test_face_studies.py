@@ -3,7 +3,6 @@
 import json
 import sys
 import warnings
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from fractions import Fraction
 from math import ceil
@@ -383,10 +382,10 @@ def tree(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def home(tree, monkeypatch, tmp_path) -> Iterator[Path]:
+def home(tree, monkeypatch, tmp_path) -> Path:
     monkeypatch.setenv("HORKD_DATA", str(tree))
     monkeypatch.setenv("HORKD_RUNS", str(tmp_path / "runs"))
-    yield tree
+    return tree
 
 
 def small(preset=FACES):
@@ -891,11 +890,11 @@ def photo(path: Path, pixels: np.ndarray) -> None:
 
 
 @pytest.fixture
-def own(tmp_path, monkeypatch) -> Iterator[Path]:
+def own(tmp_path, monkeypatch) -> Path:
     """An empty folder of data sets."""
     monkeypatch.setenv("HORKD_DATA", str(tmp_path / "data"))
     (tmp_path / "data").mkdir()
-    yield tmp_path / "data"
+    return tmp_path / "data"
 
 
 def test_people_with_one_photo_are_unknown(own):

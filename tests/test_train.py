@@ -25,7 +25,7 @@ from horkd.predict import predict
 from horkd.preprocess import Preprocess
 from horkd.studies import presets
 from horkd.studies.presets import get_preset
-from horkd.training import Recipe, State, batches_of, fit, new_state
+from horkd.training import Recipe, State, batches_of, fit, new_state, train
 
 ONE_STEP = Recipe(epochs=1, batch_size=12, learning_rate=0.1, schedule="step", crop=0)
 WEIGHTS = {"1": 2.0, "2": 25.0, "3": 50.0, "C": 0.5}
@@ -476,6 +476,17 @@ def test_the_same_seed_trains_the_same_network():
     a, b, c = (train(seed) for seed in (0, 0, 1))
     assert a.history == b.history
     assert a.history != c.history
+
+
+def test_train_is_fit_from_the_beginning_to_the_end():
+    frozen, data = frozen_model(), tiny.data()
+    fitted = fit(state_for(distillation(frozen), tiny.RECIPE), **task(tiny.RECIPE, frozen=frozen))
+    trained = train(
+        tiny.network(), distillation(frozen), data.train, data, Degradation(8), tiny.RECIPE,
+        tiny.SETTINGS, flip=data.flip, frozen=frozen, frozen_degradation=Degradation(16),
+    )  # fmt: skip
+    for mine, theirs in zip(trained.history, fitted.history, strict=True):
+        assert mine["terms"] == pytest.approx(theirs["terms"], rel=1e-3)
 
 
 def test_matrix_products_are_exact_while_training_only():
