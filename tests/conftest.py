@@ -14,7 +14,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-#: Notebooks and files of minutes, which `make test` gives to its workers first: none of them is
+#: Notebooks and the longest files, which `make test` gives to its workers first: none of them is
 #: then left for one worker at the end.
 FIRST = ("test_demo_browser.py", "test_demo_client.py", "test_work.py", "test_metric_runs.py")
 
