@@ -218,9 +218,20 @@ class Results:
 
 
 def gather(
-    preset: Preset, studies: Sequence[str], source: Source, required: bool = True
+    preset: Preset,
+    studies: Sequence[str],
+    source: Source,
+    required: bool = True,
+    only: Sequence[str] = (),
 ) -> Results:
     """The runs of several studies together; a study without any finished run adds none.
+
+    Args:
+        preset: sizes.
+        studies: names.
+        source: of the runs.
+        required: whether there must be some.
+        only: names of arms whose runs are wanted; all by default.
 
     Raises:
         HorkdError: if one is required and none is there; it says what to train.
@@ -229,7 +240,7 @@ def gather(
     found: dict[str, list[Run]] = {}
     for name in studies:
         arms |= study(preset, name)
-        found |= finished(preset, name, source.find)
+        found |= finished(preset, name, source.find, only)
     if required and not found:
         first = next((name for name in studies if study(preset, name)), studies[0])
         collect(preset, first, source.find)
@@ -241,13 +252,14 @@ def live(
     studies: Sequence[str],
     train_missing: bool = True,
     settings: Settings | None = None,
+    only: Sequence[str] = (),
 ) -> Results:
     """Runs of this machine: read, and trained if missing and wanted, in the preset's precision.
 
     Raises:
         HorkdError: if nothing is there and nothing may be trained.
     """
-    return gather(preset, studies, Live(preset, train_missing, settings))
+    return gather(preset, studies, Live(preset, train_missing, settings), only=only)
 
 
 def recorded(preset: Preset, studies: Sequence[str], folder: Path) -> Results:
