@@ -210,23 +210,6 @@ def draw_moved(**controls):
     return draw_points(moved(**controls), centers, (-2.6, 5.6))
 
 
-def follow(draw, controls):
-    """A figure that follows its controls; where nothing can move them, it shows their first values.
-
-    The figure is an ordinary output, updated in place, so that it is there without a front end.
-    """
-
-    def figure():
-        drawn = draw(**{name: control.value for name, control in controls.items()})
-        plt.close(drawn)  # shown below, once
-        return drawn
-
-    display(widgets.HBox(list(controls.values()), layout={"flex_flow": "wrap"}))
-    shown = display(figure(), display_id=True)
-    for control in controls.values():
-        control.observe(lambda _: shown.update(figure()), names="value")
-
-
 def slider(value, low, high, step, name):
     return widgets.FloatSlider(
         value, min=low, max=high, step=step, description=name, continuous_update=False
@@ -240,7 +223,7 @@ controls = {
     "scale": slider(1.5, 0.1, 2, 0.1, "scale"),
     "shift": slider(0.8, -2, 2, 0.1, "shift"),
 }
-follow(draw_moved, controls)
+report.explore(draw_moved, **controls)
 
 # %% [markdown]
 # ## The networks
@@ -489,7 +472,7 @@ controls = {
     "right": widgets.Dropdown(options=choices, value="teacher", description="right"),
     "right_size": widgets.Dropdown(options=resolutions, value=low, description="sees (px)"),
 }
-follow(draw_pair, controls)
+report.explore(draw_pair, **controls)
 
 # %% [markdown]
 # ## Has distillation made the relations alike?

@@ -117,12 +117,14 @@ plt.show()
 
 # %%
 networks, shown = Networks(results), list(results)[:24]
-first = report.explore(
+report.explore(
     lambda right, wrong: draw_changes(networks, right, wrong),
     right=widgets.Dropdown(options=shown, value="student", description="right"),
     wrong=widgets.Dropdown(options=shown, value="student alone", description="wrong"),
 )
+first = draw_changes(networks, "student", "student alone")
 report.save_figure(first, out, "table1_changes")
+plt.close(first)
 
 # %% [markdown]
 # ## Verdict

@@ -97,8 +97,10 @@ networks = Networks(results)
 count = len(networks.data.test)
 slider = widgets.IntSlider(count // 2, 0, count - 1, description="test image")
 slider.continuous_update = False
-first = report.explore(lambda index: draw_image(networks, index), index=slider)
+report.explore(lambda index: draw_image(networks, index), index=slider)
+first = draw_image(networks, slider.value)
 report.save_figure(first, out, "resolutions_image")
+plt.close(first)
 
 # %% [markdown]
 # ## Verdict

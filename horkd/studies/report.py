@@ -16,6 +16,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
@@ -148,29 +149,26 @@ def save_summary(
         storage.write_text(Path(out) / "summaries" / f"{name}.md", content + "\n")
 
 
-def explore(draw: Callable[..., Figure], **controls: Any) -> Figure:
-    """Show a figure with controls that draw it anew.
+def explore(draw: Callable[..., Figure], **controls: Any) -> None:
+    """Show a figure with controls that draw it anew; without a front end, with their first values.
 
     Args:
         draw: takes the controls' values by name.
         controls: ipywidgets.
-
-    Returns:
-        The figure of their first values.
     """
     import ipywidgets
     from IPython.display import display
 
     def drawn() -> Figure:
-        return draw(**{name: control.value for name, control in controls.items()})
+        figure = draw(**{name: control.value for name, control in controls.items()})
+        plt.close(figure)  # shown below, once
+        return figure
 
     layout = {"flex_flow": "wrap"}
     display(ipywidgets.HBox(list(controls.values()), layout=layout))
-    first = drawn()
-    view = display(first, display_id=True)
+    view = display(drawn(), display_id=True)
     for control in controls.values():
         control.observe(lambda _: view.update(drawn()), names="value")
-    return first
 
 
 def plot_gradient_shares(run: Run, ax: Axes) -> None:

@@ -65,7 +65,6 @@ def draw_changes(networks: Networks, right: str, wrong: str, count: int = 8) -> 
         ax.axis("off")
     of = f"{len(index)} of {len(labels)} test images"
     figure.suptitle(f"{of}: right by {right}, wrong by {wrong}")
-    plt.close(figure)
     return figure
 
 
@@ -91,7 +90,6 @@ def draw_subset(results: Results, pixels: int, chosen: Mapping[str, bool]) -> Fi
         right.set_title(f"test top-1 {results.values(name)[0]:.2f} %")
     else:
         right.set_title(f"{in_braces(orders)} at {pixels} px: not run")
-    plt.close(figure)
     return figure
 
 
@@ -117,5 +115,4 @@ def draw_image(networks: Networks, index: int) -> Figure:
     ax.set_ylabel("probability of the right class")
     ax.legend(frameon=False, fontsize=9)
     figure.suptitle(f"test image {index}: {networks.class_name(label)}")
-    plt.close(figure)
     return figure

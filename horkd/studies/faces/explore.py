@@ -101,7 +101,6 @@ class Pairs:
         report.plot_images(axes, self._photos(int(pair), Degradation(pixels)))
         kind = "same" if self.pairs.same[pair] else "different"
         figure.suptitle(f"{kind}, {pixels} px; cosines: {', '.join(said)}", fontsize=10)
-        plt.close(figure)
         return figure
 
     def draw_hardest(self, count: int = 6) -> Figure:
