@@ -403,7 +403,7 @@ paired = [
     a - measured["student alone"].get(seed, np.nan) for seed, a in measured["student"].items()
 ]
 paired = [value for value in paired if not np.isnan(value)]
-assert np.allclose(paired, relations["values"], atol=0.6)
+assert np.allclose(paired, relations.values, atol=0.6)
 assert agreement["teacher"] == [100.0]
 assert correct[right].all()
 assert not correct[wrong].any()
