@@ -259,11 +259,11 @@ def trials_(preset: PresetOption = "paper-short") -> None:
     from horkd import paths
     from horkd.studies import trials
     from horkd.studies.presets import get_preset
-    from horkd.studies.results import live
+    from horkd.studies.results import Live
 
     chosen = get_preset(preset)
     out = paths.reports_dir() / f"{chosen.name}-{chosen.data}" / "trials"
-    page = trials.write(chosen, live(chosen, train_missing=False), out)
+    page = trials.write(chosen, Live(chosen, train_missing=False), out)
     typer.echo(f"trials: {os.path.relpath(page)}")
 
 

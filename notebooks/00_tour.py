@@ -45,12 +45,11 @@ from horkd.errors import HorkdError
 from horkd.machine import Settings, describe_machine, latency
 from horkd.networks.network import macs, parameters
 from horkd.protocols import classification
-from horkd.studies import claims as claims_
 from horkd.studies import report
 from horkd.studies.claims import mean_and_spread
 from horkd.studies.presets import get_preset
-from horkd.studies.results import gain, top1
-from horkd.studies.study import collect, study, trainer
+from horkd.studies.results import live
+from horkd.studies.study import study
 
 report.style()
 pd.set_option("display.max_colwidth", None)
@@ -149,10 +148,11 @@ plt.show()
 
 # %%
 roles = ("teacher", "assistant", "student", "student alone")
-arms = collect(sizes, "two_stage", trainer(sizes, train_missing=train_missing), only=roles)
+results = live(sizes, ("two_stage",), train_missing, only=roles)
+arms = results.found
 if set(arms) < set(roles):
     raise HorkdError(f"not trained yet: {', '.join(r for r in roles if r not in arms)}")
-report.save_records([run for runs in arms.values() for run in runs], out)
+results.save_records(out)
 
 # %% [markdown]
 # The teacher gets two more tries, on the student's images. It is the honest comparison for "a large
@@ -348,12 +348,12 @@ plt.show()
 # ## Verdict
 
 # %%
-relations = gain(arms, "student", "student alone")
+relations = results.gain("student", "student alone")
 word = {
     "holds": "Yes, it learns from relations",
     "does not hold": "No, here the relations cost accuracy",
     "not shown": "Not shown",
-}[claims_.verdict(relations)]
+}[relations.verdict]
 mean = {name: float(np.mean(values)) for name, values in accuracy.items()}
 learned = max(mean.values()) > 5 * chance
 caution = "" if learned else (
@@ -370,7 +370,7 @@ verdict = f"""{caution}\
 - **The {low.size}-pixel student**: {mean["student"]:.1f} % with {cost["student"]:.2f} M
   multiply-accumulates, against the teacher's {cost["teacher"]:.2f} M. Alone, without any teacher,
   it reaches {mean["student alone"]:.1f} %.
-- **Does it learn from relations? {word}**: student − student alone is {relations["text"]}. A
+- **Does it learn from relations? {word}**: student − student alone is {relations.text}. A
   difference counts from three seeds and a 95 % interval without zero.
 - **Does it become like its teacher?** They give the same answer on
   {mean_and_spread(agreement["student"])} % of the images; the student alone on
@@ -398,12 +398,12 @@ measured = {
     for arm in roles
 }
 for arm in roles:  # rounding may flip an image or two on another machine
-    assert np.allclose(list(measured[arm].values()), top1(arms[arm]), atol=0.3), arm
+    assert np.allclose(list(measured[arm].values()), results.values(arm), atol=0.3), arm
 paired = [
     a - measured["student alone"].get(seed, np.nan) for seed, a in measured["student"].items()
 ]
 paired = [value for value in paired if not np.isnan(value)]
-assert np.allclose(paired, relations["values"], atol=0.6)
+assert np.allclose(paired, relations.values, atol=0.6)
 assert agreement["teacher"] == [100.0]
 assert correct[right].all()
 assert not correct[wrong].any()

@@ -54,10 +54,9 @@ from horkd.losses import class_centers, order1, order2, order3, order_c
 from horkd.networks.network import ModelSpec, Network
 from horkd.potentials import angle_cosines, center_distances, pairwise_distances
 from horkd.predict import predict
-from horkd.studies import claims as claims_
 from horkd.studies import report
 from horkd.studies.presets import get_preset
-from horkd.studies.study import collect, trainer
+from horkd.studies.results import Gain, live
 
 report.style()
 sizes = get_preset(preset, data, seeds)
@@ -211,23 +210,6 @@ def draw_moved(**controls):
     return draw_points(moved(**controls), centers, (-2.6, 5.6))
 
 
-def live(draw, controls):
-    """A figure that follows its controls; where nothing can move them, it shows their first values.
-
-    The figure is an ordinary output, updated in place, so that it is there without a front end.
-    """
-
-    def figure():
-        drawn = draw(**{name: control.value for name, control in controls.items()})
-        plt.close(drawn)  # shown below, once
-        return drawn
-
-    display(widgets.HBox(list(controls.values()), layout={"flex_flow": "wrap"}))
-    shown = display(figure(), display_id=True)
-    for control in controls.values():
-        control.observe(lambda _: shown.update(figure()), names="value")
-
-
 def slider(value, low, high, step, name):
     return widgets.FloatSlider(
         value, min=low, max=high, step=step, description=name, continuous_update=False
@@ -241,7 +223,7 @@ controls = {
     "scale": slider(1.5, 0.1, 2, 0.1, "scale"),
     "shift": slider(0.8, -2, 2, 0.1, "shift"),
 }
-live(draw_moved, controls)
+report.explore(draw_moved, **controls)
 
 # %% [markdown]
 # ## The networks
@@ -252,12 +234,12 @@ live(draw_moved, controls)
 
 # %%
 wanted = ("teacher", "assistant", "student", "student alone")
-arms = collect(sizes, "two_stage", trainer(sizes, train_missing=train_missing), only=wanted)
-by_seed = {arm: {run.config.seed: run for run in arms.get(arm, [])} for arm in wanted}
+results = live(sizes, ("two_stage",), train_missing, only=wanted)
+by_seed = {arm: {run.config.seed: run for run in results.runs(arm)} for arm in wanted}
 paired = [seed for seed in by_seed["student"] if seed in by_seed["student alone"]]
 if not (by_seed["teacher"] and by_seed["assistant"] and paired):
     raise HorkdError(f"needs {', '.join(wanted)}, of one seed: set train_missing = True")
-report.save_records([run for runs in arms.values() for run in runs], out)
+results.save_records(out)
 
 images = load_dataset(sizes.data, sizes.per_class)
 full, low = images.size, sizes.low
@@ -490,7 +472,7 @@ controls = {
     "right": widgets.Dropdown(options=choices, value="teacher", description="right"),
     "right_size": widgets.Dropdown(options=resolutions, value=low, description="sees (px)"),
 }
-live(draw_pair, controls)
+report.explore(draw_pair, **controls)
 
 # %% [markdown]
 # ## Has distillation made the relations alike?
@@ -770,14 +752,13 @@ lines = [
 for potential in potentials:
     values = measured.pivot_table(index="seed", columns="learner", values=potential)
     closer = (values["student alone"] - values["student"]).to_numpy()
-    std = closer.std(ddof=1) if len(closer) > 1 else None
-    claim = {"n": len(closer), "mean": closer.mean(), "std": std}
+    claim = Gain(tuple(closer))
     lines.append(
         f"**{potential}**, mean squared difference to the assistant: student "
         f"{mean.loc['student', potential]:.4f}, student alone "
         f"{mean.loc['student alone', potential]:.4f}, untrained "
         f"{mean.loc['untrained', potential]:.4f} (n = {len(closer)}). "
-        f'"Distillation makes it more alike": {claims_.verdict(claim)}.'
+        f'"Distillation makes it more alike": {claim.verdict}.'
     )
 at = resolution[resolution.what == "teacher, native"].set_index("pixels").loc[low]
 rest = resolution.groupby("what")[["order 2", "order 3"]].mean()

@@ -36,7 +36,6 @@ out: str = ""  # folder of the report; empty: show, write nothing
 
 # %%
 import matplotlib.pyplot as plt
-import pandas as pd
 from IPython.display import Markdown, display
 
 from horkd.errors import HorkdError
@@ -44,15 +43,17 @@ from horkd.studies import report
 from horkd.studies.claims import claims
 from horkd.studies.classification import figures
 from horkd.studies.classification.page import TWO_STAGE_CLAIMS, two_stage_page
-from horkd.studies.classification.tables import two_stage_table
+from horkd.studies.classification.tables import TWO_STAGE, two_stage_table
 from horkd.studies.presets import get_preset
-from horkd.studies.results import gain, live
-from horkd.studies.study import collect, study, trainer
+from horkd.studies.results import live
 
 report.style()
-pd.set_option("display.max_colwidth", None)
 sizes = get_preset(preset, data, seeds)
-display(report.describe_arms(study(sizes, "two_stage")))
+results = live(sizes, TWO_STAGE, train_missing)
+if not {"assistant", "student", "student alone"} <= set(results):
+    raise HorkdError("needs assistant, student and student alone: set train_missing = True")
+results.save_records(out)
+report.describe_arms(results.arms)
 
 # %% [markdown]
 # ## The runs
@@ -60,13 +61,8 @@ display(report.describe_arms(study(sizes, "two_stage")))
 # Each arm is a configuration. One that has been run before is read, not computed again.
 
 # %%
-arms = collect(sizes, "two_stage", trainer(sizes, train_missing=train_missing))
-if {"assistant", "student", "student alone"} - arms.keys():
-    raise HorkdError("needs assistant, student and student alone: set train_missing = True")
-report.save_records([run for runs in arms.values() for run in runs], out)
-table = two_stage_table(arms, sizes)
-report.save_table(table, out, "two_stage_transfer")
-display(table)
+table = report.save_table(two_stage_table(results), out, "two_stage_transfer")
+table
 
 # %% [markdown]
 # The accuracy is that of the **last** epoch on the test set, which is looked at once, when a run
@@ -77,12 +73,7 @@ display(table)
 # ## Side by side
 
 # %%
-figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.8), width_ratios=(1.15, 1))
-figures.plot_two_stage(arms, left)
-left.set_title(f"Two-stage transfer, preset {sizes.name}, {sizes.data}")
-figures.plot_learning_curves(arms, right)
-right.set_title("Validation accuracy while training")
-report.save_figure(figure, out, "two_stage_transfer")
+report.save_figure(figures.draw_two_stage(results), out, "two_stage_transfer")
 plt.show()
 
 # %% [markdown]
@@ -92,9 +83,7 @@ plt.show()
 # same batches.
 
 # %%
-gains = claims(sizes, arms, TWO_STAGE_CLAIMS, live(sizes))
-report.save_table(gains, out, "two_stage_gains")
-display(gains)
+report.save_table(claims(results, TWO_STAGE_CLAIMS), out, "two_stage_gains")
 
 # %% [markdown]
 # ## Who drives the student?
@@ -103,34 +92,25 @@ display(gains)
 # don't tell: a term with a large weight may have a small gradient.
 
 # %%
-figure, axes = plt.subplots(1, 2, figsize=(11, 3.4), sharey=True)
-for ax, arm in zip(axes, ("assistant", "student"), strict=True):
-    report.plot_gradient_shares(arms[arm][0], ax)
-    ax.set_title(f"{arm} (seed {arms[arm][0].config.seed})")
-axes[0].get_legend().remove()
-axes[1].set_ylabel("")
-report.save_figure(figure, out, "two_stage_gradient_shares")
+report.save_figure(figures.draw_shares(results), out, "two_stage_gradient_shares")
 plt.show()
 
 # %% [markdown]
 # ## Verdict
 
 # %%
-page = two_stage_page(sizes, arms, live(sizes))
+page = two_stage_page(results)
 display(Markdown(page))
 report.save_summary(
-    out,
-    "02_two_stage_transfer",
-    f"{page}\n\n"
-    "![Accuracy of every arm](figures/two_stage_transfer.png)\n\n"
-    "![Gradient shares](figures/two_stage_gradient_shares.png)",
-)
+    out, "02_two_stage_transfer", page,
+    {"two_stage_transfer": "Accuracy of every arm", "two_stage_gradient_shares": "Gradient shares"},
+)  # fmt: skip
 
 # %%
 # The claim of this notebook is what the table says, so check that the table is what was measured.
-assert {"teacher", "assistant", "student", "student alone"} <= arms.keys()
-for arm, runs in arms.items():
+for arm in results:
+    runs = results.runs(arm)
     assert all(r.record["config"]["model"] == table.set_index("arm").network[arm] for r in runs)
     assert len({r.config.seed for r in runs}) == len(runs), "every seed once"
-paired = gain(arms, "student", "student alone")
-assert len(paired["values"]) == min(len(arms["student"]), len(arms["student alone"]))
+paired = results.gain("student", "student alone")
+assert paired.n == min(len(results.runs(arm)) for arm in ("student", "student alone"))

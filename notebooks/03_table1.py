@@ -40,30 +40,24 @@ out: str = ""  # folder of the report; empty: show, write nothing
 # %%
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
-import numpy as np
-import pandas as pd
 from IPython.display import Markdown, display
 
-from horkd import predict as predict_
-from horkd.data import load_dataset
 from horkd.errors import HorkdError
-from horkd.studies import claims as claims_
 from horkd.studies import report
-from horkd.studies.arm import FULL
-from horkd.studies.claims import mean_and_spread
-from horkd.studies.classification import figures, tables
-from horkd.studies.classification.page import TABLE1, TABLE1_CLAIMS, table1_page
-from horkd.studies.classification.tables import table1
+from horkd.studies.claims import claims, mean_and_spread
+from horkd.studies.classification import figures
+from horkd.studies.classification.explore import Networks, draw_changes
+from horkd.studies.classification.page import TABLE1_CLAIMS, table1_page
+from horkd.studies.classification.tables import TABLE1, reasons, table1
 from horkd.studies.presets import get_preset
-from horkd.studies.results import gather, live, save_records, top1
-from horkd.studies.study import study
+from horkd.studies.results import live
 
 report.style()
-pd.set_option("display.max_colwidth", None)
-pd.set_option("display.max_columns", None)
 sizes = get_preset(preset, data, seeds)
-kinds = {**study(sizes, "table1"), **study(sizes, "plus")}
-display(report.describe_arms(kinds))
+results = live(sizes, TABLE1, train_missing)
+if not {"student", "student alone"} <= set(results):
+    raise HorkdError("needs student and student alone: set train_missing = True")
+report.describe_arms(results.arms)
 
 # %% [markdown]
 # ## The runs
@@ -72,14 +66,9 @@ display(report.describe_arms(kinds))
 # number stays in the table as that: the paper's literal sums do so at the usual learning rate.
 
 # %%
-source = live(sizes, train_missing)
-arms = gather(sizes, TABLE1, source)
-if {"student", "student alone"} - arms.keys():
-    raise HorkdError("needs student and student alone: set train_missing = True")
-table = table1(sizes, arms, source)
-save_records(sizes, TABLE1, arms, source, out)
-report.save_table(table, out, "table1")
-display(table)
+table = report.save_table(table1(results), out, "table1")
+results.save_records(out)
+table
 
 # %% [markdown]
 # The paper's numbers have columns of their own, because they belong to its networks; a difference
@@ -93,22 +82,14 @@ display(table)
 # so what a method adds is the height in the lower left panel.
 
 # %%
-figure, axes = plt.subplots(2, 2, figsize=(13, 9.5), height_ratios=(1.25, 1))
-figures.plot_methods(sizes, arms, source, sizes.low, axes[0, 0])
-figures.plot_methods(sizes, arms, source, FULL, axes[0, 1])
-figures.plot_cost(sizes, arms, source, axes[1, 0])
-figures.plot_paper(axes[1, 1])
-figure.suptitle(f"Table 1, preset {sizes.name}: {sizes.teacher} → {sizes.compact}, {sizes.data}")
-report.save_figure(figure, out, "table1")
+report.save_figure(figures.draw_table1(results), out, "table1")
 plt.show()
 
 # %% [markdown]
 # ## Claim by claim
 
 # %%
-claims = claims_.claims(sizes, arms, TABLE1_CLAIMS, source)
-report.save_table(claims, out, "table1_claims")
-display(claims)
+report.save_table(claims(results, TABLE1_CLAIMS), out, "table1_claims")
 
 # %% [markdown]
 # ## Why: who drives the student, and towards what?
@@ -119,20 +100,10 @@ display(claims)
 # **Schedule**: whether the curves are still climbing, or the gap opens only late.
 
 # %%
-reasons = tables.reasons(arms)
-report.save_table(reasons, out, "table1_why")
-display(reasons)
+report.save_table(reasons(results), out, "table1_why")
 
 # %%
-figure, axes = plt.subplots(1, 3, figsize=(13, 4.2), width_ratios=(1, 1, 1.2))
-for ax, name in zip(axes[:2], [n for n in ("student", "horkd+", "KD") if n in arms], strict=False):
-    report.plot_gradient_shares(arms[name][0], ax)
-    ax.set_title(f"{name} (seed 0)")
-    ax.legend(frameon=False, fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.16))
-axes[1].set_ylabel("")
-figures.plot_schedules(arms, ("student", "KD", "horkd+", "student alone"), axes[2])
-axes[2].set_title("validation accuracy (seed 0)")
-report.save_figure(figure, out, "table1_why")
+report.save_figure(figures.draw_reasons(results), out, "table1_why")
 plt.show()
 
 # %% [markdown]
@@ -145,75 +116,36 @@ plt.show()
 # set. Choose the two models.
 
 # %%
-dataset = load_dataset(sizes.data, sizes.per_class)
-test = dataset.test
-shown = [n for n in arms if n in kinds][:24]
-answers: dict[str, np.ndarray] = {}
-
-
-def answer(name: str) -> np.ndarray:
-    """Top-1 classes (N,) of an arm's first run on the test set."""
-    if name not in answers:
-        run = arms[name][0]
-        logits = predict_.predict(run.network(), test.images, dataset, run.config.degradation)
-        answers[name] = logits.logits.argmax(1).numpy()
-    return answers[name]
-
-
-def changes(right: str, wrong: str, count: int = 8) -> plt.Figure:
-    """Images that `right` names and `wrong` does not, as `right` sees them."""
-    label = test.labels.numpy()
-    index = ((answer(right) == label) & (answer(wrong) != label)).nonzero()[0]
-    figure, axes = plt.subplots(1, count, figsize=(1.5 * count, 2.3))
-    view = arms[right][0].config.degradation
-    images = view(test.images[index[:count]]).permute(0, 2, 3, 1).numpy() if len(index) else ()
-    titles = [
-        f"{test.classes[label[i]]}\nnot {test.classes[answer(wrong)[i]]}".replace("_", " ")
-        for i in index[:count]
-    ]
-    report.plot_images(axes, images, titles)
-    for ax in axes[len(images) :]:
-        ax.axis("off")
-    figure.suptitle(f"{len(index)} of {len(label)} test images: right by {right}, wrong by {wrong}")
-    plt.close(figure)
-    return figure
-
-
-pick = {
-    "right": widgets.Dropdown(options=shown, value="student", description="right"),
-    "wrong": widgets.Dropdown(options=shown, value="student alone", description="wrong"),
-}
-display(widgets.HBox(list(pick.values())))
-first = changes(pick["right"].value, pick["wrong"].value)
+networks, shown = Networks(results), list(results)[:24]
+report.explore(
+    lambda right, wrong: draw_changes(networks, right, wrong),
+    right=widgets.Dropdown(options=shown, value="student", description="right"),
+    wrong=widgets.Dropdown(options=shown, value="student alone", description="wrong"),
+)
+first = draw_changes(networks, "student", "student alone")
 report.save_figure(first, out, "table1_changes")
-view = display(first, display_id=True)
-for control in pick.values():
-    control.observe(
-        lambda _: view.update(changes(pick["right"].value, pick["wrong"].value)), names="value"
-    )
+plt.close(first)
 
 # %% [markdown]
 # ## Verdict
 
 # %%
-page = table1_page(sizes, arms, source)
+page = table1_page(results)
 display(Markdown(page))
-report.save_summary(
-    out,
-    "03_table1",
-    f"{page}\n\n![Accuracy of every arm, and against its cost](figures/table1.png)\n\n"
-    "![Gradient shares and validation accuracy](figures/table1_why.png)\n\n"
-    "![Test images that change class](figures/table1_changes.png)",
-)
+report.save_summary(out, "03_table1", page, {
+    "table1": "Accuracy of every arm, and against its cost",
+    "table1_why": "Gradient shares and validation accuracy",
+    "table1_changes": "Test images that change class",
+})  # fmt: skip
 
 # %%
 # Every arm is in the table, as a number, a failure or a gap, and every number is a record's.
 ours = table.columns[3]
-for name in kinds:
+for name in results.arms:
     (cell,) = table.loc[table.arm == name, ours]
-    if name in arms:
-        assert cell == mean_and_spread(top1(arms[name]))
+    if name in results:
+        assert cell == mean_and_spread(results.values(name))
     else:
         assert cell == "not run" or cell.startswith("diverged")
-recipes = {arms[n][0].config.recipe for n in ("student", "student alone", "KD") if n in arms}
-assert len(recipes) == 1, "methods are compared at one recipe"
+compared = [name for name in ("student", "student alone", "KD") if name in results]
+assert len({results.config(name).recipe for name in compared}) == 1, "compared at one recipe"

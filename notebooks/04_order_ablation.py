@@ -32,28 +32,30 @@ out: str = ""  # folder of the report; empty: show, write nothing
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 from IPython.display import Markdown, display
 
 from horkd.studies import report
-from horkd.studies.arm import ORDERS
+from horkd.studies.arm import ORDERS, subset_name
 from horkd.studies.classification import figures
+from horkd.studies.classification.explore import draw_subset
 from horkd.studies.classification.page import orders_page
 from horkd.studies.classification.tables import (
+    ORDER_STUDY,
+    ablations,
     effects,
     main_effect,
-    order_arms,
     order_table,
+    weight_runs,
     weight_table,
 )
 from horkd.studies.presets import get_preset
-from horkd.studies.results import live, save_records, top1
-from horkd.studies.study import configure, study
+from horkd.studies.results import live
 
 report.style()
-pd.set_option("display.max_colwidth", None)
 sizes = get_preset(preset, data)
-display(report.describe_arms(study(sizes, "orders")))
+results = live(sizes, ORDER_STUDY, train_missing)
+found = ablations(results)
+report.describe_arms(results.arms)
 
 # %% [markdown]
 # ## The runs
@@ -63,26 +65,15 @@ display(report.describe_arms(study(sizes, "orders")))
 # cross-entropy's.
 
 # %%
-source = live(sizes, train_missing)
-found = order_arms(sizes, source)
-table = order_table(found)
-report.save_table(table, out, "orders")
-everything = {f"{p} {o}": runs for p, arms in found.items() for o, runs in arms.items()}
-save_records(sizes, ("orders",), everything, source, out)
-display(table)
+results.save_records(out)
+report.save_table(order_table(results), out, "orders")
 
 # %% [markdown]
 # ## The sixteen subsets, and who drives the student
 
 # %%
-for pixels, arms in found.items():
-    figure, axes = plt.subplots(
-        1, 3, figsize=(12, 0.32 * len(arms) + 1.6), width_ratios=(0.55, 1.3, 1.3)
-    )
-    figures.plot_subsets(arms, axes)
-    axes[0].set_title(f"{pixels} px")
-    axes[1].set_title(f"{sizes.name}, {sizes.data}; orange: the paper's best")
-    report.save_figure(figure, out, f"orders_{pixels}px")
+for pixels in found:
+    report.save_figure(figures.draw_subsets(results, pixels), out, f"orders_{pixels}px")
     plt.show()
 
 # %% [markdown]
@@ -94,7 +85,7 @@ for pixels, arms in found.items():
 
 # %%
 figure, ax = plt.subplots(figsize=(7, 3.6))
-figures.plot_effects(found, ax)
+figures.plot_effects(results, ax)
 ax.set_title("Adding an order; dots are pairs of subsets")
 report.save_figure(figure, out, "orders_effects")
 plt.show()
@@ -102,39 +93,15 @@ plt.show()
 # %% [markdown]
 # ## Any two subsets
 #
-# Accuracy on the validation split while training, and each order's share of the gradient in the
-# last epoch. Pick the orders.
-
+# Accuracy on the validation split while training, and each order's share of the gradient in every
+# epoch. Pick the orders.
 
 # %%
-def picked(arms: dict, orders: str) -> plt.Figure:
-    """Learning curve and gradient shares of a subset, beside labels only."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.2))
-    named = {"{" + ",".join(orders) + "}": arms.get(orders)} | {"{}": arms.get("")}
-    named = {name: runs for name, runs in named.items() if runs}
-    figures.plot_schedules(named, list(named), left)
-    if orders in arms:
-        report.plot_gradient_shares(arms[orders][0], right)
-        right.set_title(f"test top-1 {top1(arms[orders])[0]:.2f} %")
-    else:
-        right.set_title("not run")
-    plt.close(figure)
-    return figure
-
-
-boxes = {order: widgets.Checkbox(order in "23C", description=f"order {order}") for order in ORDERS}
-where = widgets.Dropdown(options=[(f"{p} px", p) for p in found], description="resolution")
-
-
-def current() -> plt.Figure:
-    chosen = "".join(order for order, box in boxes.items() if box.value)
-    return picked(found[where.value], chosen)
-
-
-display(widgets.HBox([where, *boxes.values()], layout={"flex_flow": "wrap"}))
-view = display(current(), display_id=True)
-for control in (where, *boxes.values()):
-    control.observe(lambda _: view.update(current()), names="value")
+report.explore(
+    lambda pixels, **orders: draw_subset(results, pixels, orders),
+    pixels=widgets.Dropdown(options=[(f"{p} px", p) for p in found], description="resolution"),
+    **{order: widgets.Checkbox(order in "23C", description=f"order {order}") for order in ORDERS},
+)
 
 # %% [markdown]
 # ## The weights
@@ -143,37 +110,29 @@ for control in (where, *boxes.values()):
 # test set takes no part. Empty where the preset leaves the sweep out or nothing was run yet.
 
 # %%
-if train_missing:
-    for arm in study(sizes, "weights").values():
-        source.find(configure(sizes, arm))
-weights = weight_table(sizes, source)
+weights = weight_table(results)
 if not weights.empty:
     report.save_table(weights, out, "weights")
-    sweep = [source.find(configure(sizes, a)) for a in study(sizes, "weights").values()]
-    report.save_records([run for run in sweep if run], out)
-display(weights)
+    report.save_records(weight_runs(results).values(), out)
+weights
 
 # %% [markdown]
 # ## Verdict
 
 # %%
-page = orders_page(sizes, found, source)
+page = orders_page(results)
 display(Markdown(page))
-pictures = "\n\n".join(
-    f"![Subsets of orders at {pixels} px](figures/orders_{pixels}px.png)" for pixels in found
-)
-report.save_summary(
-    out,
-    "04_order_ablation",
-    f"{page}\n\n{pictures}\n\n![What adding an order does](figures/orders_effects.png)",
-)
+shown = {f"orders_{pixels}px": f"Subsets of orders at {pixels} px" for pixels in found}
+shown["orders_effects"] = "What adding an order does"
+report.save_summary(out, "04_order_ablation", page, shown)
 
 # %%
 # All subsets of a complete ablation are there once, and the empty one has no distillation.
-for arms in found.values():
-    assert len({run.config.key for runs in arms.values() for run in runs}) == len(arms)
-    assert all({o for o, _ in runs[0].config.orders} == set(name) for name, runs in arms.items())
-    assert "" not in arms or arms[""][0].config.frozen is None
-    for order, pairs in effects(arms).items():
+for pixels, known in found.items():
+    configs = {orders: results.config(subset_name(orders, pixels)) for orders in known}
+    assert len({config.key for config in configs.values()}) == len(known)
+    assert all({o for o, _ in config.orders} == set(name) for name, config in configs.items())
+    assert "" not in configs or configs[""].frozen is None
+    for order, pairs in effects(results, pixels).items():
         assert len({subset for subset, _ in pairs}) <= 8, order
-        assert np.isclose(main_effect(pairs)["mean"], np.mean(list(pairs.values())))
+        assert np.isclose(main_effect(pairs).mean, np.mean(list(pairs.values())))

@@ -31,41 +31,32 @@ out: str = ""  # folder of the report; empty: show, write nothing
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
-import torch
 from IPython.display import Markdown, display
 
-from horkd import predict as predict_
-from horkd.data import load_dataset
-from horkd.degradation import Degradation
 from horkd.studies import report
 from horkd.studies.classification import figures
+from horkd.studies.classification.explore import Networks, draw_image
 from horkd.studies.classification.page import resolutions_page
 from horkd.studies.classification.tables import (
+    RESOLUTIONS,
     at_resolution,
     crossed,
     resolution_table,
-    resolutions,
-    swapped,
 )
 from horkd.studies.presets import get_preset
-from horkd.studies.results import gather, live, save_records, top1
+from horkd.studies.results import live
 from horkd.studies.study import study
 
 report.style()
-pd.set_option("display.max_colwidth", None)
 sizes = get_preset(preset, data, seeds)
-display(report.describe_arms(study(sizes, "resolutions")))
+results = live(sizes, RESOLUTIONS, train_missing)
+report.describe_arms(study(sizes, "resolutions"))
 
 # %% [markdown]
 # ## The runs
 
 # %%
-source = live(sizes, train_missing)
-arms = gather(sizes, ("two_stage", "resolutions"), source)
-table = resolution_table(sizes, arms)
-report.save_table(table, out, "resolutions")
-display(table)
+report.save_table(resolution_table(results), out, "resolutions")
 
 # %% [markdown]
 # At full resolution "from the teacher" is the assistant itself, and "from the assistant" a second
@@ -76,7 +67,7 @@ display(table)
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(11, 4))
-figures.plot_resolutions(sizes, arms, axes)
+figures.plot_resolutions(results, axes)
 axes[0].set_title(f"Preset {sizes.name}: {sizes.teacher} → {sizes.compact}, {sizes.data}")
 axes[1].set_title("What distillation adds (paired by seed)")
 report.save_figure(figure, out, "resolutions")
@@ -91,21 +82,9 @@ plt.show()
 # does.
 
 # %%
-matrix = crossed(sizes, arms, source)
-kernels = swapped(sizes, arms, source)
-figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.2), width_ratios=(1.15, 1))
-for ax, values, labels in (
-    (left, matrix, ("trained at (px)", "tested at (px)")),
-    (right, kernels, ("trained on", f"tested on, {sizes.low} px")),
-):
-    if values.empty:
-        ax.axis("off")
-    else:
-        figures.plot_matrix(values, ax, *labels)
-right.tick_params(axis="x", rotation=20)
-report.save_figure(figure, out, "resolutions_crossed")
+report.save_figure(figures.draw_crossed(results), out, "resolutions_crossed")
 plt.show()
-save_records(sizes, ("two_stage", "resolutions"), arms, source, out)
+results.save_records(out)
 
 # %% [markdown]
 # ## One image, all resolutions
@@ -114,68 +93,30 @@ save_records(sizes, ("two_stage", "resolutions"), arms, source, out)
 # Choose an image; a dashed line is the same network without distillation.
 
 # %%
-dataset = load_dataset(sizes.data, sizes.per_class)
-test = dataset.test
-networks: dict[str, torch.nn.Module] = {}
-
-
-def probability(name: str, index: int) -> float:
-    """What an arm's first run gives to the right class of a test image."""
-    run = arms[name][0]
-    network = networks.setdefault(name, run.network())
-    logits = predict_.predict(network, test.images[[index]], dataset, run.config.degradation).logits
-    return logits.softmax(1)[0, test.labels[index]].item()
-
-
-def look(index: int) -> plt.Figure:
-    """A test image at every resolution, and what the students make of it."""
-    steps = sorted(resolutions(sizes))
-    figure = plt.figure(figsize=(11, 4.2))
-    grid = figure.add_gridspec(2, len(steps), height_ratios=(1, 1.3))
-    for column, r in enumerate(steps):
-        image = Degradation(r)(test.images[[index]]).permute(0, 2, 3, 1).numpy()
-        report.plot_images([figure.add_subplot(grid[0, column])], image, [f"{r} px"])
-    ax = figure.add_subplot(grid[1, :])
-    for kind, style in (("student", "-"), ("alone", "--")):
-        names = {r: at_resolution(r, sizes)[kind] for r in steps}
-        x = [i for i, r in enumerate(steps) if names[r] in arms]
-        y = [probability(names[steps[i]], index) for i in x]
-        label, color, marker = figures.KINDS[kind]
-        ax.plot(x, y, style, marker=marker, color=color, label=label)
-    ax.set_xticks(range(len(steps)), [f"{r}" for r in steps])
-    ax.set_ylim(-0.03, 1.03)
-    ax.set_xlabel("resolution (px)")
-    ax.set_ylabel("probability of the right class")
-    ax.legend(frameon=False, fontsize=9)
-    figure.suptitle(f"test image {index}: {test.classes[test.labels[index]].replace('_', ' ')}")
-    plt.close(figure)
-    return figure
-
-
-slider = widgets.IntSlider(len(test) // 2, 0, len(test) - 1, description="test image")
+networks = Networks(results)
+count = len(networks.data.test)
+slider = widgets.IntSlider(count // 2, 0, count - 1, description="test image")
 slider.continuous_update = False
-display(slider)
-first = look(slider.value)
+report.explore(lambda index: draw_image(networks, index), index=slider)
+first = draw_image(networks, slider.value)
 report.save_figure(first, out, "resolutions_image")
-view = display(first, display_id=True)
-slider.observe(lambda change: view.update(look(change["new"])), names="value")
+plt.close(first)
 
 # %% [markdown]
 # ## Verdict
 
 # %%
-page = resolutions_page(sizes, arms, source)
+page = resolutions_page(results)
 display(Markdown(page))
-report.save_summary(
-    out,
-    "05_resolution_sweep",
-    f"{page}\n\n![Accuracy and gain by resolution](figures/resolutions.png)\n\n"
-    "![Other resolutions and other kernels](figures/resolutions_crossed.png)\n\n"
-    "![One image at every resolution](figures/resolutions_image.png)",
-)
+report.save_summary(out, "05_resolution_sweep", page, {
+    "resolutions": "Accuracy and gain by resolution",
+    "resolutions_crossed": "Other resolutions and other kernels",
+    "resolutions_image": "One image at every resolution",
+})  # fmt: skip
 
 # %%
 # The diagonal of the matrix is the accuracy on record, whatever machine measured it again.
+matrix = crossed(results)
 for r in matrix.index:
-    run = arms[at_resolution(r, sizes)["student"]][0]
-    assert np.isclose(matrix.loc[r, r], top1([run])[0], atol=0.3), r
+    known = results.values(at_resolution(results, r)["student"])[0]
+    assert np.isclose(matrix.loc[r, r], known, atol=0.3), r

@@ -1,22 +1,18 @@
-"""What pages say of faces, on reports made up by rules that the tests can compute."""
+"""What pages say of faces, on results made up by rules that the tests can compute."""
 
 import json
-import re
-from collections.abc import Mapping
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib import pyplot as plt
-from scipy import stats
+from records import Made, cell, check_page, judged, make, protocol
 
-from horkd import paper, storage
+from horkd import paper
 from horkd.degradation import Degradation
 from horkd.errors import HorkdError
 from horkd.lab.looks import Look, known_looks
-from horkd.lab.store import Run
 from horkd.networks.network import ModelSpec, macs_of
 from horkd.protocols.verification import summary, tar_at_far
 from horkd.studies import report
@@ -25,15 +21,16 @@ from horkd.studies.claims import as_lines
 from horkd.studies.faces import figures as face_figures
 from horkd.studies.faces import page as face_page
 from horkd.studies.faces import tables as face_tables
+from horkd.studies.faces.setting import FACES, setting
 from horkd.studies.presets import get_preset
-from horkd.studies.results import Source, recorded
-from horkd.studies.study import configure, seeds, study
+from horkd.studies.results import Results, gather, recorded
+from horkd.studies.study import configure, study
 
 mpl.use("Agg")
 EACH = 200  # pairs of a fold, half of them same
 FOLDS = range(1, 11)
 
-# Reports made up for the purpose ------------------------------------------------------------------
+# Results made up for the purpose ------------------------------------------------------------------
 
 
 def percent(wrong: int) -> float:
@@ -79,40 +76,8 @@ def wrong_of(arm: str, pixels: int, fold: int = 1, seed: int = 0) -> int:
     return WRONG.get(arm.partition(", fold")[0], 44) + fold % 3 + more
 
 
-class Made:
-    """A folder of finished runs without networks, and the report that keeps their records."""
-
-    def __init__(self, folder: Path, preset) -> None:
-        self.folder, self.preset = folder, preset
-        self.runs: list[Run] = []
-
-    def add(self, arm, seed: int, looks: Mapping[Look, dict]) -> Run:
-        config = configure(self.preset, arm, seed)
-        place = self.folder / "runs" / config.name
-        record = {
-            "key": config.key,
-            "config": json.loads(json.dumps(asdict(config))),
-            "results": {"test": {"accuracy": 50.0}},
-            "history": [{"gradient_shares": {"order1": SHARE} if config.orders else {}}],
-            "cost": {"parameters": 1_230_000, "macs": 10**6},
-            "seconds": {"total": 90.0, "frozen_answers_read": []},
-            "machine": {"name": "a machine", "threads": 1},
-        }
-        storage.save_json(place / "record.json", record)
-        listed = [{"look": asdict(look), "result": r} for look, r in looks.items()]
-        content = {"key": config.key, "files": {}, "looks": listed}
-        storage.save_json(place / "open_set.json", content)
-        run = Run(config, place, record)
-        self.runs.append(run)
-        return run
-
-    def source(self) -> Source:
-        report.save_records(self.runs, self.folder / "report")
-        return recorded(self.folder / "report")
-
-
 def fed_view(preset, pixels: int) -> Degradation:
-    return Degradation(pixels, upsample=pixels < face_tables.side(preset))
+    return Degradation(pixels, upsample=pixels < setting(preset).side)
 
 
 def teacher_looks(preset) -> dict[Look, dict]:
@@ -134,9 +99,8 @@ def teacher_looks(preset) -> dict[Look, dict]:
     return looks
 
 
-def arm_looks(preset, arm, seed: int) -> dict[Look, dict]:
+def arm_looks(arm, seed: int, config) -> dict[Look, dict]:
     """What is asked of an arm that is trained here."""
-    config = configure(preset, arm, seed)
     fold = arm.fold or 1
     wrong = [wrong_of(arm.name, config.degradation.size, k, seed) for k in FOLDS]
     looks = {Look("verification", f"lfw-{fold}", config.degradation): found(wrong, fold)}
@@ -146,69 +110,57 @@ def arm_looks(preset, arm, seed: int) -> dict[Look, dict]:
     return looks
 
 
-def faces(folder: Path, leave_out=(), preset=None, only=()) -> tuple:
-    """Preset, arms and source of a report on LFW whose every arm scores by the rule."""
+def add_to(made: Made, seed: int, config, looks) -> None:
+    """A run whose gradient is that of order 1 for the most part, if it is distilled."""
+    history = [{"gradient_shares": {"order1": SHARE} if config.orders else {}}]
+    made.add(config, {"accuracy": 50.0}, looks, history=history)
+
+
+def faces(preset=None, **which) -> Results:
+    """Results on LFW whose every arm scores by the rule."""
     preset = preset or get_preset("faces")
-    made = Made(folder, preset)
-    seen = set()
-    for arm in study(preset, "faces").values():
-        for seed in seeds(preset, arm):
-            key = configure(preset, arm, seed).key
-            out = arm.name in leave_out or (arm.name, seed) in leave_out
-            if out or key in seen or (only and arm.name not in only):
-                continue
-            seen.add(key)
-            teacher = arm.name == "teacher"
-            looks = teacher_looks(preset) if teacher else arm_looks(preset, arm, seed)
-            made.add(arm, seed, looks)
-    source = made.source()
-    return preset, face_tables.face_arms(preset, source), source
+
+    def add(made, arm, seed, config):
+        looks = teacher_looks(preset) if arm.name == "teacher" else arm_looks(arm, seed, config)
+        add_to(made, seed, config, looks)
+
+    return make(preset, FACES, add, **which)
 
 
 SMOKE = replace(get_preset("smoke", seeds=3), repeat_all=True)
 
 
-def glyphs(folder: Path, leave_out=(), preset=SMOKE) -> tuple:
+def glyphs(preset=SMOKE, **which) -> Results:
     """The same on the embedded set, whose folds are all tested at once."""
-    made = Made(folder, preset)
-    for name in ("two_stage", "faces"):
-        for arm in study(preset, name).values():
-            for seed in seeds(preset, arm):
-                if arm.name in leave_out or (arm.name, seed) in leave_out:
-                    continue
-                view = configure(preset, arm, seed).degradation
-                size = view.size
-                wrong = [wrong_of(arm.name, size, k, seed) for k in FOLDS]
-                looks = {Look("verification", "glyphs", view): found(wrong)}
-                what = "30 characters never trained on"
-                looks[Look("identification", "glyphs", view)] = identified(20 + seed, what)
-                if arm.name == "teacher":
-                    looks = {}
-                    for pixels in (32, 24, 16, 12, 8):
-                        wrong = [wrong_of("teacher", pixels, k) for k in FOLDS]
-                        at = fed_view(preset, pixels)
-                        looks[Look("verification", "glyphs", at)] = found(wrong)
-                        looks[Look("identification", "glyphs", at)] = identified(pixels, what)
-                made.add(arm, seed, looks)
-    source = made.source()
-    return preset, face_tables.face_arms(preset, source), source
+
+    def add(made, arm, seed, config):
+        looks = {}
+        for pixels in setting(preset).ladder if arm.name == "teacher" else (0,):
+            view = fed_view(preset, pixels) if pixels else config.degradation
+            wrong = [wrong_of(arm.name, view.size, k, seed) for k in FOLDS]
+            error = pixels or 20 + seed
+            looks[Look("verification", "glyphs", view)] = found(wrong)
+            looks[Look("identification", "glyphs", view)] = identified(
+                error, "30 characters never trained on"
+            )
+        add_to(made, seed, config, looks)
+
+    return make(preset, FACES, add, **which)
 
 
 @pytest.fixture(scope="module")
-def lfw(tmp_path_factory) -> tuple:
-    return faces(tmp_path_factory.mktemp("lfw"))
+def lfw() -> Results:
+    return faces()
 
 
 @pytest.fixture(scope="module")
-def embedded(tmp_path_factory) -> tuple:
-    return glyphs(tmp_path_factory.mktemp("glyphs"))
+def embedded() -> Results:
+    return glyphs()
 
 
 def over_seeds(arm: str, pixels: int, count: int = 3) -> str:
     """The cell of an arm that is tested on the first fold with some seeds."""
-    values = [percent(wrong_of(arm, pixels, 1, seed)) for seed in range(count)]
-    mean = f"{np.mean(values):.2f}"
-    return mean if count == 1 else f"{mean} ± {np.std(values, ddof=1):.2f}"
+    return cell([percent(wrong_of(arm, pixels, 1, seed)) for seed in range(count)])
 
 
 def by_fold(arm: str, pixels: int) -> np.ndarray:
@@ -217,15 +169,6 @@ def by_fold(arm: str, pixels: int) -> np.ndarray:
 
 def in_turn(values: np.ndarray) -> str:
     return f"{values.mean():.2f} ± {values.std(ddof=1) / np.sqrt(len(values)):.2f}"
-
-
-def judged(values: np.ndarray) -> str:
-    """The verdict by Student's t, without the project's own table of quantiles."""
-    n, mean = len(values), values.mean()
-    half = stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n)
-    if abs(mean) <= half:
-        return "not shown"
-    return "holds" if mean > 0 else "does not hold"
 
 
 def test_the_made_up_results_follow_their_rule():
@@ -244,55 +187,57 @@ def test_the_made_up_results_follow_their_rule():
 # Sizes
 
 
-def test_resolutions_of_both_kinds_of_preset():
-    lfw, small, large = get_preset("faces"), get_preset("smoke"), get_preset("faces-paper")
-    assert [face_tables.side(p) for p in (lfw, small, large)] == [112, 32, 224]
-    assert face_tables.lows(lfw) == (16, 32)
-    assert face_tables.lows(small) == (16,)
-    assert face_tables.ladder(lfw) == (112, 64, 32, 16, 8)
-    assert face_tables.ladder(small) == (32, 24, 16, 12, 8)
-    assert face_tables.ladder(large)[0] == 224
-    tiny = replace(lfw, data="lfw@16")
-    assert face_tables.ladder(tiny) == (16, 8)
-    assert face_tables.tested_on(lfw) == "lfw-1"
-    assert face_tables.tested_on(tiny) == "lfw-1@16"
-    assert face_tables.tested_on(large) == "lfw@224"
-    assert face_tables.tested_on(small) == "glyphs"
+def test_settings_of_both_kinds_of_preset():
+    lfw, small, large = (setting(get_preset(n)) for n in ("faces", "smoke", "faces-paper"))
+    assert [here.side for here in (lfw, small, large)] == [112, 32, 224]
+    assert (lfw.lows, small.lows) == ((16, 32), (16,))
+    assert lfw.ladder == (112, 64, 32, 16, 8)
+    assert small.ladder == (32, 24, 16, 12, 8)
+    assert large.ladder[0] == 224
+    tiny = setting(replace(get_preset("faces"), data="lfw@16"))
+    assert tiny.ladder == (16, 8)
+    compared = [here.compared for here in (lfw, tiny, large, small)]
+    assert compared == ["lfw-1", "lfw-1@16", "lfw@224", "glyphs"]
+    assert [here.searched for here in (lfw, large, small)] == [True, False, True]
+
+
+def with_sizes(preset, **changes):
+    """A preset of faces with other sizes."""
+    return replace(preset, **changes)
 
 
 def test_the_first_fold_of_the_preset_is_the_one_compared_on():
-    preset = replace(get_preset("faces"), folds=(4, 2, 9))
-    assert face_tables.tested_on(preset) == "lfw-4"
-    student = configure(preset, study(preset, "faces")["student 16"])
-    assert student.data == "lfw-4"
+    preset = with_sizes(get_preset("faces"), folds=(4, 2, 9))
+    assert setting(preset).compared == "lfw-4"
+    assert configure(preset, study(preset, "faces")["student 16"]).data == "lfw-4"
 
 
 # Verification
 
 
 def test_every_arm_is_a_row_and_folds_are_none(lfw):
-    preset, arms, source = lfw
-    table = face_tables.verification_table(preset, arms, source)
+    table = face_tables.verification_table(lfw)
     fed = [f"teacher fed {r} px" for r in (64, 32, 16, 8)]
-    own = [a.name for a in study(preset, "faces").values() if not a.fold and a.name != "teacher"]
+    own = [
+        a.name for a in study(lfw.preset, "faces").values() if not a.fold and a.name != "teacher"
+    ]
     assert table["network"].tolist() == ["teacher, 112 px", *fed, *own]
-    assert face_page.missing(preset, arms, source) == ""
+    assert lfw.missing() == ""
 
 
 def test_accuracy_spread_seeds_and_cost_of_a_row(lfw):
-    preset, arms, source = lfw
-    table = face_tables.verification_table(preset, arms, source).set_index("network")
-    cell = "LFW, first held-out fold %"
+    table = face_tables.verification_table(lfw).set_index("network")
+    first = "LFW, first held-out fold %"
     for arm, pixels, count in (("student 16", 16, 3), ("student 16 alone", 16, 3),
                                ("student 32", 32, 3), ("tuned 16", 16, 1),
                                ("student 16 slim", 16, 1), ("{1,C} 16", 16, 1)):  # fmt: skip
         row = table.loc[arm]
-        assert row[cell] == over_seeds(arm, pixels, count), arm
+        assert row[first] == over_seeds(arm, pixels, count), arm
         assert (row["px"], row["seeds"]) == (str(pixels), str(count)), arm
         assert row["parameters (M)"] == "1.23"
-    assert table.loc["student 16", cell] == "79.00 ± 0.50"  # 41, 42 and 43 of 200 wrong
-    assert table.loc["teacher, 112 px", cell] == "98.50"
-    assert table.loc["teacher fed 8 px", cell] == "54.50"
+    assert table.loc["student 16", first] == "79.00 ± 0.50"  # 41, 42 and 43 of 200 wrong
+    assert table.loc["teacher, 112 px", first] == "98.50"
+    assert table.loc["teacher fed 8 px", first] == "54.50"
     assert table.loc["student 16", "architecture"] == "resnet8x2"
     student, teacher = ModelSpec("resnet8x2", 0, 128), ModelSpec("mobilefacenet", 0)
     assert table.loc["student 16", "MACs (M)"] == f"{macs_of(student, 16) / 1e6:.1f}"
@@ -301,8 +246,7 @@ def test_accuracy_spread_seeds_and_cost_of_a_row(lfw):
 
 
 def test_rates_that_too_few_pairs_show_stand_in_parentheses(lfw):
-    preset, arms, source = lfw
-    row = face_tables.verification_table(preset, arms, source).set_index("network").loc["tuned 16"]
+    row = face_tables.verification_table(lfw).set_index("network").loc["tuned 16"]
     assert row["TAR % at FAR 0.1"] == "69.0"  # 31 of 100 same pairs rejected
     assert row["TAR % at FAR 0.01"] == "69.0"  # one false accept in a hundred pairs
     assert row["TAR % at FAR 0.001"] == "(69.0)"
@@ -315,40 +259,38 @@ def test_a_rate_is_the_one_asked_for(different, sure):
     same = np.arange(len(scores)) < 500
     result = summary(scores, same, np.arange(len(scores)) % 2)
     expected = tar_at_far(scores, same, face_tables.FARS)
-    cells = [face_tables._rate([result], far) for far in face_tables.FARS]
-    for place, (cell, row) in enumerate(zip(cells, expected, strict=True)):
+    cells = [face_tables.rate([result], far) for far in face_tables.FARS]
+    for place, (shown, row) in enumerate(zip(cells, expected, strict=True)):
         text = f"{100 * row['tar']:.1f}"
-        assert cell == (text if place < sure else f"({text})")
+        assert shown == (text if place < sure else f"({text})")
 
 
 def test_folds_in_turn(lfw):
-    preset, arms, source = lfw
-    table = face_tables.verification_table(preset, arms, source).set_index("network")
+    table = face_tables.verification_table(lfw).set_index("network")
     cells = table["LFW, folds in turn %"]
     for arm, pixels in (("student 16", 16), ("student 32", 32), ("tuned 16", 16), ("tuned 32", 32)):
         assert cells[arm] == in_turn(by_fold(arm, pixels)), arm
-        whole = face_tables.all_folds(preset, source, arms, arm)
-        assert whole["folds"] == list(FOLDS)
-        assert whole["accuracies"] == pytest.approx(by_fold(arm, pixels))
+        whole = face_tables.all_folds(lfw, arm)
+        assert whole.accuracies == pytest.approx(dict(enumerate(by_fold(arm, pixels), 1)))
     for pixels in (64, 32, 16, 8):
         assert cells[f"teacher fed {pixels} px"] == in_turn(by_fold("teacher", pixels))
     assert cells["teacher, 112 px"] == in_turn(by_fold("teacher", 112))
     assert cells["student 16 alone"] == cells["{1} 16"] == cells["student 16 slim"] == "–"
 
 
-def test_some_folds_are_counted_and_two_are_none(tmp_path):
+def test_some_folds_are_counted_and_two_are_none():
     out = [f"student 16, fold {k}" for k in (3, 5, 6, 7, 8, 9, 10)]
     out += [f"tuned 32, fold {k}" for k in range(3, 11)]
-    preset, arms, source = faces(tmp_path, out)
-    whole = face_tables.all_folds(preset, source, arms, "student 16")
-    assert whole["folds"] == [1, 2, 4]
+    results = faces(leave_out=out)
+    whole = face_tables.all_folds(results, "student 16")
+    assert list(whole.accuracies) == [1, 2, 4]
     values = by_fold("student 16", 16)[[0, 1, 3]]
-    table = face_tables.verification_table(preset, arms, source).set_index("network")
+    table = face_tables.verification_table(results).set_index("network")
     cells = table["LFW, folds in turn %"]
     assert cells["student 16"] == f"{in_turn(values)} (3 folds)"
     assert cells["tuned 32"] == "–"
-    assert face_tables.all_folds(preset, source, arms, "tuned 32") is None
-    claims = face_page.claims(preset, arms, source).set_index("claim")
+    assert face_tables.all_folds(results, "tuned 32") is None
+    claims = face_page.claims(results).set_index("claim")
     row = claims.loc["student 16 beats the teacher fed 16 px, over folds"]
     differences = values - by_fold("teacher", 16)[[0, 1, 3]]
     assert row["difference"].endswith("points (n = 3 folds)")
@@ -357,9 +299,8 @@ def test_some_folds_are_counted_and_two_are_none(tmp_path):
 
 
 def test_the_embedded_set_has_ten_folds_at_once(embedded):
-    preset, arms, source = embedded
-    table = face_tables.verification_table(preset, arms, source)
-    own = [*study(preset, "two_stage"), *study(preset, "faces")]
+    table = face_tables.verification_table(embedded)
+    own = [*study(embedded.preset, "two_stage"), *study(embedded.preset, "faces")]
     fed = [f"teacher fed {r} px" for r in (24, 16, 12, 8)]
     assert table["network"].tolist() == ["teacher, 32 px", *fed, *own[1:]]
     assert "LFW, folds in turn %" not in table.columns
@@ -368,31 +309,23 @@ def test_the_embedded_set_has_ten_folds_at_once(embedded):
     assert row["accuracy %"] == f"{np.mean(means):.2f} ± {np.std(means, ddof=1):.2f}"
     error = by_fold("student", 16).std(ddof=1) / np.sqrt(10)
     assert row["± over folds"] == f"{error:.2f}"
-    assert face_tables.all_folds(preset, source, arms, "student") is None
-    assert face_tables.fed(preset, source, arms, 16) is None
+    assert face_tables.all_folds(embedded, "student") is None
+    assert face_tables.fed(embedded, 16) is None
 
 
-def test_a_network_that_was_not_looked_at_is_no_row(tmp_path):
-    preset = get_preset("faces")
-    made = Made(tmp_path, preset)
-    kinds = study(preset, "faces")
-    made.add(kinds["teacher"], 0, teacher_looks(preset))
-    for seed in range(3):
-        looks = arm_looks(preset, kinds["student 16"], seed) if seed < 2 else {}
-        made.add(kinds["student 16"], seed, looks)
-    source = made.source()
-    arms = face_tables.face_arms(preset, source)
-    assert len(arms["student 16"]) == 3
+def test_a_network_that_was_not_looked_at_is_no_row():
+    results = faces(only=("teacher", "student 16"))
+    results.source.looks[configure(results.preset, results.arms["student 16"], 2).key] = {}
+    assert len(results.runs("student 16")) == 3
     # the other run of two seeds is the same configuration under the name of a subset
-    shown = {row.arm for row in face_tables.tested(preset, arms, source)}
-    assert shown == {"teacher", "{1,2,3} 16"}
+    assert {row.arm for row in face_tables.tested(results)} == {"teacher", "{1,2,3} 16"}
 
 
 # Claims
 
 
-def claims_of(made: tuple):
-    return face_page.claims(*made).set_index("claim")
+def claims_of(made):
+    return face_page.claims(made).set_index("claim")
 
 
 def test_claims_are_paired_by_seed(lfw):
@@ -438,9 +371,8 @@ def test_claims_over_folds(lfw):
 
 
 def test_every_question_about_faces_is_answered_once(lfw):
-    preset, arms, source = lfw
-    table = face_page.claims(preset, arms, source)
-    asked = [claim for claim, *_ in face_page._questions(preset)]
+    table = face_page.claims(lfw)
+    asked = [claim for claim, *_ in face_page.questions(lfw.preset)]
     assert len(set(asked)) == len(asked)
     assert table["claim"].tolist()[: len(asked)] == asked
     assert len(table) == len(asked) + 4
@@ -450,27 +382,27 @@ def test_questions_are_about_arms_that_there_are():
     for name in ("smoke", "quick", "faces", "faces-paper"):
         preset = replace(get_preset(name), omit=())
         known = {*study(preset, "two_stage"), *study(preset, "faces")}
-        known |= {f"teacher fed {r} px" for r in face_tables.ladder(preset)[1:]}
-        for claim, arm, control in face_page._questions(preset):
+        known |= {f"teacher fed {r} px" for r in setting(preset).ladder[1:]}
+        for claim, arm, control in face_page.questions(preset):
             assert {arm, control} <= known, claim
 
 
-def test_seeds_that_are_missing_are_not_compared(tmp_path):
+def test_seeds_that_are_missing_are_not_compared():
     out = [("student 16 alone", 0), ("student 16 alone", 2), ("student 32", 1), ("student 32", 2)]
     out += [("student 32 alone", 0), "small teacher"]  # one run under two names
-    made = faces(tmp_path, out)
+    made = faces(leave_out=out)
     table = claims_of(made)
     row = table.loc["distillation beats the names at 16 px"]  # seed 1: 42 against 53
     assert row["difference"] == "+5.50 points (n = 1 seed)"
     assert row["verdict"] == "not shown"
     assert "distillation beats the names at 32 px" not in table.index  # no seed in common
-    verification = face_tables.verification_table(*made).set_index("network")
+    verification = face_tables.verification_table(made).set_index("network")
     assert verification.loc["student 16 alone", "seeds"] == "1"
     assert verification.loc["student 16", "seeds"] == "3"
 
 
-def test_a_missing_control_makes_no_claim(tmp_path):
-    made = faces(tmp_path, ("student 16 alone", "scratch teacher", "tuned 16"))
+def test_a_missing_control_makes_no_claim():
+    made = faces(leave_out=("student 16 alone", "scratch teacher", "tuned 16"))
     table = claims_of(made)
     assert "distillation beats the names at 16 px" not in table.index
     assert "tuning the teacher to 16 px helps it" not in table.index
@@ -494,8 +426,8 @@ def test_claims_of_the_embedded_set(embedded):
     assert row["difference"] == f"{gap:+.2f} ± 0.50 points (n = 3 seeds)"
 
 
-def test_without_claims_there_is_an_empty_table(tmp_path):
-    table = face_page.claims(*faces(tmp_path, only=("teacher",)))
+def test_without_claims_there_is_an_empty_table():
+    table = face_page.claims(faces(only=("teacher",)))
     assert table.empty
     assert as_lines(table) == ""
 
@@ -515,7 +447,7 @@ PRINTED = [
 
 
 def test_table_2_is_printed_whole_and_ours_stand_below(lfw):
-    table = face_tables.published(*lfw)
+    table = face_tables.published(lfw)
     theirs = table[table["source"] == "paper"]
     assert theirs["model"].tolist() == [row.model for row in paper.TABLE_2]
     assert len(theirs) == 15
@@ -530,7 +462,7 @@ def test_table_2_is_printed_whole_and_ours_stand_below(lfw):
 
 
 def test_ours_stand_in_table_2_with_the_folds_that_were_tested(lfw):
-    table = face_tables.published(*lfw)
+    table = face_tables.published(lfw)
     ours = table[table["source"] != "paper"].set_index("model")
     fed = [f"ours: teacher fed {r} px" for r in (64, 32, 16, 8)]
     students = [f"ours: {kind} {r}" for r in (16, 32) for kind in ("student", "tuned")]
@@ -548,15 +480,18 @@ def test_ours_stand_in_table_2_with_the_folds_that_were_tested(lfw):
     assert ours.loc["ours: teacher fed 8 px", "trained on"] == "by others"
 
 
-def test_the_embedded_set_has_no_row_in_table_2(embedded):
-    assert len(face_tables.published(*embedded)) == 15
-
-
-def test_without_folds_table_2_has_the_first_one(tmp_path):
-    made = faces(tmp_path, only=("student 16", "student 16 alone"))
-    ours = face_tables.published(*made)[15:]
+def test_without_folds_table_2_has_the_first_one():
+    made = faces(only=("student 16", "student 16 alone"))
+    ours = face_tables.published(made)[15:]
     assert ours["model"].tolist() == ["ours: student 16", "ours: student 16 alone"]
     assert ours["LFW accuracy %"].str.endswith("(fold 1 alone)").all()
+
+
+def test_the_embedded_set_has_no_part_in_what_is_about_the_paper(embedded):
+    """No row of Table 2, no subset without labels, no number to reach."""
+    assert len(face_tables.published(embedded)) == 15
+    assert face_tables.subset_table(embedded).empty
+    assert face_page.aims(embedded) == ""
 
 
 def test_table_3_as_printed():
@@ -571,8 +506,7 @@ def test_table_3_as_printed():
 
 
 def test_identification(lfw):
-    preset, arms, source = lfw
-    table = face_tables.identification_table(preset, arms, source).set_index("network")
+    table = face_tables.identification_table(lfw).set_index("network")
     row = table.loc["student 16"]
     assert row["rank-1 error %"] == "21.00 ± 1.00"
     assert row["rank-5 error %"] == "10.50 ± 0.50"
@@ -582,20 +516,20 @@ def test_identification(lfw):
     assert table.loc["tuned 32", "rank-1 error %"] == "20.00"
     assert table.loc["teacher, 112 px", "rank-1 error %"] == "112.00"
     assert table.loc["teacher fed 8 px", "rank-1 error %"] == "8.00"
-    verified = face_tables.verification_table(preset, arms, source)["network"]
+    verified = face_tables.verification_table(lfw)["network"]
     assert table.index.tolist() == verified.tolist()
 
 
 def test_identification_on_a_set_of_its_own(lfw):
-    table = face_tables.identification_table(*lfw, "uccs")
+    table = face_tables.identification_table(lfw, "uccs")
     assert table["network"].tolist()[0] == "teacher, 112 px"
     assert len(table) == 5  # only the teacher was asked
     assert not [column for column in table.columns if column.startswith("DIR")]
-    assert face_tables.identification_table(*lfw, "tinyface").empty
+    assert face_tables.identification_table(lfw, "tinyface").empty
 
 
 def test_verification_elsewhere(lfw):
-    table = face_tables.elsewhere_table(*lfw, "xqlfw").set_index("network")
+    table = face_tables.elsewhere_table(lfw, "xqlfw").set_index("network")
     fed = [f"teacher fed {r} px" for r in (64, 32, 16, 8)]
     assert table.index.tolist() == ["teacher, 112 px", *fed]  # others have seen its people
     # four more wrong in each of ten folds
@@ -603,11 +537,11 @@ def test_verification_elsewhere(lfw):
         table.loc["teacher fed 16 px", "accuracy %"] == f"{by_fold('teacher', 16).mean() - 2:.2f}"
     )
     assert table.loc["teacher fed 16 px", "seeds"] == "1"
-    assert face_tables.elsewhere_table(*lfw, "another").empty
+    assert face_tables.elsewhere_table(lfw, "another").empty
 
 
 def test_mixed_pairs(lfw):
-    table = face_tables.mixed_table(*lfw)
+    table = face_tables.mixed_table(lfw)
     assert table.to_dict("records") == [
         {"px": "16", "both small %": "69.50", "one small, one at 112 px %": "95.00",
          "both small, mirror images added %": "75.00"},
@@ -617,19 +551,17 @@ def test_mixed_pairs(lfw):
 
 
 def test_mixed_pairs_of_the_embedded_set(embedded):
-    preset, arms, source = embedded
-    table = face_tables.mixed_table(preset, arms, source)
+    table = face_tables.mixed_table(embedded)
     assert table.columns.tolist() == ["px", "both small %", "one small, one at 32 px %"]
     assert table.loc[0, "both small %"] == f"{by_fold('teacher', 16).mean():.2f}"
     assert table.loc[0, "one small, one at 32 px %"] == "–"  # not asked
-    assert face_tables.mixed_table(preset, {}, source).empty
+    assert face_tables.mixed_table(embedded.only(["student"])).empty
 
 
 def test_subsets_are_in_the_order_of_the_study(lfw):
-    preset, arms, source = lfw
-    table = face_tables.subset_table(preset, arms, source)
+    table = face_tables.subset_table(lfw)
     names = [f"{{{','.join(orders)}}}" for orders in subsets() if orders]
-    assert table["orders"].drop_duplicates().tolist() == ["{1,2,3}", *names[:10], *names[11:]]
+    assert table["orders"].tolist() == ["{1,2,3}", *names[:10], *names[11:]]
     first = table.iloc[0]  # the student itself, with all its seeds
     assert first["accuracy %"] == over_seeds("student 16", 16)
     assert first["seeds"] == "3"
@@ -639,22 +571,11 @@ def test_subsets_are_in_the_order_of_the_study(lfw):
     assert row["seeds"] == "1"
 
 
-def test_a_subset_is_one_row(lfw):
-    table = face_tables.subset_table(*lfw)
-    assert not table["orders"].duplicated().any()
-    assert len(table) == 15
-
-
-def test_the_embedded_set_has_no_table_of_subsets(embedded):
-    assert face_tables.subset_table(*embedded).empty
-
-
 # The page
 
 
 def test_what_became_of_the_papers_numbers(lfw):
-    preset, arms, source = lfw
-    high, low = face_page.aims(preset, arms, source).splitlines()
+    high, low = face_page.aims(lfw).splitlines()
     assert high == (
         f"- Best student at 32 px: tuned 32, 93.50 % on the first fold (n = 1), "
         f"{in_turn(by_fold('tuned 32', 32))} % over folds; the teacher fed 32 px "
@@ -665,219 +586,149 @@ def test_what_became_of_the_papers_numbers(lfw):
     assert low.endswith("90.03 % for a student trained on UMDFaces with another teacher.")
 
 
-def test_without_tuned_students_another_one_is_best(tmp_path):
-    preset, arms, source = faces(tmp_path, only=("student 16", "student 16 slim", "{1} 16"))
-    (line,) = face_page.aims(preset, arms, source).splitlines()
+def test_without_tuned_students_another_one_is_best():
+    results = faces(only=("student 16", "student 16 slim", "{1} 16"))
+    (line,) = face_page.aims(results).splitlines()
     assert line == (
         "- Best student at 16 px: student 16 slim, 82.00 % on the first fold (n = 1). The paper "
         "prints 90.03 % for a student trained on UMDFaces with another teacher."
     )
-
-
-def test_subsets_and_controls_are_no_students_to_boast_of(tmp_path):
-    preset, arms, source = faces(tmp_path, only=("teacher", "{1} 16", "student 16 alone"))
-    assert face_page.aims(preset, arms, source) == ""
-
-
-def test_the_embedded_set_has_no_number_of_the_paper_to_reach(embedded):
-    assert face_page.aims(*embedded) == ""
-
-
-def check_page(text: str) -> None:
-    assert not re.search(r"\bnan\b", text.lower())
-    assert "None" not in text
-    assert "\n\n\n" not in text
-    assert text == text.strip()
+    # subsets and controls are no students to boast of
+    assert face_page.aims(faces(only=("teacher", "{1} 16", "student 16 alone"))) == ""
 
 
 def test_the_page_shows_every_table(lfw):
-    preset, arms, source = lfw
-    text = face_page.faces_page(preset, arms, source)
+    text = face_page.faces_page(lfw)
     check_page(text)
     for table in (
-        face_tables.verification_table(preset, arms, source),
-        face_tables.identification_table(preset, arms, source),
-        face_tables.identification_table(preset, arms, source, "uccs"),
-        face_tables.elsewhere_table(preset, arms, source, "xqlfw"),
-        face_tables.mixed_table(preset, arms, source),
-        face_tables.subset_table(preset, arms, source),
+        face_tables.verification_table(lfw),
+        face_tables.identification_table(lfw),
+        face_tables.identification_table(lfw, "uccs"),
+        face_tables.elsewhere_table(lfw, "xqlfw"),
+        face_tables.mixed_table(lfw),
+        face_tables.subset_table(lfw),
     ):
         assert report.markdown(table) in text
-    for _, row in face_page.claims(preset, arms, source).iterrows():
+    for _, row in face_page.claims(lfw).iterrows():
         assert f"- **{row['claim']}: {row['verdict']}.** {row['compared']}: " in text
     assert "**Verification.** Preset `faces`: teacher mobilefacenet" in text
     assert "weights {1: 1000, 2: 25, 3: 50}, without names unless said" in text
-    count = sum(map(len, arms.values()))
-    assert f"{count} runs, " in text
+    assert f"{len(lfw.everything())} runs, " in text
     assert "on a machine." in text
     assert "**Identification** (LFW, 30 people)" in text
     assert "**Identification on uccs:**" in text
     assert "tinyface" not in text
     assert "**Verification on xqlfw:**" in text
-    assert face_page.aims(preset, arms, source) in text
-    assert text.endswith("**Model card.** " + face_page.model_card(preset))
+    assert face_page.aims(lfw) in text
+    assert text.endswith("**Model card.** " + face_page.model_card(lfw.preset))
 
 
-def papers(folder: Path) -> tuple:
-    """A report of faces-paper: a teacher and students that are tested on all of LFW at once."""
+def papers() -> Results:
+    """Of faces-paper: a teacher and students that are tested on all of LFW at once."""
     preset = get_preset("faces-paper")
-    made, kinds = Made(folder, preset), study(preset, "faces")
-    for name in ("teacher", "student 16", "student 16 alone"):
-        config = configure(preset, kinds[name], 0)
+
+    def add(made, arm, seed, config):
         looks = {}
-        for pixels in face_tables.ladder(preset) if name == "teacher" else (16,):
-            wrong = [wrong_of(name, pixels, k) for k in FOLDS]
-            view = fed_view(preset, pixels) if name == "teacher" else config.degradation
+        for pixels in setting(preset).ladder if arm.name == "teacher" else (16,):
+            wrong = [wrong_of(arm.name, pixels, k) for k in FOLDS]
+            view = fed_view(preset, pixels) if arm.name == "teacher" else config.degradation
             for data, more in (("lfw@224", 0), ("xqlfw@224", 4)):
                 looks[Look("verification", data, view)] = found([w + more for w in wrong])
-        made.add(kinds[name], 0, looks)
-    source = made.source()
-    return preset, face_tables.face_arms(preset, source), source
+        add_to(made, seed, config, looks)
+
+    return make(preset, FACES, add, only=("teacher", "student 16", "student 16 alone"))
 
 
-def test_the_page_of_a_large_training_set(tmp_path):
-    preset, arms, source = papers(tmp_path)
-    text = face_page.faces_page(preset, arms, source)
+def test_the_page_of_a_large_training_set():
+    results = papers()
+    text = face_page.faces_page(results)
     check_page(text)
     values = by_fold("student 16", 16)
-    table = face_tables.verification_table(preset, arms, source).set_index("network")
+    table = face_tables.verification_table(results).set_index("network")
     row = table.loc["student 16"]
     assert (row["accuracy %"], row["seeds"]) == (f"{values.mean():.2f}", "1")
     assert row["mean ± error over folds"] == in_turn(values)
     assert not [column for column in table.columns if "fold" in column and "mean" not in column]
-    whole = face_tables.all_folds(preset, source, arms, "student 16")
-    assert whole["folds"] == list(FOLDS)
-    assert whole["accuracies"] == pytest.approx(values)
-    assert face_tables.all_folds(preset, source, arms, "student 32") is None  # not run
-    ours = face_tables.published(preset, arms, source).set_index("model")
+    whole = face_tables.all_folds(results, "student 16")
+    assert whole.accuracies == pytest.approx(dict(enumerate(values, 1)))
+    assert face_tables.all_folds(results, "student 32") is None  # not run
+    ours = face_tables.published(results).set_index("model")
     row = ours.loc["ours: student 16"]
     assert (row["trained on"], row["LFW accuracy %"]) == ("umdfaces", in_turn(values))
     assert ours.loc["ours: teacher, 224 px", "trained on"] == "by others"
-    claims = face_page.claims(preset, arms, source).set_index("claim")
+    claims = face_page.claims(results).set_index("claim")
     row = claims.loc["student 16 beats the teacher fed 16 px, over folds"]
     assert row["difference"].endswith("points (n = 10 folds)")
     assert f"{values.mean():.2f} % on all of LFW (n = 1), {in_turn(values)} % over folds" in text
     assert "Trained on umdfaces@224, tested on the ten folds of LFW" in text
     assert "first fold" not in text
-    elsewhere = face_tables.elsewhere_table(preset, arms, source, "xqlfw@224").set_index("network")
+    elsewhere = face_tables.elsewhere_table(results, "xqlfw@224").set_index("network")
     assert elsewhere.loc["student 16", "accuracy %"] == f"{values.mean() - 2:.2f}"
     assert "**Verification on xqlfw:**" in text
-    left = [name for name in study(preset, "faces") if name not in arms]
+    left = [name for name in study(results.preset, "faces") if name not in results]
     assert left
-    card = "**Model card.** " + face_page.model_card(preset)
+    card = "**Model card.** " + face_page.model_card(results.preset)
     assert text.endswith(f"Not run: {', '.join(left)}.\n\n{card}")
 
 
 def test_the_page_of_the_embedded_set(embedded):
-    preset, arms, source = embedded
-    text = face_page.faces_page(preset, arms, source)
+    text = face_page.faces_page(embedded)
     check_page(text)
-    assert report.markdown(face_tables.verification_table(preset, arms, source)) in text
-    assert report.markdown(face_tables.identification_table(preset, arms, source)) in text
-    assert report.markdown(face_tables.mixed_table(preset, arms, source)) in text
+    assert report.markdown(face_tables.verification_table(embedded)) in text
+    assert report.markdown(face_tables.identification_table(embedded)) in text
+    assert report.markdown(face_tables.mixed_table(embedded)) in text
     assert "resnet14x0.5 → resnet8x0.5, glyphs" in text
     assert "LFW" not in text
     assert "(30 characters never trained on)" in text
 
 
-@pytest.mark.parametrize("kind", ["faces", "glyphs"])
-def test_the_page_is_a_function_of_the_records(kind, tmp_path, lfw, embedded):
-    """Copied to another report and read again, they give the same page."""
-    preset, arms, source = lfw if kind == "faces" else embedded
-    first = face_page.faces_page(preset, arms, source)
-    folder = arms["teacher"][0].folder  # of the report's records
-    for path in folder.glob("*.json"):
-        target = tmp_path / "records" / path.name
-        storage.save_json(target, storage.load_json(path))
-    again = recorded(tmp_path)
-    assert face_page.faces_page(preset, face_tables.face_arms(preset, again), again) == first
+def test_the_page_is_a_function_of_the_records(tmp_path, lfw, embedded):
+    """Copied to a report and read again, they give the same page."""
+    for number, results in enumerate((lfw, embedded)):
+        folder = results.source.save(tmp_path / str(number))
+        again = recorded(results.preset, FACES, folder)
+        assert face_page.faces_page(again) == face_page.faces_page(results)
 
 
 def test_looking_at_all_is_enough_for_every_table(lfw, embedded):
     """Features are computed once, where all questions are asked in one go."""
-    for preset, arms, source in (lfw, embedded):
-        asked, more = set(), []
-
-        def note(run, wanted, source=source, asked=asked):
-            asked.update((run.config.key, look) for look in wanted)
-            return source.looks(run, wanted)
-
-        face_tables.look_at_all(preset, arms, replace(source, looks=note))
-
-        def late(run, wanted, source=source, asked=asked, more=more):
-            more += [look for look in wanted if (run.config.key, look) not in asked]
-            return source.looks(run, wanted)
-
-        later = replace(source, looks=late)
-        face_page.faces_page(preset, arms, later)
-        face_tables.published(preset, arms, later)
-        face_tables.curves(preset, arms, later)
-        assert more == []
+    for results in (lfw, embedded):
+        asked = results.source.asked
+        asked.clear()
+        face_tables.look_at_all(results)
+        first = {(config.key, look) for config, look in asked}
+        face_page.faces_page(results)
+        face_tables.published(results)
+        assert {(config.key, look) for config, look in asked} == first
 
 
-def asked_of(preset) -> list[Look]:
-    """All looks at the networks of a preset, none of which is trained."""
-    arms = {
-        name: [Run(configure(preset, arm), Path(), {})]
-        for name, arm in study(preset, "faces").items()
-    }
-    looks = []
-    source = replace(
-        recorded(Path("nowhere")),
-        looks=lambda run, wanted: looks.extend(wanted) or [None] * len(wanted),
-    )
-    face_tables.look_at_all(preset, arms, source)
-    return looks
-
-
-BOTH = [
-    "faces",
-    pytest.param("faces-paper"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("name", BOTH)
-def test_people_are_only_sought_where_there_are_some(name):
-    """All of LFW and the large training sets have no fold of people kept apart."""
-    sought = {look.data for look in asked_of(get_preset(name)) if look.task == "identification"}
-    assert {data.partition("@")[0].partition("-")[0] for data in sought} <= {
-        *("lfw", "uccs", "tinyface")
-    }
-    assert not {"lfw", "lfw@224"} & sought
-
-
-@pytest.mark.parametrize("name", BOTH)
-def test_no_view_is_larger_than_the_images(name):
-    for look in asked_of(get_preset(name)):
-        size = int(look.data.partition("@")[2] or 112)
-        assert look.degradation.size <= size, look
-
-
-@pytest.mark.parametrize("name", BOTH)
-def test_networks_are_tested_on_folds_of_lfw(name):
-    """A training set of its own is not read to be tested on."""
-    pairs = {look.data for look in asked_of(get_preset(name)) if look.task == "verification"}
-    assert all(data.startswith(("lfw", "xqlfw")) for data in pairs), pairs
+def asked_of(name: str) -> list:
+    """All looks at the networks of a preset, with their configurations."""
+    results = make(get_preset(name), FACES, lambda made, arm, seed, config: made.add(config, {}))
+    face_tables.look_at_all(results)
+    return results.source.asked
 
 
 @pytest.mark.parametrize(
-    ("name", "asked"), [("faces", {"lfw"}), ("faces-paper", {"umdfaces", "lfw"})]
+    ("name", "of_xqlfw"), [("faces", {"lfw"}), ("faces-paper", {"umdfaces", "lfw"})]
 )
-def test_xqlfw_is_not_asked_of_networks_that_saw_its_people(name, asked):
-    """Its photos are of the people of LFW, nine folds of whom are trained on."""
-    preset = get_preset(name)
-    trained = set()
-
-    def note(run, wanted):
-        if any(look.data.startswith("xqlfw") for look in wanted):
-            trained.add(run.config.data.partition("@")[0])
-        return [None] * len(wanted)
-
-    arms = {name: [Run(configure(preset, arm), Path(), {})]
-            for name, arm in study(preset, "faces").items()}  # fmt: skip
-    source = replace(recorded(Path("nowhere")), looks=note)
-    face_tables.look_at_all(preset, arms, source)
-    assert trained == asked
+def test_networks_are_asked_what_can_be_asked_of_them(name, of_xqlfw):
+    asked = asked_of(name)
+    looks = {look for _, look in asked}
+    for look in looks:
+        assert look.degradation.size <= int(look.data.partition("@")[2] or 112), look
+    # all of LFW and the large training sets have no fold of people kept apart
+    sought = {look.data for look in looks if protocol(look) == "identification"}
+    known = {data.partition("@")[0].partition("-")[0] for data in sought}
+    assert known <= {"lfw", "uccs", "tinyface"}
+    assert not {"lfw", "lfw@224"} & sought
+    # a training set of its own is not read to be tested on
+    pairs = {look.data for look in looks if protocol(look) == "verification"}
+    assert all(data.startswith(("lfw", "xqlfw")) for data in pairs), pairs
+    # the photos of XQLFW are of the people of LFW, nine folds of whom are trained on
+    trained = {config.data.partition("@")[0] for config, look in asked
+               if look.data.startswith("xqlfw")}  # fmt: skip
+    assert trained == of_xqlfw
 
 
 # Gaps
@@ -886,94 +737,89 @@ def test_xqlfw_is_not_asked_of_networks_that_saw_its_people(name, asked):
 def test_an_empty_report_is_one_line(tmp_path):
     for name, wanted in (("faces", "faces"), ("smoke", "two_stage"), ("quick", "two_stage")):
         with pytest.raises(HorkdError, match=rf"no run of study {wanted} is finished") as error:
-            face_tables.face_arms(get_preset(name), recorded(tmp_path))
+            recorded(get_preset(name), FACES, tmp_path)
         assert "\n" not in str(error.value)
         assert f"horkd work --preset {name}" in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["cpu", "paper", "paper-short"])
-def test_cifar_has_nothing_that_was_never_trained_on(tmp_path, name):
+def test_cifar_has_nothing_that_was_never_trained_on(name):
     with pytest.raises(HorkdError, match="CIFAR-100 has no classes that are never trained") as e:
-        face_tables.face_arms(get_preset(name), recorded(tmp_path))
+        setting(get_preset(name))
     assert "\n" not in str(e.value)
 
 
-def test_a_report_of_the_teacher_alone(tmp_path):
-    preset, arms, source = faces(tmp_path, only=("teacher",))
-    assert list(arms) == ["teacher"]
-    text = face_page.faces_page(preset, arms, source)
+def test_a_report_of_the_teacher_alone():
+    results = faces(only=("teacher",))
+    assert list(results) == ["teacher"]
+    text = face_page.faces_page(results)
     check_page(text)
     assert text.startswith("**Verification.**")
     assert "Orders without names" not in text
-    assert len(face_tables.verification_table(preset, arms, source)) == 5
-    left = [name for name in study(preset, "faces") if name != "teacher"]
-    assert face_page.missing(preset, arms, source) == f"Not run: {', '.join(left)}."
+    assert len(face_tables.verification_table(results)) == 5
+    left = [name for name in study(results.preset, "faces") if name != "teacher"]
+    assert results.missing() == f"Not run: {', '.join(left)}."
 
 
-def test_a_report_without_the_teacher(tmp_path):
-    preset, arms, source = faces(tmp_path, only=("student 16", "student 16 alone"))
-    text = face_page.faces_page(preset, arms, source)
+def test_a_report_without_the_teacher():
+    results = faces(only=("student 16", "student 16 alone"))
+    text = face_page.faces_page(results)
     check_page(text)
     assert "distillation beats the names at 16 px: holds" in text
     assert "one image small or both" not in text
-    assert face_tables.fed(preset, source, arms, 16) is None
-    assert face_page.missing(preset, arms, source).startswith("Not run: teacher, ")
+    assert face_tables.fed(results, 16) is None
+    assert results.missing().startswith("Not run: teacher, ")
 
 
-def test_a_report_of_records_without_looks(tmp_path):
-    preset = get_preset("faces")
-    made = Made(tmp_path, preset)
-    made.add(study(preset, "faces")["student 16"], 0, {})
-    source = made.source()
-    arms = face_tables.face_arms(preset, source)
-    assert list(arms) == ["student 16", "{1,2,3} 16"]  # one run under two names
-    assert face_tables.tested(preset, arms, source) == []
-    check_page(face_page.faces_page(preset, arms, source))
-    assert len(face_tables.published(preset, arms, source)) == 15
-    assert face_tables.curves(preset, arms, source) == {}
+def test_a_report_of_records_without_looks():
+    results = faces(only=[("student 16", 0)])
+    results.source.looks.clear()
+    assert list(results) == ["student 16", "{1,2,3} 16"]  # one run under two names
+    assert face_tables.tested(results) == []
+    check_page(face_page.faces_page(results))
+    assert len(face_tables.published(results)) == 15
+    assert face_figures.panels(results) == {}
 
 
-def test_a_report_of_faces_alone_on_the_embedded_set(tmp_path):
-    two_stage = study(SMOKE, "two_stage")
-    preset, arms, source = glyphs(tmp_path, tuple(two_stage))
-    assert list(arms) == list(study(SMOKE, "faces"))
-    check_page(face_page.faces_page(preset, arms, source))
+def test_a_report_of_faces_alone_on_the_embedded_set():
+    results = glyphs(leave_out=tuple(study(SMOKE, "two_stage")))
+    assert list(results) == list(study(SMOKE, "faces"))
+    check_page(face_page.faces_page(results))
 
 
-def test_other_weights_are_another_teacher(tmp_path):
+def test_other_weights_are_another_teacher():
     """Records of students of one file are not those of another one."""
-    preset, _, source = faces(tmp_path, only=("teacher", "student 16"))
-    other = replace(preset, weights="0" * 16)
+    results = faces(only=("teacher", "student 16"))
+    other = with_sizes(results.preset, weights="0" * 16)
     with pytest.raises(HorkdError, match="no run of study faces"):
-        face_tables.face_arms(other, source)
+        gather(other, FACES, results.source)
 
 
 # Figures
 
 
-def test_curves_by_resolution(lfw, embedded):
-    panels = face_tables.curves(*lfw)
+def test_panels_by_resolution(lfw, embedded):
+    panels = face_figures.panels(lfw)
     assert list(panels) == [112, 64, 32, 16, 8]
-    assert list(panels[16]) == ["teacher fed 16 px", "student 16", "student 16 alone", "tuned 16"]
-    assert list(panels[112]) == ["teacher, 112 px"]
-    kinds = {label: kind for label, (kind, _) in panels[16].items()}
-    assert kinds == {"teacher fed 16 px": "teacher", "student 16": "student",
-                     "student 16 alone": "alone", "tuned 16": "student"}  # fmt: skip
-    assert panels[16]["student 16"][1]["accuracy"] == percent(41)
-    small = face_tables.curves(*embedded)
-    assert set(small[16]) == {
-        *("teacher fed 16 px", "student", "student alone", "student, no labels")
-    }
+    assert {row.label: row.line for row in panels[16]} == {
+        "teacher fed 16 px": "teacher", "student 16": "student", "student 16 alone": "alone",
+        "tuned 16": "tuned",
+    }  # fmt: skip
+    assert [row.label for row in panels[112]] == ["teacher, 112 px"]
+    assert {row.label: row.line for row in face_figures.panels(embedded)[16]} == {
+        "teacher fed 16 px": "teacher", "student": "student", "student alone": "alone",
+        "student, no labels": "no labels",
+    }  # fmt: skip
 
 
 def test_the_figure_of_a_panel(lfw):
-    panel = face_tables.curves(*lfw)[16]
+    panel = face_figures.panels(lfw)[16]
     figure, ax = plt.subplots()
     face_figures.plot_roc(panel, ax)
     assert ax.get_xlim() == pytest.approx((0.01, 1))  # one of 100 different pairs
     assert ax.get_xscale() == "log"
     labels = [text.get_text() for text in ax.get_legend().get_texts()]
-    assert labels == [f"{label} (AUC {found['auc']:.3f})" for label, (_, found) in panel.items()]
+    assert labels == [f"{row.label} (AUC {row.results[0]['auc']:.3f})" for row in panel]
     for line in ax.get_lines():
         x, y = line.get_data()
         assert x.min() >= 0.01
@@ -984,9 +830,9 @@ def test_the_figure_of_a_panel(lfw):
 
 
 def test_the_figure_of_resolutions(lfw):
-    rows = face_tables.tested(*lfw)
+    rows = face_tables.tested(lfw)
     figure, ax = plt.subplots()
-    face_figures.plot_faces(rows, ax)
+    face_figures.plot_faces(lfw, ax)
     assert [t.get_text() for t in ax.get_xticklabels()] == ["8", "16", "32", "64", "112"]
     teacher, *marks = ax.get_lines()
     expected = [percent(wrong_of("teacher", r)) for r in (8, 16, 32, 64, 112)]
@@ -1006,35 +852,16 @@ def test_the_figure_of_resolutions(lfw):
 
 def test_the_figure_of_the_embedded_set(embedded):
     figure, ax = plt.subplots()
-    face_figures.plot_faces(face_tables.tested(*embedded), ax)
+    face_figures.plot_faces(embedded, ax)
     labels = [text.get_text() for text in ax.get_legend().get_texts()]
     assert labels[1:] == ["student", "student, labels only", "student, no labels"]
     assert [t.get_text() for t in ax.get_xticklabels()] == ["8", "12", "16", "24", "32"]
     plt.close(figure)
 
 
-def test_a_figure_without_a_teacher(tmp_path):
-    rows = face_tables.tested(*faces(tmp_path, only=("student 16", "student 16 alone")))
+def test_a_figure_without_a_teacher():
     figure, ax = plt.subplots()
-    face_figures.plot_faces(rows, ax)
+    face_figures.plot_faces(faces(only=("student 16", "student 16 alone")), ax)
     figure.canvas.draw()
     assert [t.get_text() for t in ax.get_xticklabels()] == ["16"]
     plt.close(figure)
-
-
-@pytest.mark.parametrize(
-    ("label", "look"),
-    [
-        ("teacher, 112 px", "teacher"),
-        ("teacher fed 16 px", "teacher"),
-        ("student 16", "student"),
-        ("student 16 alone", "alone"),
-        ("student alone", "alone"),
-        ("student, no labels", "no labels"),
-        ("tuned 32", "tuned"),
-        ("student 16 slim", "student"),
-        pytest.param("student 16 of the scratch teacher", "student"),
-    ],
-)
-def test_looks_of_lines(label, look):
-    assert face_figures.face_look(label) == face_figures.FACE_LOOKS[look]

@@ -3,6 +3,7 @@
 import json
 import sys
 import warnings
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from fractions import Fraction
 from math import ceil

@@ -1,59 +1,33 @@
 """Every number in a committed report and in the README has a record behind it, and equals it."""
 
-import json
 import re
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
+from records import Made, make
 
 from horkd import paths, storage
 from horkd.degradation import Degradation
 from horkd.errors import HorkdError
 from horkd.lab.config import config_from_dict
-from horkd.lab.store import Run
-from horkd.losses import ORDERS as TERMS
-from horkd.studies import claims as claims_
-from horkd.studies import results as results_
-from horkd.studies.arm import FULL
-from horkd.studies.claims import as_lines, mean_and_spread
+from horkd.studies import report
+from horkd.studies.arm import FULL, subset_name
+from horkd.studies.claims import as_lines, claims, mean_and_spread
 from horkd.studies.classification import figures, tables
-from horkd.studies.classification.page import (
-    TABLE1,
-    TABLE1_CLAIMS,
-    _closeness,
-    _slopes,
-    order_claims,
-    orders_page,
-    resolution_claims,
-    resolutions_page,
-    table1_page,
-    two_stage_page,
-)
-from horkd.studies.classification.tables import (
-    _control,
-    at_resolution,
-    effects,
-    fed,
-    main_effect,
-    order_arms,
-    order_table,
-    resolution_table,
-    resolutions,
-    short,
-    table1,
-    weight_table,
-)
+from horkd.studies.classification import page as pages
+from horkd.studies.classification.tables import TABLE1, TWO_STAGE
 from horkd.studies.faces import page as face_page
 from horkd.studies.faces import tables as face_tables
+from horkd.studies.faces.setting import FACES
 from horkd.studies.presets import get_preset, get_presets
-from horkd.studies.results import gain, gather, recorded, save_records
+from horkd.studies.results import Recorded, gather, recorded
 from horkd.studies.retrieval import page as metric_page
 from horkd.studies.retrieval import tables as metric_tables
-from horkd.studies.study import collect, configure, seeds, studies_of, study
+from horkd.studies.study import configure, seeds, studies_of, study
 
 mpl.use("Agg")
 REPORTS = {
@@ -65,51 +39,76 @@ REPORTS = {
 }
 TOURS = ("quick-glyphs", "cpu-cifar100")
 
-
-def page(name: str, folder, preset) -> str:
-    """What a notebook's summary says, made again from the records alone."""
-    source = recorded(folder)
-    if name == "02_two_stage_transfer":
-        arms = collect(preset, "two_stage", source.find)
-        return two_stage_page(preset, arms, source)
-    if name == "03_table1":
-        arms = gather(preset, TABLE1, source)
-        return table1_page(preset, arms, source)
-    if name == "04_order_ablation":
-        return orders_page(preset, order_arms(preset, source), source)
-    if name == "05_resolution_sweep":
-        arms = gather(preset, ("two_stage", "resolutions"), source)
-        return resolutions_page(preset, arms, source)
-    if name == "07_metric_learning":
-        arms = metric_tables.metric_arms(preset, source)
-        return metric_page.metric_page(preset, arms, source)
-    return face_page.faces_page(preset, face_tables.face_arms(preset, source), source)
-
-
-PAGES = {
-    "02_two_stage_transfer": TOURS,
-    "03_table1": TOURS,
-    "04_order_ablation": TOURS,
-    "05_resolution_sweep": TOURS,
-    "06_faces": ("quick-glyphs", "faces-lfw"),
-    "07_metric_learning": (
-        "quick-glyphs",
-        "metric-glyphs-disjoint",
-        "metric-cpu-cifar100-disjoint",
-    ),
-}
+#: Of each notebook: its studies, its page, and its tables.
+NOTEBOOKS = {
+    "02_two_stage_transfer": (TWO_STAGE, pages.two_stage_page, {
+        "two_stage_transfer": tables.two_stage_table,
+        "two_stage_gains": lambda results: claims(results, pages.TWO_STAGE_CLAIMS),
+    }),
+    "03_table1": (TABLE1, pages.table1_page, {
+        "table1": tables.table1,
+        "table1_claims": lambda results: claims(results, pages.TABLE1_CLAIMS),
+        "table1_why": tables.reasons,
+    }),
+    "04_order_ablation": (tables.ORDER_STUDY, pages.orders_page, {
+        "orders": tables.order_table, "weights": tables.weight_table,
+    }),
+    "05_resolution_sweep": (tables.RESOLUTIONS, pages.resolutions_page, {
+        "resolutions": tables.resolution_table,
+    }),
+    "06_faces": (FACES, face_page.faces_page, {
+        "faces_verification": face_tables.verification_table,
+        "faces_table2": face_tables.published,
+        "faces_identification": face_tables.identification_table,
+        "faces_mixed": face_tables.mixed_table,
+    }),
+    "07_metric_learning": (metric_tables.RETRIEVAL, metric_page.metric_page, {
+        "retrieval": metric_tables.retrieval_table,
+        "retrieval_across": metric_tables.across_table,
+        "table4": metric_tables.published,
+    }),
+}  # fmt: skip
+#: What these say was measured by the notebook itself, on its machine.
+MEASURED = {"00_tour": "tour", "01_relational_potentials": "potentials"}
 
 
-@pytest.mark.parametrize(
-    ("folder", "name"), [(folder, name) for name in PAGES for folder in PAGES[name]]
-)
+def of(folder: str, studies):
+    """Results of a committed report, from its records alone."""
+    task = "retrieval" if studies == metric_tables.RETRIEVAL else ""
+    return recorded(
+        get_preset(REPORTS[folder], task=task), studies, paths.root() / "reports" / folder
+    )
+
+
+def committed(part: str):
+    """(report, name) of all pages or tables that are committed and made of records."""
+    found = [(path.parts[-3], path.stem)
+             for path in sorted((paths.root() / "reports").glob(f"*/{part}/*.md"))]  # fmt: skip
+    measured = tuple(MEASURED if part == "summaries" else MEASURED.values())
+    return [pair for pair in found if not pair[1].startswith(measured) and pair[0] != "tuning"]
+
+
+@pytest.mark.parametrize(("folder", "name"), committed("summaries"))
 def test_a_committed_page_is_what_the_records_say(folder, name):
+    studies, page, _ = NOTEBOOKS[name]
+    again = page(of(folder, studies))
     out = paths.root() / "reports" / folder
-    task = "retrieval" if name == "07_metric_learning" else ""
-    again = page(name, out, get_preset(REPORTS[folder], task=task))
-    committed = (out / "summaries" / f"{name}.md").read_text(encoding="utf-8")
-    assert committed.startswith(again), "run the notebook again: its page is not of these records"
+    text = (out / "summaries" / f"{name}.md").read_text(encoding="utf-8")
+    assert re.fullmatch(re.escape(again) + r"(\n\n!\[[^]]+\]\(figures/\w+\.png\))+\n", text), (
+        "run the notebook again: its page is not of these records"
+    )
     assert again in (out / "REPORT.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("folder", "name"), committed("tables"))
+def test_a_committed_table_is_what_the_records_say(folder, name):
+    studies, table = next(
+        (studies, made[name]) for studies, _, made in NOTEBOOKS.values() if name in made
+    )
+    again = table(of(folder, studies))
+    out = paths.root() / "reports" / folder / "tables"
+    assert (out / f"{name}.md").read_text(encoding="utf-8") == report.markdown(again) + "\n"
+    assert (out / f"{name}.csv").read_text(encoding="utf-8") == again.to_csv(index=False)
 
 
 @pytest.mark.parametrize("folder", REPORTS)
@@ -134,13 +133,12 @@ def test_a_committed_record_is_of_its_configuration_and_of_a_study(folder):
 @pytest.mark.parametrize("folder", TOURS)
 def test_the_tour_shows_accuracies_that_are_on_record(folder):
     """The tour measures again, on its own machine: an image or two may differ."""
-    out, preset = paths.root() / "reports" / folder, get_preset(REPORTS[folder])
-    arms = collect(preset, "two_stage", recorded(out).find)
+    out, results = paths.root() / "reports" / folder, of(folder, TWO_STAGE)
     tour = pd.read_csv(out / "tables" / "tour.csv").set_index("model")
     ours = next(c for c in tour.columns if c.startswith("test top-1"))
     for arm in ("teacher", "assistant", "student", "student alone"):
         mean = float(str(tour.loc[arm, ours]).split()[0])
-        assert mean == pytest.approx(np.mean(results_.top1(arms[arm])), abs=0.3), arm
+        assert mean == pytest.approx(np.mean(results.values(arm)), abs=0.3), arm
 
 
 def tables_of(text: str) -> list[list[dict[str, str]]]:
@@ -157,10 +155,7 @@ def test_the_readme_table_of_faces_is_what_the_records_say():
     first = "first fold %"
     found = [t for t in tables_of(text) if t and {"network", first} <= t[0].keys()]
     assert len(found) == 1, "the table of faces is gone"
-    preset, out = get_preset("faces"), paths.root() / "reports" / "faces-lfw"
-    source = recorded(out)
-    arms = face_tables.face_arms(preset, source)
-    ours = face_tables.verification_table(preset, arms, source).set_index("network")
+    ours = face_tables.verification_table(of("faces-lfw", FACES)).set_index("network")
     for row in found[0]:
         name = row["network"].replace("*", "")
         assert row["px"] == ours.loc[name, "px"], name
@@ -177,11 +172,9 @@ def test_the_readme_table_of_retrieval_is_what_the_records_say(column, folder):
     text = (paths.root() / "README.md").read_text(encoding="utf-8")
     found = [t for t in tables_of(text) if t and {"student", "characters, R@1 %"} <= t[0].keys()]
     assert len(found) == 1, "the table of retrieval is gone"
-    preset, out = get_preset(REPORTS[folder]), paths.root() / "reports" / folder
-    source = recorded(out)
-    arms = metric_tables.metric_arms(preset, source)
-    rows = {row.label: row for row in metric_tables.tested(preset, arms, source)}
-    crossed = {row.arm: row for row in metric_tables.across_rows(preset, arms, source)}
+    results = of(folder, metric_tables.RETRIEVAL)
+    rows = {row.label: row for row in metric_tables.tested(results)}
+    crossed = {row.label: row for row in metric_tables.across_rows(results)}
     for line in found[0]:
         name, value = line["student"].replace("*", ""), line[f"{column}, R@1 %"].replace("*", "")
         index = line[f"{column}, in the teacher's index %"]
@@ -190,33 +183,31 @@ def test_the_readme_table_of_retrieval_is_what_the_records_say(column, folder):
             continue
         assert value == mean_and_spread(rows[name].rates()), name
         assert line[f"{column}, n"] == str(len(rows[name].runs)), name
-        other = crossed.get(f"metric {name}")
+        other = crossed.get(name)
         expected = "–" if other is None else mean_and_spread(other.as_is)
         assert index == expected, name
 
 
 def test_the_readme_table_is_what_the_records_say():
     text = (paths.root() / "README.md").read_text(encoding="utf-8")
-    results = [t for t in tables_of(text) if t and {"arm", "top-1 %", "n"} <= t[0].keys()]
-    assert len(results) == 1, "the result table is gone"
-    preset, out = get_preset("cpu"), paths.root() / "reports" / "cpu-cifar100"
-    source = recorded(out)
-    arms = gather(preset, (*TABLE1, "resolutions"), source)
-    seen = fed(preset, arms, source)
-    for row in results[0]:
+    found = [t for t in tables_of(text) if t and {"arm", "top-1 %", "n"} <= t[0].keys()]
+    assert len(found) == 1, "the result table is gone"
+    results = of("cpu-cifar100", (*TABLE1, "resolutions"))
+    seen = tables.fed(results)
+    for row in found[0]:
         name, value = row["arm"].replace("*", ""), row["top-1 %"].replace("*", "")
         if name in seen:
             assert value == f"{seen[name]['test']['top1']:.2f}", name
             continue
-        assert value == mean_and_spread(results_.top1(arms[name])), name
-        assert int(row["n"]) == len(arms[name]), name
-        assert int(row["pixels"]) == arms[name][0].config.degradation.size, name
+        assert value == mean_and_spread(results.values(name)), name
+        assert int(row["n"]) == len(results.runs(name)), name
+        assert int(row["pixels"]) == results.config(name).degradation.size, name
         alone = row["over labels only"].replace("*", "")
-        control = _control(arms[name][0], arms)
+        control = tables.control_of(results, name)
         if control is None:
             assert alone == "–", name
         else:
-            assert alone == short(gain(arms, name, control)), name
+            assert alone == results.gain(name, control).short, name
 
 
 def test_every_number_of_the_results_in_the_readme_is_on_record():
@@ -237,56 +228,40 @@ def test_every_number_of_the_results_in_the_readme_is_on_record():
 # The functions, on records made up for the purpose ------------------------------------------------
 
 PRESET = replace(get_preset("paper-short"), seeds=3, sweep=(16, 8))
-STUDIES = tuple(name for name in studies_of(PRESET) if name != "campaign")
-
-
-def fake(config, top1: float, folder, shares=None) -> Run:
-    """A finished run without a network."""
-    names = ["cross_entropy", *(TERMS[o] for o, _ in config.orders)]
-    shares = shares or {name: 1 / len(names) for name in names}
-    record = {
-        "key": config.key,
-        "config": json.loads(json.dumps(asdict(config))),
-        "results": {"test": {"top1": top1, "top5": 90.0, "n": 10_000}},
-        "history": [
-            {"epoch": e, "gradient_shares": shares, "validation": {"top1": top1 - 1}}
-            for e in (1, 2)
-        ],
-        "cost": {"parameters": 11_000_000, "macs": 10**6 * config.degradation.size},
-        "seconds": {"total": 60.0, "frozen_answers_read": []},
-        "machine": {"name": "a machine", "threads": 2},
-    }
-    storage.save_json(folder / "records" / f"{config.name}.json", record)
-    return Run(config, folder, record)
-
-
-def pretend(folder, studies=STUDIES, leave_out=()):
-    """A report whose every arm scores by a rule that the tests can compute."""
-    for name in studies:
-        for arm in study(PRESET, name).values():
-            for seed in seeds(PRESET, arm):
-                config = configure(PRESET, arm, seed)
-                there = (folder / "records" / f"{config.name}.json").exists()  # in two studies
-                if arm.name not in leave_out and not there:
-                    fake(config, score(arm.name, seed), folder)
-    return recorded(folder)
+BASE = {
+    "teacher": 80.0, "student": 74.0, "student alone": 72.0, "KD": 75.0, "assistant": 76.0,
+    "assistant alone": 76.5, "horkd+": 75.5,
+}  # fmt: skip
 
 
 def score(arm: str, seed: int) -> float:
-    base = {"teacher": 80.0, "student": 74.0, "student alone": 72.0, "KD": 75.0}
-    base |= {"assistant": 76.0, "assistant alone": 76.5, "horkd+": 75.5}
-    return base.get(arm, 70.0) + 0.1 * seed * (1 if arm == "student" else 2)
+    """The rule: top-1 (%) of an arm."""
+    return BASE.get(arm, 70.0) + 0.1 * seed * (1 if arm == "student" else 2)
 
 
-def test_table1_has_every_arm_with_gain_paper_and_difference(tmp_path):
-    source = pretend(tmp_path)
-    arms = gather(PRESET, TABLE1, source)
-    table = table1(PRESET, arms, source).set_index("arm")
+def pretend(studies, preset=PRESET, rule=score, **which):
+    """Results whose every arm scores by a rule that the tests can compute."""
+
+    def add(made, arm, seed, config):
+        top1 = rule(arm.name, seed)
+        if top1 is not None:
+            made.add(config, {"top1": top1, "top5": 90.0, "n": 10_000}, validation=top1 - 1)
+
+    return make(preset, studies, add, **which)
+
+
+def table1_of(results) -> pd.DataFrame:
+    return tables.table1(results).set_index("arm")
+
+
+def test_table1_has_every_arm_with_gain_paper_and_difference():
+    table = table1_of(pretend(TABLE1))
     assert list(table.index) == [*study(PRESET, "table1"), *study(PRESET, "plus")]
-    assert table.loc["student", "cifar100 top-1 %"] == "74.10 ± 0.10"
-    assert table.loc["student", "gain over labels only"] == "+1.90 ± 0.10"
-    assert table.loc["student", "shown?"] == "holds"
-    assert table.loc["student", "ours − paper"] == "-0.55"  # 74.10 - 74.65
+    student = table.loc["student"]
+    assert student["cifar100 top-1 %"] == "74.10 ± 0.10"
+    assert student["gain over labels only"] == "+1.90 ± 0.10"
+    assert student["shown?"] == "holds"
+    assert student["ours − paper"] == "-0.55"  # 74.10 - 74.65
     assert table.loc["assistant", "gain over labels only"] == "-0.50"
     assert table.loc["assistant", "shown?"] == "not shown"  # one seed
     assert table.loc["KD 32", "paper's row"] == "KD"
@@ -298,81 +273,75 @@ def test_table1_has_every_arm_with_gain_paper_and_difference(tmp_path):
     assert table.loc["teacher", "gain over labels only"] == "–"
 
 
-def test_a_claim_about_runs_of_unequal_precision_is_not_shown(tmp_path):
-    source = pretend(tmp_path)
-    arms = gather(PRESET, TABLE1, source)
+def test_a_claim_about_runs_of_unequal_precision_is_not_shown():
+    results = pretend(TABLE1)
     question = {"it helps": ("student", "student alone")}
-    for number, run in enumerate((*arms["student"], *arms["student alone"])):
+    for number, run in enumerate((*results.runs("student"), *results.runs("student alone"))):
         run.record["settings"] = {"precision": "bf16" if number < 1 else "fp32"}
-    row = claims_.claims(PRESET, arms, question, source).iloc[0]
+    row = claims(results, question).iloc[0]
     assert row["verdict"] == "not shown"
     assert row.iloc[2].endswith("in unequal precision (bf16, fp32)")
-    for run in arms["student"]:
+    for run in results.runs("student"):
         run.record["settings"] = {"precision": "fp32"}
-    row = claims_.claims(PRESET, arms, question, source).iloc[0]
+    row = claims(results, question).iloc[0]
     assert row["verdict"] == "holds"
     assert "precision" not in row.iloc[2]
 
 
-def test_small_networks_have_no_difference_to_the_paper(tmp_path):
+def test_small_networks_have_no_difference_to_the_paper():
     small = replace(PRESET, compact="resnet8", teacher="resnet14", second="vgg11x0.25")
-    arm = study(small, "table1")["student"]
-    run = fake(configure(small, arm), 50.0, tmp_path)
-    table = table1(small, {"student": [run]}, recorded(tmp_path))
-    row = table.set_index("arm").loc["student"]
+    results = pretend(TABLE1, small, only=("student", "teacher"))
+    row = table1_of(results).loc["student"]
     assert row["paper %"] == "74.65"
     assert row["ours − paper"] == "–"
-    assert "whose networks are others" in _closeness(small, {"student": [run], "teacher": [run]})
+    assert "whose networks are others" in pages.closeness(results)
 
 
-def test_failures_and_gaps_stay_in_the_table(tmp_path):
-    source = pretend(tmp_path, leave_out=("student, paper's weights", "AT"))
-    config = configure(PRESET, study(PRESET, "table1")["student, paper's weights"])
-    note = {"key": config.key, "epoch": 2, "config": {}}
-    storage.save_json(tmp_path / "records" / f"{config.name}.diverged.json", note)
-    source = recorded(tmp_path)
-    arms = gather(PRESET, TABLE1, source)
-    table = table1(PRESET, arms, source).set_index("arm")["cifar100 top-1 %"]
-    assert table["student, paper's weights"] == "diverged in epoch 2"
-    assert table["AT"] == "not run"
-    save_records(PRESET, ("table1",), {}, source, tmp_path / "copy")
-    assert recorded(tmp_path / "copy").failed(config)["epoch"] == 2
+def test_failures_and_gaps_stay_in_the_tables(tmp_path):
+    """And a report keeps the failures on record."""
+    lost = ("student, paper's weights", ("student direct", 1))
+    results = pretend(TABLE1, diverged=lost, leave_out=("AT",))
+    table = table1_of(results)
+    assert table.loc["student, paper's weights", "cifar100 top-1 %"] == "diverged in epoch 2"
+    assert table.loc["AT", "cifar100 top-1 %"] == "not run"
+    assert table.loc["student direct", "n"] == "2, 1 diverged"
+    assert table.loc["student direct", "shown?"] == "not shown"
+    found = claims(results, pages.TABLE1_CLAIMS).set_index("claim")
+    assert found.loc["the assistant helps", "verdict"] == "not shown"
+    assert "diverged" in found.loc["the assistant helps", "difference in test top-1"]
+    results.save_records("")
+    results.save_records(tmp_path)
+    for arm, seed in (("student, paper's weights", 0), ("student direct", 1)):
+        config = configure(PRESET, results.arms[arm], seed)
+        assert Recorded(tmp_path).failed(config)["epoch"] == 2
 
 
-def test_networks_fed_small_images_are_rows_of_their_own(tmp_path):
-    source = pretend(tmp_path)
-    run = source.find(configure(PRESET, study(PRESET, "table1")["teacher"]))
-    views = [
-        {"degradation": asdict(Degradation(16, upsample=up)), "test": {"top1": 30.0 + up}}
-        for up in (False, True)
-    ]
-    content = {"key": run.config.key, "files": {}, "views": views}
-    storage.save_json(tmp_path / "records" / f"{run.config.name}.views.json", content)
-    source = recorded(tmp_path)
-    arms = gather(PRESET, TABLE1, source)
-    seen = fed(PRESET, arms, source)
+def test_networks_fed_small_images_are_rows_of_their_own():
+    results = pretend(TABLE1)
+    views = [Degradation(16, upsample=enlarged) for enlarged in (False, True)]
+    results.source.tests[results.config("teacher").key] = {
+        view: {"top1": 30.0 + view.upsample} for view in views
+    }
+    seen = tables.fed(results)
     assert list(seen) == ["teacher fed 16 px", "teacher fed 16 px, enlarged"]
     assert [s["test"]["top1"] for s in seen.values()] == [30.0, 31.0]
     assert seen["teacher fed 16 px, enlarged"]["macs"] > 3.9 * seen["teacher fed 16 px"]["macs"]
-    table = table1(PRESET, arms, source).set_index("arm")
-    assert table.loc["teacher fed 16 px", "cifar100 top-1 %"] == "30.00"
+    assert table1_of(results).loc["teacher fed 16 px", "cifar100 top-1 %"] == "30.00"
 
 
-def test_claims_name_both_arms_and_leave_out_what_is_not_there(tmp_path):
-    source = pretend(tmp_path, leave_out=("FitNet",))
-    arms = gather(PRESET, TABLE1, source)
-    table = claims_.claims(PRESET, arms, TABLE1_CLAIMS, source).set_index("claim")
+def test_claims_name_both_arms_and_leave_out_what_is_not_there():
+    found = claims(pretend(TABLE1, leave_out=("FitNet",)), pages.TABLE1_CLAIMS)
+    table = found.set_index("claim")
     two_stages = table.loc["two stages beat KD of the teacher in one"]
     assert two_stages["verdict"] == "does not hold"  # -1.1 ± 0.1
     assert two_stages["compared"] == "student − KD"
     assert "hybrid orders beat FitNet, both of the teacher" not in table.index
-    lines = as_lines(table.reset_index())
-    assert ": does not hold.** student − KD: -1.10 ± 0.10" in lines
+    assert ": does not hold.** student − KD: -1.10 ± 0.10" in as_lines(found)
 
 
 def test_methods_are_compared_at_one_teacher_and_one_recipe():
     kinds = {**study(PRESET, "table1"), **study(PRESET, "plus")}
-    for claim, pair in TABLE1_CLAIMS.items():
+    for claim, pair in pages.TABLE1_CLAIMS.items():
         configs = [configure(PRESET, kinds[name]) for name in pair]
         if "both of the teacher" in claim or "both of the assistant" in claim:
             assert configs[0].frozen == configs[1].frozen is not None, claim
@@ -381,71 +350,49 @@ def test_methods_are_compared_at_one_teacher_and_one_recipe():
         assert configs[0].model == configs[1].model, claim
 
 
-def test_a_seed_that_diverged_is_counted_and_no_claim_is_shown(tmp_path):
-    source = pretend(tmp_path)
-    config = configure(PRESET, study(PRESET, "table1")["student direct"], 1)
-    (tmp_path / "records" / f"{config.name}.json").unlink()
-    note = {"key": config.key, "epoch": 3, "config": {}}
-    storage.save_json(tmp_path / "records" / f"{config.name}.diverged.json", note)
-    source = recorded(tmp_path)
-    arms = gather(PRESET, TABLE1, source)
-    table = table1(PRESET, arms, source).set_index("arm")
-    assert table.loc["student direct", "n"] == "2, 1 diverged"
-    assert table.loc["student direct", "shown?"] == "not shown"
-    claims = claims_.claims(PRESET, arms, TABLE1_CLAIMS, source).set_index("claim")
-    assert claims.loc["the assistant helps", "verdict"] == "not shown"
-    assert "diverged" in claims.loc["the assistant helps", "difference in test top-1"]
-    save_records(PRESET, ("table1",), {}, source, tmp_path / "copy")
-    assert recorded(tmp_path / "copy").failed(config)["epoch"] == 3
-
-
-def test_a_gap_to_the_teacher_needs_three_seeds(tmp_path):
-    arms = gather(PRESET, ("two_stage",), pretend(tmp_path))
-    text = _closeness(PRESET, arms)  # gaps of 6.0, 5.9 and 5.8 against 3.11
+def test_a_gap_to_the_teacher_needs_three_seeds():
+    text = pages.closeness(pretend(TWO_STAGE))  # gaps of 6.0, 5.9 and 5.8 against 3.11
     assert "does not hold" in text
     assert "5.90 ± 0.10" in text
-    one = {name: found[:1] for name, found in arms.items()}
-    assert "not shown" in _closeness(PRESET, one)
+    one = pretend(TWO_STAGE, leave_out=(("student", 1), ("student", 2)))
+    assert "not shown" in pages.closeness(one)
 
 
-def additive(folder, noise=0.0, count=1):
+def additive(noise=0.0, count=1):
     """Subsets whose accuracy is a sum of what each order is worth."""
     worth = {"1": -0.5, "2": 1.0, "3": 0.25, "C": 2.0}
+
+    def rule(name, seed):
+        return 60 + sum(value for o, value in worth.items() if o in name.split()[0]) + noise * seed
+
     preset = replace(PRESET, repeat_all=True, seeds=count)
-    for arm in study(preset, "orders").values():
-        for seed in range(count):
-            total = 60 + sum(worth[o] for o in arm.orders) + noise * seed
-            fake(configure(preset, arm, seed), total, folder)
-    return worth, order_arms(preset, recorded(folder))
+    return worth, pretend(tables.ORDER_STUDY, preset, rule)
 
 
-def test_main_effects_are_means_over_all_pairs(tmp_path):
+def test_main_effects_are_means_over_all_pairs():
     """Additive accuracies give back exactly what each order adds."""
-    worth, found = additive(tmp_path)
-    assert list(found) == [16, FULL]
-    for arms in found.values():
-        assert len(arms) == 16
-        pairs = effects(arms)
-        main = {order: main_effect(values) for order, values in pairs.items()}
-        assert {o: e["mean"] for o, e in main.items()} == pytest.approx(worth)
+    worth, results = additive()
+    assert list(tables.ablations(results)) == [16, FULL]
+    for pixels, known in tables.ablations(results).items():
+        assert len(known) == 16
+        pairs = tables.effects(results, pixels)
+        main = {order: tables.main_effect(values) for order, values in pairs.items()}
+        assert {o: e.mean for o, e in main.items()} == pytest.approx(worth)
         assert {len(values) for values in pairs.values()} == {8}
-        assert {e["n"] for e in main.values()} == {1}
-        assert _slopes(arms) == pytest.approx([np.mean(list(worth.values()))])
-    table = order_table(found)
+        assert {e.n for e in main.values()} == {1}
+        slope = pages.slopes(results, pixels)
+        assert slope.values == pytest.approx([np.mean(list(worth.values()))])
+    table = tables.order_table(results)
     assert len(table) == 32
     assert table.loc[0, "orders"] == "{2,3,C}"
     assert table.loc[0, "over labels only"] == "+3.25"
 
 
-def test_one_seed_of_the_ablation_shows_nothing(tmp_path):
-    text = order_claims(additive(tmp_path)[1])
-    assert "holds" not in text.replace("does not hold", "")
-    assert "does not hold" not in text
+def test_one_seed_of_the_ablation_shows_nothing_and_three_give_verdicts():
+    text = pages.order_claims(additive()[1])
+    assert not re.search("holds|does not hold", text)
     assert "At 16 px, {2,3,C} is the best subset: not shown.** It is number 1 of 16" in text
-
-
-def test_three_seeds_of_the_ablation_give_verdicts(tmp_path):
-    text = order_claims(additive(tmp_path, noise=0.3, count=3)[1])
+    text = pages.order_claims(additive(noise=0.3, count=3)[1])
     assert "At 16 px, adding order C helps: holds.** +2.00 ± 0.00" in text
     assert "At 16 px, adding order 1 helps: does not hold.** -0.50 ± 0.00" in text
     assert "At 16 px, more orders help: holds.** +0.69" in text  # mean of the four
@@ -454,100 +401,99 @@ def test_three_seeds_of_the_ablation_give_verdicts(tmp_path):
     assert "adding order 1 to {2,3,C} hurts: holds.** +0.50" in text
 
 
-def test_the_ablation_is_sorted_by_number_not_by_text(tmp_path):
-    scores = {"2": 9.5, "3": 43.0, "C": 10.2, "": 5.0}
-    for arm in study(PRESET, "orders").values():
-        if arm.orders in scores and arm.pixels == 16:
-            fake(configure(PRESET, arm), scores[arm.orders], tmp_path)
-    table = order_table(order_arms(PRESET, recorded(tmp_path)))
-    assert table["test top-1 %"].tolist() == ["43.00", "10.20", "9.50", "5.00"]
+def test_the_ablation_is_sorted_by_number_not_by_text():
+    scores = {subset_name(o, 16): v for o, v in {"2": 9.5, "3": 43.0, "C": 10.2, "": 5.0}.items()}
+    results = pretend(tables.ORDER_STUDY, rule=lambda name, seed: scores.get(name))
+    found = tables.order_table(results)["test top-1 %"].tolist()
+    assert found == ["43.00", "10.20", "9.50", "5.00"]
 
 
-def test_weights_are_judged_on_the_validation_split(tmp_path):
+def test_weights_are_judged_on_the_validation_split():
     assert not study(PRESET, "weights"), "no validation split, no choice of weights"
     preset = replace(PRESET, validation=True)
-    for name in ("two_stage", "weights"):
-        for arm in study(preset, name).values():
-            fake(configure(preset, arm), score(arm.name, 0), tmp_path)
-    source = recorded(tmp_path)
-    table = weight_table(preset, source).set_index("weights")
+    table = tables.weight_table(pretend(("two_stage", "weights"), preset)).set_index("weights")
     assert table.loc["as they are", "validation top-1 %"] == "73.00"  # the test has 74
     assert table.loc["order 2 × 10", "order 2"] == "250"
     assert table.loc["order 2 × 10", "change"] == "-4.00"
-    assert weight_table(preset, recorded(tmp_path / "empty")).empty
+    assert tables.weight_table(gather(preset, TWO_STAGE, Made(), required=False)).empty
 
 
-def test_the_resolution_table_pairs_each_student_with_its_control(tmp_path):
-    source = pretend(tmp_path)
-    arms = gather(PRESET, ("two_stage", "resolutions"), source)
-    table = resolution_table(PRESET, arms).set_index("px")
+def test_the_resolution_table_pairs_each_student_with_its_control():
+    results = pretend(tables.RESOLUTIONS)
+    table = tables.resolution_table(results).set_index("px")
     assert list(table.index) == ["32", "16", "8"]
-    assert table.loc["16", "from the assistant %"] == "74.10 ± 0.10"
-    assert table.loc["16", "gain, assistant"] == "+1.90 ± 0.10"
-    assert table.loc["16", "assistant over teacher"] == "+3.90 ± 0.10"
-    assert table.loc["16", "n"] == "3/3/3"
+    row = table.loc["16"]
+    assert row["from the assistant %"] == "74.10 ± 0.10"
+    assert row["gain, assistant"] == "+1.90 ± 0.10"
+    assert row["assistant over teacher"] == "+3.90 ± 0.10"
+    assert row["n"] == "3/3/3"
     assert table.loc["8", "n"] == "1/1/1"
     assert table.loc["32", "from the teacher %"] == "76.00"
-    text = resolution_claims(PRESET, arms)
+    text = pages.resolution_claims(results)
     assert "At 16 px distillation helps: holds" in text
     assert "none was seen at 32, 8 px" in text  # 70 - 76.5 and 70 - 70
 
 
-def test_matrices_need_the_views_of_every_cell(tmp_path):
-    source = pretend(tmp_path)
-    arms = gather(PRESET, ("two_stage", "resolutions"), source)
-    assert tables.crossed(PRESET, arms, source).empty
-    sizes = resolutions(PRESET)
+def test_matrices_need_the_views_of_every_cell():
+    results = pretend(tables.RESOLUTIONS)
+    assert tables.crossed(results).empty
+    sizes = tables.resolutions(results)
     for r in sizes:
-        run = arms[at_resolution(r, PRESET)["student"]][0]
-        views = [
-            {"degradation": asdict(Degradation(s)), "test": {"top1": 10.0 * r + s}} for s in sizes
-        ]
-        content = {"key": run.config.key, "files": {}, "views": views}
-        storage.save_json(tmp_path / "records" / f"{run.config.name}.views.json", content)
-    matrix = tables.crossed(PRESET, arms, recorded(tmp_path))
+        key = results.config(tables.at_resolution(results, r)["student"]).key
+        results.source.tests[key] = {Degradation(s): {"top1": 10.0 * r + s} for s in sizes}
+    matrix = tables.crossed(results)
     assert matrix.loc[16, 8] == 168.0
     assert matrix.shape == (3, 3)
 
 
-def test_gather_says_what_to_train_when_nothing_is_there(tmp_path):
+def test_results_say_what_to_train_when_nothing_is_there(tmp_path):
     with pytest.raises(HorkdError, match=r"no run of study table1 .*horkd work --preset"):
-        gather(PRESET, TABLE1, recorded(tmp_path))
+        recorded(PRESET, TABLE1, tmp_path)
 
 
-def test_the_figures_show_every_arm(tmp_path):
-    source = pretend(tmp_path)
-    arms = gather(PRESET, TABLE1, source)
+def test_records_of_a_report_say_what_was_asked_of_them(tmp_path):
+    """Everything that pages read comes back from the files of a report."""
+    results = pretend(TWO_STAGE, diverged=[("student", 2)])
+    teacher, view = results.runs("teacher")[0], Degradation(8)
+    results.source.tests[teacher.config.key] = {view: {"top1": 12.5}}
+    again = recorded(PRESET, TWO_STAGE, results.source.save(tmp_path))
+    assert list(again) == list(results)
+    assert {name: again.values(name) for name in again} == {n: results.values(n) for n in results}
+    assert again.at_resolutions(teacher, [view]) == [{"top1": 12.5}]
+    assert again.at_resolutions(teacher, [view, Degradation(9)]) is None
+    assert len(again.failures("student")) == 1
+    assert pages.two_stage_page(again) == pages.two_stage_page(results)
+
+
+def test_the_figures_show_every_arm():
+    results = pretend(TABLE1)
     figure, axes = plt.subplots(2, 2)
-    figures.plot_methods(PRESET, arms, source, 16, axes[0, 0])
-    figures.plot_methods(PRESET, arms, source, FULL, axes[0, 1])
-    figures.plot_cost(PRESET, arms, source, axes[1, 0])
+    figures.plot_methods(results, 16, axes[0, 0])
+    figures.plot_methods(results, FULL, axes[0, 1])
+    figures.plot_cost(results, axes[1, 0])
     figures.plot_paper(axes[1, 1])
     shown = [t.get_text() for ax in axes[0] for t in ax.get_yticklabels()]
-    assert sorted(shown) == sorted(arms)
+    assert sorted(shown) == sorted(results)
     best = axes[0, 0].get_yticklabels()[-1].get_text()
-    assert best == max(
-        (n for n in arms if arms[n][0].config.degradation.size == 16),
-        key=lambda n: np.mean(results_.top1(arms[n])),
-    )
+    small = (n for n in results if results.config(n).degradation.size == 16)
+    assert best == max(small, key=lambda n: np.mean(results.values(n)))
     assert [t.get_text() for t in axes[1, 1].get_yticklabels()][-1] == "Teacher ResNet50, 32 px"
     plt.close(figure)
-    found = order_arms(PRESET, source)
     figure, axes = plt.subplots(1, 3)
-    figures.plot_subsets(found[16], axes)
+    figures.plot_subsets(pretend(tables.ORDER_STUDY), 16, axes)
     assert len(axes[0].get_yticklabels()) == 16
     assert {ax.get_ylim() for ax in axes} == {axes[0].get_ylim()}, "rows are aligned"
     plt.close(figure)
     figure, axes = plt.subplots(1, 2)
-    figures.plot_resolutions(PRESET, gather(PRESET, STUDIES, source), axes)
+    figures.plot_resolutions(pretend(tables.RESOLUTIONS), axes)
     assert [t.get_text() for t in axes[0].get_xticklabels()] == ["8", "16", "32"]
     plt.close(figure)
 
 
-def test_every_family_is_told_from_its_configuration(tmp_path):
-    source = pretend(tmp_path)
-    arms = gather(PRESET, TABLE1, source)
-    kinds = {name: figures.family(name, found[0]) for name, found in arms.items()}
+def test_every_family_is_told_from_its_configuration():
+    results = pretend(TABLE1)
+    kinds = {name: figures.family(results, name) for name in results}
+    assert kinds["teacher"] == "teacher"
     assert kinds["student alone"] == kinds["assistant V alone"] == "labels only"
     assert kinds["student"] == kinds["student, paper's weights"] == "hybrid orders"
     assert kinds["KD"] == kinds["RKD 32"] == kinds["AT"] == "other distillation"

@@ -1,13 +1,10 @@
-"""What pages say of metric learning, on runs made up by rules that the tests can compute."""
+"""What pages say of metric learning, on results made up by rules that the tests can compute."""
 
 import functools
-import json
 import re
 import shlex
 import warnings
-from collections.abc import Collection
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import replace
 
 import matplotlib as mpl
 import numpy as np
@@ -16,23 +13,22 @@ import pytest
 import torch
 from matplotlib import colors
 from matplotlib import pyplot as plt
-from scipy import stats
+from records import cell, check_page, judged, make, protocol
 
 from horkd import paper, paths
 from horkd import reproduce as reproduce_
 from horkd.degradation import Degradation
 from horkd.errors import HorkdError
 from horkd.lab.looks import Look
-from horkd.lab.store import Run
 from horkd.networks.network import ModelSpec, Network
 from horkd.studies import presets as presets_
 from horkd.studies import report
-from horkd.studies import results as results_
-from horkd.studies.claims import as_lines, verdict
-from horkd.studies.results import Source, gain, headline, live, recorded
+from horkd.studies.claims import as_lines
+from horkd.studies.results import Results, live, recorded
 from horkd.studies.retrieval import figures as metric_figures
 from horkd.studies.retrieval import page as metric_page
 from horkd.studies.retrieval import tables as metric_tables
+from horkd.studies.retrieval.tables import RETRIEVAL, TEACHER
 from horkd.studies.study import configure, seeds, study
 
 mpl.use("Agg")
@@ -41,7 +37,7 @@ DASH = "–"
 
 get_preset = functools.partial(presets_.get_preset, task="retrieval")
 
-# Runs made up for the purpose ---------------------------------------------------------------------
+# Results made up for the purpose ------------------------------------------------------------------
 
 #: Recall@1 (%) of the first seed; other arms have 50.
 RATE = {
@@ -91,93 +87,46 @@ def crossed(arm: str, seed: int, widths_differ: bool = False) -> dict:
     }
 
 
-def keys(preset, names: Collection) -> set[str]:
-    """Configurations of arms, or of (arm, seed), that are named as in tables."""
-    chosen = set()
-    for name, arm in study(preset, "metric").items():
-        for seed in seeds(preset, arm):
-            if {name.removeprefix("metric "), (name.removeprefix("metric "), seed)} & set(names):
-                chosen.add(configure(preset, arm, seed).key)
-    return chosen
-
-
-def made(preset, only=None, leave_out=(), diverged=(), looked=True, widths_differ=False) -> tuple:
-    """Preset, arms and source of finished runs whose every arm scores by the rule."""
-    if isinstance(preset, str):
-        preset = get_preset(preset)
+def made(preset, only=None, leave_out=(), diverged=(), looked=True, widths_differ=False) -> Results:
+    """Results whose every arm scores by the rule."""
+    preset = get_preset(preset) if isinstance(preset, str) else preset
     names = (None if only is None else tuple(only), tuple(leave_out), tuple(diverged))
     return _made(preset, *names, looked, widths_differ)
 
 
+def fresh(preset) -> Results:
+    """The same for a test that changes them."""
+    return _made.__wrapped__(get_preset(preset), None, (), (), True, False)
+
+
 @functools.lru_cache(maxsize=64)
-def _made(preset, only, leave_out, diverged, looked, widths_differ) -> tuple:
-    data, full = preset.data, metric_tables.full(preset)
-    wanted = None if only is None else keys(preset, only)
-    lost = keys(preset, diverged)
-    out = keys(preset, leave_out) | lost
-    known, looks = {}, {}
-    for name, arm in study(preset, "metric").items():
-        for seed in seeds(preset, arm):
-            config = configure(preset, arm, seed)
-            if config.key in known or config.key in out:
-                continue
-            if wanted is not None and config.key not in wanted:
-                continue
-            short = name.removeprefix("metric ")
-            record = {
-                "key": config.key,
-                "config": json.loads(json.dumps(asdict(config))),
-                "results": {"test": found(rate_of(short, seed))},
-                "history": [],
-                "cost": {"parameters": PARAMETERS, "macs": 1},
-                "seconds": {"total": 90.0},
-                "machine": {"name": "a machine", "threads": 1},
-            }
-            known[config.key] = Run(config, Path("nowhere"), record)
-            if short == "teacher":
-                for pixels in preset.lows:
-                    view = Degradation(pixels, upsample=pixels < full)
-                    looks[config.key, Look("retrieval", data, view)] = found(FED[pixels])
-                for pixels in RAW:
-                    looks[config.key, Look("pixels", data, Degradation(pixels))] = found(
-                        RAW[pixels]
-                    )
-            elif config.frozen is not None:
-                look = Look("across", data, config.degradation)
-                looks[config.key, look] = crossed(short, seed, widths_differ)
-    source = Source(
-        lambda config: known.get(config.key),
-        lambda config: {"key": config.key, "epoch": 2} if config.key in lost else None,
-        lambda run, degradations: None,
-        lambda run, wanted: [looks.get((run.config.key, w)) if looked else None for w in wanted],
-    )
-    return preset, metric_tables.metric_arms(preset, source), source
+def _made(preset, only, leave_out, diverged, looked, widths_differ) -> Results:
+    data, full = metric_tables.sizes_of(preset).data, metric_tables.full(preset)
+
+    def add(made_, arm, seed, config):
+        name, looks = arm.name.removeprefix("metric "), {}
+        if name == "teacher":
+            for r in metric_tables.sizes_of(preset).lows:
+                looks[Look("retrieval", data, Degradation(r, upsample=r < full))] = found(FED[r])
+            looks |= {Look("pixels", data, Degradation(r)): found(rate) for r, rate in RAW.items()}
+        elif config.frozen is not None:
+            look = Look("across", data, config.degradation)
+            looks[look] = crossed(name, seed, widths_differ)
+        test = found(rate_of(name, seed))
+        made_.add(config, test, looks if looked else {}, history=[])
+
+    which = {"only": only, "leave_out": leave_out, "diverged": diverged}
+    return make(preset, RETRIEVAL, add, **which)
 
 
 @pytest.fixture(scope="module")
-def whole() -> tuple:
+def whole() -> Results:
     return made("metric")
 
 
 @pytest.fixture(scope="module")
-def papers() -> tuple:
+def papers() -> Results:
     return made("metric-paper")
-
-
-def cell(values) -> str:
-    mean = f"{np.mean(values):.2f}"
-    return f"{mean} ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else mean
-
-
-def judged(values: np.ndarray) -> str:
-    """The verdict by Student's t, without the project's own table of quantiles."""
-    n, mean = len(values), values.mean()
-    if n < 3:
-        return "not shown"
-    half = stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n)
-    if abs(mean) <= half:
-        return "not shown"
-    return "holds" if mean > 0 else "does not hold"
 
 
 def in_words(values: np.ndarray) -> str:
@@ -194,14 +143,9 @@ def in_words(values: np.ndarray) -> str:
 
 @pytest.mark.parametrize("name", ["cpu", "paper", "paper-short", "faces", "faces-paper"])
 def test_presets_without_the_study_are_refused(name):
-    preset = presets_.get_preset(name)
-    for ask in (
-        lambda: metric_tables.sizes_of(preset),
-        lambda: metric_tables.full(preset),
-        lambda: metric_tables.metric_arms(preset, recorded(Path("nowhere"))),
-    ):
+    for ask in (metric_tables.sizes_of, metric_tables.full):
         with pytest.raises(HorkdError, match=f"preset {name} on .* no study of metric") as error:
-            ask()
+            ask(presets_.get_preset(name))
         assert "\n" not in str(error.value)
         assert "metric-cpu" in str(error.value)
 
@@ -224,24 +168,25 @@ def test_full_resolution(name, data, full):
 @pytest.mark.parametrize("name", PRESETS)
 def test_nothing_there_and_nothing_to_be_trained_is_one_line(name, tmp_path, monkeypatch):
     monkeypatch.setenv("HORKD_RUNS", str(tmp_path))
-    for source in (
-        recorded(tmp_path),
-        live(get_preset("metric"), train_missing=False),
+    preset = get_preset(name)
+    for ask in (
+        lambda: recorded(preset, RETRIEVAL, tmp_path),
+        lambda: live(preset, RETRIEVAL, train_missing=False),
     ):
         with pytest.raises(HorkdError, match="no run of study metric is finished") as error:
-            metric_tables.metric_arms(get_preset(name), source)
+            ask()
         assert "\n" not in str(error.value)
         assert f"horkd work --preset {name}" in str(error.value)
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_arms_come_in_the_studys_order_with_their_seeds(name):
-    preset, arms, _ = made(name)
-    kinds = study(preset, "metric")
-    assert list(arms) == list(kinds)
-    for arm, runs in arms.items():
-        assert [run.config.seed for run in runs] == list(seeds(preset, kinds[arm]))
-        assert metric_tables.short(arm) == arm[len("metric ") :]
+    results = made(name)
+    assert list(results) == list(results.arms) == list(study(results.preset, "metric"))
+    for arm, kind in results.arms.items():
+        runs = results.runs(arm)
+        assert [run.config.seed for run in runs] == list(seeds(results.preset, kind))
+        assert results.label(arm) == arm[len("metric ") :]
 
 
 # Tables
@@ -267,10 +212,9 @@ def macs_by_hooks(name: str, pixels: int, embedding: int) -> int:
 
 
 def test_every_arm_is_a_row_and_the_teacher_is_fed_every_resolution(whole):
-    preset, arms, source = whole
-    rows = metric_tables.tested(preset, arms, source)
+    rows = metric_tables.tested(whole)
     fed = [f"teacher fed {r} px, enlarged" for r in (24, 16, 12, 8)]
-    own = [name[len("metric ") :] for name in study(preset, "metric")]
+    own = [name[len("metric ") :] for name in whole.arms]
     raw = [f"raw pixels, {r} px" for r in (32, 24, 16, 12, 8)]
     assert [row.label for row in rows] == ["teacher", *fed, *raw, *own[1:]]
     by = {row.label: row for row in rows}
@@ -287,35 +231,27 @@ def test_every_arm_is_a_row_and_the_teacher_is_fed_every_resolution(whole):
         assert by[label].rates() == pytest.approx(rates(label)), label
         assert by[label].rates("8") == pytest.approx(rates(label) + 13)
         assert by[label].mean("map_at_r") == pytest.approx(rates(label).mean() / 4)
-        assert by[label].what == study(preset, "metric")[f"metric {label}"].what
+        assert by[label].what == whole.arms[f"metric {label}"].what
     assert by["teacher"].rates() == [80.0]
 
 
 def test_the_teacher_sees_small_images_enlarged_and_full_ones_as_they_are(whole):
-    preset, arms, source = whole
     for r in (24, 16, 12, 8):
-        assert metric_tables.enlarged(preset, r) == Degradation(r, upsample=True)
-    assert metric_tables.enlarged(preset, 32) == Degradation(32)
-    assert metric_tables.enlarged(get_preset("metric-paper"), 224) == Degradation(
-        224, upsample=True
-    )
-    asked = []
-
-    def note(run, wanted):
-        asked.extend((run.config, look) for look in wanted)
-        return source.looks(run, wanted)
-
-    rows = metric_tables.tested(preset, arms, replace(source, looks=note))
-    asked = [(config, look) for config, look in asked if look.task != "pixels"]
-    assert len({look for _, look in asked}) == 4
-    assert {look.task for _, look in asked} == {"retrieval"}
-    assert {look.data for _, look in asked} == {"glyphs-disjoint"}
+        assert metric_tables.enlarged(whole.preset, r) == Degradation(r, upsample=True)
+    assert metric_tables.enlarged(whole.preset, 32) == Degradation(32)
+    large = metric_tables.enlarged(get_preset("metric-paper"), 224)
+    assert large == Degradation(224, upsample=True)
+    whole.source.asked.clear()
+    rows = metric_tables.tested(whole)
+    looks = {look for _, look in whole.source.asked if protocol(look) != "pixels"}
+    assert len(looks) == 4
+    assert {(protocol(look), look.data) for look in looks} == {("retrieval", "glyphs-disjoint")}
     native = [row.label for row in rows if row.label == "teacher"]
     assert native == ["teacher"]  # its own test is in its record
 
 
 def test_cost_of_a_row_is_of_its_resolution(whole):
-    rows = {row.label: row for row in metric_tables.tested(*whole)}
+    rows = {row.label: row for row in metric_tables.tested(whole)}
     for label, network, pixels in (
         ("teacher", "resnet14", 32), ("teacher fed 8 px, enlarged", "resnet14", 32),
         ("large", "resnet20", 32), ("assistant", "resnet8", 32), ("student 16", "resnet8", 16),
@@ -325,7 +261,7 @@ def test_cost_of_a_row_is_of_its_resolution(whole):
 
 
 def test_the_table_of_retrieval(whole):
-    table = metric_tables.retrieval_table(*whole).set_index("network")
+    table = metric_tables.retrieval_table(whole).set_index("network")
     assert table.columns.tolist() == [
         "px", "Recall@1 %", "Recall@2 %", "Recall@4 %", "Recall@8 %", "MAP@R %", "R-precision %",
         "NMI %", "seeds", "parameters (M)", "MACs (M)",
@@ -349,21 +285,20 @@ def test_the_table_of_retrieval(whole):
 
 
 def test_one_seed_has_no_spread():
-    table = metric_tables.retrieval_table(*made("metric-cpu")).set_index("network")
+    table = metric_tables.retrieval_table(made("metric-cpu")).set_index("network")
     assert table.loc["student 16", "Recall@1 %"] == "67.00 ± 1.00"
     assert table.loc["student 24", "Recall@1 %"] == "72.00"
     assert table.loc["student 24", "seeds"] == "1"
 
 
 def test_a_teacher_that_was_not_looked_at_is_one_row():
-    labels = [row.label for row in metric_tables.tested(*made("quick", looked=False))]
+    labels = [row.label for row in metric_tables.tested(made("quick", looked=False))]
     assert [label for label in labels if label.startswith("teacher")] == ["teacher"]
 
 
 def test_the_teachers_index(whole):
-    preset, arms, source = whole
-    table = metric_tables.across_table(preset, arms, source).set_index("network")
-    kinds = study(preset, "metric")
+    table = metric_tables.across_table(whole).set_index("network")
+    kinds = whole.arms
     distilled = [name for name, arm in kinds.items() if arm.frozen]
     assert [f"metric {name}" for name in table.index] == distilled
     row = table.loc["student 16"]
@@ -381,30 +316,27 @@ def test_the_teachers_index(whole):
 
 
 def test_where_widths_differ_queries_cannot_be_asked_as_they_are():
-    preset, arms, source = made("quick", widths_differ=True)
-    rows = metric_tables.across_rows(preset, arms, source)
+    results = made("quick", widths_differ=True)
+    rows = metric_tables.across_rows(results)
     assert rows
     assert {row.as_is for row in rows} == {None}
-    table = metric_tables.across_table(preset, arms, source)
+    table = metric_tables.across_table(results)
     assert set(table["teacher's index, as it is %"]) == {DASH}
     assert table.set_index("network").loc["student 16", "teacher's index, aligned %"] == (
         "63.00 ± 1.00"
     )
-    assert metric_page.index_line(preset, arms, source) == ""
+    assert metric_page.index_line(results) == ""
 
 
 def test_arms_whose_queries_are_not_known_are_left_out():
-    preset, arms, source = made("quick", looked=False)
-    assert metric_tables.across_table(preset, arms, source).empty
-    gone = configure(preset, study(preset, "metric")["metric student 16"], 1).key
-
-    def forgetful(run, wanted):
-        return [None if run.config.key == gone else crossed("student 8", 0) for _ in wanted]
-
-    rows = metric_tables.across_rows(preset, arms, replace(source, looks=forgetful))
-    names = [row.arm for row in rows]
-    assert "metric student 16" not in names  # of some seeds it would be another mean
-    assert "metric student 16 direct" in names
+    results = made("quick", looked=False)
+    assert metric_tables.across_table(results).empty
+    other = fresh("quick")
+    config = configure(other.preset, other.arms["metric student 16"], 1)
+    other.source.looks[config.key] = {}
+    names = [row.label for row in metric_tables.across_rows(other)]
+    assert "student 16" not in names  # of some seeds it would be another mean
+    assert "student 16 direct" in names
 
 
 PRINTED = [
@@ -434,20 +366,20 @@ STANDS["metric-cpu"] = STANDS["metric"]
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_table_4_as_printed_and_what_stands_for_its_rows(name):
-    preset, arms, _ = made(name)
-    table = metric_tables.published(preset, arms)
+    results = made(name)
+    table = metric_tables.published(results)
     columns = ["model", "px", "Cars196 %", "CUB-200-2011 %", "SOP %"]
     assert [tuple(row) for row in table[columns].to_numpy()] == PRINTED
     assert tuple(table["arm here"]) == STANDS[name]
-    ours = f"here: {preset.data} %"
+    ours = f"here: {metric_tables.sizes_of(results.preset).data} %"
     for row in table.to_dict("records"):
         there = row["network"], row["px here"], row[ours], row["n"]
         if row["arm here"] == DASH:
             assert there == (DASH, DASH, "no such arm", DASH)
             continue
-        pixels = re.findall(r"\d+", row["arm here"]) or [str(metric_tables.full(preset))]
+        pixels = re.findall(r"\d+", row["arm here"]) or [str(metric_tables.full(results.preset))]
         assert [row["px here"]] == pixels, row["model"]
-        runs = arms[f"metric {row['arm here']}"]
+        runs = results.runs(f"metric {row['arm here']}")
         expected = [run.record["results"]["test"]["recall"]["1"] for run in runs]
         assert (row[ours], row["n"]) == (cell(expected), str(len(runs))), row["model"]
         assert row["network"] == runs[0].config.model
@@ -461,8 +393,8 @@ def test_photos_of_another_size_stand_for_the_same_rows():
 
 
 def test_rows_whose_arms_are_missing_were_not_run():
-    preset, arms, _ = made("metric-paper", only=("student 96", "large"))
-    table = metric_tables.published(preset, arms).set_index("model")
+    results = made("metric-paper", only=("student 96", "large"))
+    table = metric_tables.published(results).set_index("model")
     assert table.loc["OUR-96-R", "here: cub %"] == "66.00"
     assert table.loc["OUR-96-R", "network"] == "torchvision:resnet18"
     assert table.loc["OUR-96-R", "px here"] == "96"
@@ -474,8 +406,8 @@ def test_rows_whose_arms_are_missing_were_not_run():
 
 
 def test_an_arm_that_was_not_run_is_no_arm_that_there_is_not():
-    preset, arms, _ = made("metric", only=["teacher"])
-    table = metric_tables.published(preset, arms).set_index("model")["here: glyphs-disjoint %"]
+    results = made("metric", only=["teacher"])
+    table = metric_tables.published(results).set_index("model")["here: glyphs-disjoint %"]
     assert table["Teacher (ResNet50)"] == "80.00"
     for model, arm in zip([row[0] for row in PRINTED], STANDS["metric"], strict=True):
         if arm != "teacher":
@@ -489,21 +421,20 @@ def test_what_the_text_says_of_the_assistant():
 # Claims
 
 
-def claims_of(made_: tuple) -> pd.DataFrame:
-    return metric_page.claims(*made_).set_index("claim")
+def claims_of(made_: Results) -> pd.DataFrame:
+    return metric_page.claims(made_).set_index("claim")
 
 
 def test_claims_are_paired_over_seeds(whole):
-    preset, arms, _ = whole
     table = claims_of(whole)
-    questions = metric_page.questions(preset)
+    questions = metric_page.questions(whole.preset)
     assert list(table.index) == list(questions)  # every one is asked, once
     for claim, (arm, control) in questions.items():
         one, other = arm[len("metric ") :], control[len("metric ") :]
-        count = min(len(arms[arm]), len(arms[control]))
+        count = min(len(whole.runs(arm)), len(whole.runs(control)))
         values = [
             a.record["results"]["test"]["recall"]["1"] - b.record["results"]["test"]["recall"]["1"]
-            for a, b in zip(arms[arm], arms[control], strict=True)
+            for a, b in zip(whole.runs(arm), whole.runs(control), strict=True)
         ]
         assert count == len(values) == 3
         row = table.loc[claim]
@@ -589,12 +520,12 @@ def test_without_a_control_there_is_no_claim():
     assert "two stages of relations help a student at 16 px" not in index
     assert "hybrid orders beat PKT" not in index
     assert "the assistant helps at 16 px" in index
-    alone = metric_page.claims(*made("metric", only=["teacher"]))
+    alone = metric_page.claims(made("metric", only=["teacher"]))
     assert alone.empty
     assert as_lines(alone) == ""
 
 
-def no_seed_in_common() -> tuple:
+def no_seed_in_common() -> Results:
     out = [("student 24 direct", 1), ("student 24 direct", 2)]
     return made("metric", leave_out=out, diverged=[("student 24", 0)])
 
@@ -602,18 +533,17 @@ def no_seed_in_common() -> tuple:
 def test_arms_without_a_seed_in_common_make_no_claim(whole):
     """As of faces: a seed diverged, and the worker has not come to the others yet."""
     made_ = no_seed_in_common()
-    assert {"metric student 24", "metric student 24 direct"} <= set(made_[1])
+    assert {"metric student 24", "metric student 24 direct"} <= set(made_)
     index, every = claims_of(made_).index, claims_of(whole).index
     assert [claim for claim in every if claim not in index] == ["the assistant helps at 24 px"]
-    text = metric_page.metric_page(*made_)
+    text = metric_page.metric_page(made_)
     check_page(text)
     assert "the assistant helps at 24 px" not in text
     assert text.endswith("Diverged: student 24.")
 
 
 def test_resolutions_without_a_seed_in_common_are_left_out_of_the_effect():
-    preset, arms, _ = no_seed_in_common()
-    text = metric_page.assistant_effect(preset, arms)
+    text = metric_page.assistant_effect(no_seed_in_common())
     assert "24 px" not in text
     assert "+1.00 at 32 px (n = 3), +2.50 at 16 px (n = 3), -0.50 at 12 px" in text
     assert "; mean +1.00. The paper says" in text  # of 1, 2.5, -0.5, 1
@@ -623,7 +553,7 @@ def test_resolutions_without_a_seed_in_common_are_left_out_of_the_effect():
 
 
 def test_the_assistants_effect_over_resolutions():
-    preset, arms, _ = made("metric")
+    results = made("metric")
     # student 32 direct and the assistant are one run of seed 0, which scores as the assistant
     means = {
         32: rates("student 32").mean() - rates("student 32 direct").mean(),
@@ -634,7 +564,7 @@ def test_the_assistants_effect_over_resolutions():
     }
     assert rate_of("assistant") == rate_of("student 32 direct")
     assert list(means.values()) == pytest.approx([1.0, 0.5, 2.5, -0.5, 1.0])
-    assert metric_page.assistant_effect(preset, arms) == (
+    assert metric_page.assistant_effect(results) == (
         "**The assistant's effect** (student − student direct, points of Recall@1): +1.00 at 32 px "
         "(n = 3), +0.50 at 24 px (n = 3), +2.50 at 16 px (n = 3), -0.50 at 12 px (n = 3), +1.00 at "
         "8 px (n = 3); mean +0.90. The paper says +3.03, without saying over what. All students "
@@ -644,8 +574,8 @@ def test_the_assistants_effect_over_resolutions():
 
 def test_the_effect_says_how_many_seeds_each_resolution_has():
     out = [("student 16 direct", 2), ("student 12", 0), ("student 12 direct", 1)]
-    preset, arms, _ = made("metric", leave_out=out)
-    text = metric_page.assistant_effect(preset, arms)
+    results = made("metric", leave_out=out)
+    text = metric_page.assistant_effect(results)
     # at 16 px 2 and 2.5; at 12 px the third seed alone; resolutions count alike
     assert "+0.50 at 24 px (n = 3), +2.25 at 16 px (n = 2), -0.50 at 12 px (n = 1), " in text
     assert "; mean +0.85. The paper says" in text
@@ -654,18 +584,18 @@ def test_the_effect_says_how_many_seeds_each_resolution_has():
 @pytest.mark.parametrize("name", PRESETS)
 def test_all_students_have_one_assistant_and_train_twice_as_long_with_it(name):
     """What the sentence on the assistant says of the study."""
-    preset, arms, _ = made(name)
-    (assistant,) = arms["metric assistant"]
-    for r in (*preset.lows, metric_tables.full(preset)):
-        for run in arms.get(f"metric student {r}", ()):
+    results = made(name)
+    (assistant,) = results.runs("metric assistant")
+    for r in (*metric_tables.sizes_of(results.preset).lows, metric_tables.full(results.preset)):
+        for run in results.runs(f"metric student {r}"):
             assert run.config.frozen.key == assistant.config.key
             assert run.config.recipe.epochs == assistant.config.recipe.epochs
 
 
 def test_the_assistants_effect_at_one_resolution():
-    preset, arms, _ = made("quick")
-    assert "metric student 8 direct" not in arms
-    text = metric_page.assistant_effect(preset, arms)
+    results = made("quick")
+    assert "metric student 8 direct" not in results
+    text = metric_page.assistant_effect(results)
     assert text.startswith("**The assistant's effect**")
     assert ", points of Recall@1): +2.50 at 16 px (n = 3). The paper says +3.03" in text
     assert text.count(" px") == 1
@@ -674,12 +604,12 @@ def test_the_assistants_effect_at_one_resolution():
 
 def test_without_pairs_there_is_no_effect():
     for only in (["teacher"], ["student 16", "student 24 direct"], ["assistant"]):
-        preset, arms, _ = made("metric", only=only)
-        assert metric_page.assistant_effect(preset, arms) == ""
+        results = made("metric", only=only)
+        assert metric_page.assistant_effect(results) == ""
 
 
 def test_what_a_system_with_an_index_gets():
-    text = metric_page.index_line(*made("metric"))
+    text = metric_page.index_line(made("metric"))
     # direct: 64, 64.5, 65; for the index: 61, 61.5, 62
     assert text == (
         "**In the teacher's index** at 16 px (n = 3): the student of relations finds 3.00 % as it "
@@ -687,11 +617,11 @@ def test_what_a_system_with_an_index_gets():
         "its own index); the one that learns the teacher's features as well (order 1) "
         "60.50 %, 57.50 % and 61.50 %."
     )
-    assert " at 96 px (n = 1): " in metric_page.index_line(*made("metric-paper"))
+    assert " at 96 px (n = 1): " in metric_page.index_line(made("metric-paper"))
 
 
 def test_the_index_is_asked_by_equally_many_seeds_of_both():
-    text = metric_page.index_line(*made("metric", leave_out=[("student 16 direct", 2)]))
+    text = metric_page.index_line(made("metric", leave_out=[("student 16 direct", 2)]))
     # of the first two seeds: direct 64, 64.5; for the index 61, 61.5
     assert text.startswith("**In the teacher's index** at 16 px (n = 2): the student of relations ")
     assert " finds 2.50 % as it is and 60.25 % after " in text
@@ -701,7 +631,7 @@ def test_the_index_is_asked_by_equally_many_seeds_of_both():
 
 def test_the_index_is_asked_by_the_same_seeds_of_both():
     """The first seed diverged: what is left of it is the last two seeds, and so of the other."""
-    text = metric_page.index_line(*made("metric", diverged=[("student 16 direct", 0)]))
+    text = metric_page.index_line(made("metric", diverged=[("student 16 direct", 0)]))
     assert "(n = 2)" in text
     assert "(64.75 % in its own index)" in text  # 64.5, 65
     assert text.endswith(" (order 1) 60.75 %, 57.75 % and 61.75 %.")  # 61.5, 62
@@ -710,7 +640,7 @@ def test_the_index_is_asked_by_the_same_seeds_of_both():
 def test_the_index_is_asked_by_seeds_that_both_have():
     """One lacks the first seed and the other the last: the one in between is compared."""
     lost = [("student 16 direct", 0), ("student 16 for the index", 2)]
-    text = metric_page.index_line(*made("metric", diverged=lost))
+    text = metric_page.index_line(made("metric", diverged=lost))
     assert "(n = 1): the student of relations finds 3.00 % as it is and 60.50 % after " in text
     assert "(64.50 % in its own index)" in text
     assert text.endswith(" (order 1) 60.50 %, 57.50 % and 61.50 %.")
@@ -719,16 +649,16 @@ def test_the_index_is_asked_by_seeds_that_both_have():
 def test_without_a_seed_in_common_nothing_is_said_of_the_index():
     lost = [("student 16 direct", 0), ("student 16 direct", 1), ("student 16 for the index", 2)]
     made_up = made("metric", diverged=lost)
-    rows = {row.arm: row.seeds for row in metric_tables.across_rows(*made_up)}
+    rows = {row.arm: row.seeds for row in metric_tables.across_rows(made_up)}
     assert rows["metric student 16 direct"] == [2]
     assert rows["metric student 16 for the index"] == [0, 1]
-    assert metric_page.index_line(*made_up) == ""
+    assert metric_page.index_line(made_up) == ""
 
 
 @pytest.mark.parametrize("out", ["student 16 direct", "student 16 for the index"])
 def test_without_both_students_nothing_is_said_of_the_index(out):
-    assert metric_page.index_line(*made("metric", leave_out=[out])) == ""
-    assert metric_page.index_line(*made("metric", looked=False)) == ""
+    assert metric_page.index_line(made("metric", leave_out=[out])) == ""
+    assert metric_page.index_line(made("metric", looked=False)) == ""
 
 
 @pytest.mark.parametrize(
@@ -739,8 +669,8 @@ def test_without_both_students_nothing_is_said_of_the_index(out):
      ("test", "the best epoch on the test images, as published code has it: too good; ± is ")],
 )  # fmt: skip
 def test_provenance_says_which_epoch_counts(select, epoch):
-    preset, arms, _ = made(get_preset("metric", select=select), only=("teacher", "student 16"))
-    text = metric_page.provenance(preset, arms)
+    results = made(get_preset("metric", select=select), only=("teacher", "student 16"))
+    text = metric_page.provenance(results)
     before, result, text = text.partition("The result of a run is ")
     assert result
     assert text.startswith(epoch)
@@ -754,140 +684,126 @@ def test_provenance_says_which_epoch_counts(select, epoch):
 
 
 def test_provenance(whole):
-    preset, arms, _ = whole
-    text = metric_page.provenance(preset, arms)
-    count = sum(map(len, arms.values())) - 1  # see below
+    text = metric_page.provenance(whole)
+    count = len(whole.everything()) - 1  # see below
     assert text.startswith(
         "Preset `metric`: resnet14 → resnet8, glyphs-disjoint, 128 dimensions, 6 epochs (8 for the "
         f"teacher), {count} runs, "
     )
     assert "training on a machine (threads: 1)." in text
     assert f"{QUERIES} queries among {QUERIES} images of test classes" in text
-    paper_text = metric_page.provenance(*made("metric-paper")[:2])
+    paper_text = metric_page.provenance(made("metric-paper"))
     assert "torchvision:resnet50 → torchvision:resnet18, cub, 512 dimensions, 80 epochs" in (
         paper_text
     )
 
 
+def with_sizes(results, **changes):
+    """Results of a preset with other sizes."""
+    preset = results.preset
+    return replace(results, preset=replace(preset, **changes))
+
+
 def test_provenance_names_both_recipes_where_they_differ():
-    preset, arms, _ = made("metric-cpu", only=("teacher", "student 16"))
-    sizes = preset
+    results = made("metric-cpu", only=("teacher", "student 16"))
+    sizes = metric_tables.sizes_of(results.preset)
     assert (sizes.recipe.optimizer, sizes.other_recipe.optimizer) == ("sgd", "adam")
     assert (sizes.recipe.clip, sizes.other_recipe.clip) == (1.0, None)
-    text = metric_page.provenance(preset, arms)
+    text = metric_page.provenance(results)
     by_sgd, by_adam = (f"{r.learning_rate:g}" for r in (sizes.recipe, sizes.other_recipe))
     assert by_sgd != by_adam
     assert (
         " Orders of relations, RKD's among them, are learnt by SGD at "
         f"{by_sgd}, gradients of at most 1, all else by Adam at {by_adam}, as tried on "
     ) in text
-    one = replace(preset, other_recipe=sizes.recipe)
-    text = metric_page.provenance(one, arms)
+    one = with_sizes(results, other_recipe=sizes.recipe)
+    text = metric_page.provenance(one)
     assert "Orders of relations" not in text
     assert text.endswith("Labels are learnt by cosface, a margin softmax, where the protocol has "
                          "triplets: the better on validation classes.")  # fmt: skip
-    plain = replace(one, labels="triplet")
-    assert metric_page.provenance(plain, arms).endswith("otherwise it is not shown.")
+    plain = with_sizes(one, labels="triplet")
+    assert metric_page.provenance(plain).endswith("otherwise it is not shown.")
 
 
-@pytest.mark.parametrize("page", ["provenance", "published"])
-def test_pages_do_not_tell_where_a_folder_lies(page, tmp_path):
+def test_pages_do_not_tell_where_a_folder_lies(tmp_path):
     for name in "abcde":
         (tmp_path / "secret" / "birds" / name).mkdir(parents=True)
         (tmp_path / "secret" / "birds" / name / "0.png").touch()
     preset = get_preset("metric-paper", f"folder:{tmp_path}/secret/birds@256")
-    preset, arms, _ = made(preset, only=["teacher"])
-    text = str(getattr(metric_page if page == "provenance" else metric_tables, page)(preset, arms))
-    if page == "published":
-        text = " ".join(metric_tables.published(preset, arms).columns)
-    assert "folder-birds@256-" in text
-    assert "secret" not in text
+    results = made(preset, only=["teacher"])
+    columns = " ".join(metric_tables.published(results).columns)
+    for text in (metric_page.provenance(results), columns, metric_page.metric_page(results)):
+        assert "folder-birds@256-" in text
+        assert "secret" not in text
 
 
 def test_provenance_counts_every_run_once(whole):
     """`student 32 direct` of the first seed is the assistant."""
-    preset, arms, _ = whole
-    once = {run.config.key for runs in arms.values() for run in runs}
-    assert len(once) == sum(map(len, arms.values())) - 1
-    text = metric_page.provenance(preset, arms)
+    once = {run.config.key for run in whole.everything()}
+    assert len(once) == len(whole.everything()) - 1
+    text = metric_page.provenance(whole)
     assert f" {len(once)} runs, {len(once) * 90 / 3600:.1f} hours" in text
-    two = {name: arms[name][:1] for name in ("metric assistant", "metric student 32 direct")}
-    assert " 1 run, 2 minutes of training " in metric_page.provenance(preset, two)  # 90 s
+    two = {name: whole.runs(name)[:1] for name in ("metric assistant", "metric student 32 direct")}
+    assert " 1 run, 2 minutes of training " in metric_page.provenance(
+        replace(whole, found=two)
+    )  # 90 s
 
 
 def test_provenance_of_a_teacher_that_was_trained_elsewhere():
-    preset = get_preset("metric-paper")
-    preset = replace(preset, weights="0" * 16)
-    text = metric_page.provenance(*made(preset)[:2])
+    text = metric_page.provenance(with_sizes(made("metric-paper"), weights="0" * 16))
     assert "for the teacher" not in text
     assert " 80 epochs (the teacher was trained elsewhere), " in text
-    own = metric_page.provenance(*made("metric-paper")[:2])
+    own = metric_page.provenance(made("metric-paper"))
     assert " 80 epochs (40 for the teacher), " in own
     assert "elsewhere" not in own
 
 
 def test_what_is_missing():
-    assert metric_page.missing(*made("metric")) == ""
+    assert made("metric").missing() == ""
     some = made("quick", leave_out=["assistant", "student 16 alone"])
-    assert metric_page.missing(*some) == "Not run: assistant, student 16 alone."
+    assert some.missing() == "Not run: assistant, student 16 alone."
     lost = made("quick", diverged=["student 16 alone"])
-    assert metric_page.missing(*lost) == "Diverged: student 16 alone."
+    assert lost.missing() == "Diverged: student 16 alone."
     lost = ["student 16 alone", ("student 16", 2)]
     both = made("quick", diverged=lost, leave_out=["student 16 direct"])
-    text = metric_page.missing(*both)
+    text = both.missing()
     assert text == "Diverged: student 16, student 16 alone. Not run: student 16 direct."
 
 
 # The page
 
 
-def check_page(text: str) -> None:
-    assert not re.search(r"\bnan\b", text.lower())
-    assert "None" not in text
-    assert "\n\n\n" not in text
-    assert text == text.strip()
-    for block in text.split("\n\n"):
-        lines = block.splitlines()
-        if not lines[0].startswith("|"):
-            assert not any(line.startswith("|") for line in lines), "no blank line before a table"
-            continue
-        assert re.fullmatch(r"\|(:?-+:?\|)+", lines[1])
-        assert len({line.count("|") for line in lines}) == 1
-        assert all(line.endswith("|") for line in lines)
-
-
 @pytest.mark.parametrize("name", ["smoke", *PRESETS])
 def test_the_page_shows_everything(name):
-    preset, arms, source = made(name)
-    text = metric_page.metric_page(preset, arms, source)
+    results = made(name)
+    text = metric_page.metric_page(results)
     check_page(text)
     for table in (
-        metric_tables.retrieval_table(preset, arms, source),
-        metric_tables.across_table(preset, arms, source),
-        metric_tables.published(preset, arms),
+        metric_tables.retrieval_table(results),
+        metric_tables.across_table(results),
+        metric_tables.published(results),
     ):
         assert report.markdown(table) in text
-    for _, row in metric_page.claims(preset, arms, source).iterrows():
+    for _, row in metric_page.claims(results).iterrows():
         assert f"- **{row['claim']}: {row['verdict']}.** {row['compared']}: " in text
-    assert metric_page.assistant_effect(preset, arms) in text
-    assert metric_page.index_line(preset, arms, source) in text
-    assert f"**Retrieval.** {metric_page.provenance(preset, arms)}" in text
+    assert metric_page.assistant_effect(results) in text
+    assert metric_page.index_line(results) in text
+    assert f"**Retrieval.** {metric_page.provenance(results)}" in text
     assert "Not run" not in text
     assert "Diverged" not in text
 
 
 def test_what_has_to_be_read_with_care(whole):
-    preset, arms, source = whole
-    text = metric_page.cautions(preset, arms, source)
+    text = metric_page.cautions(whole)
     assert "the weights of the other methods were not" in text
     assert "No better" not in text
     assert "last epoch" not in text
     behind = text.partition("Behind the student alone at their resolution: ")[2].rstrip(".")
     worse = [
         name
-        for name in (n.removeprefix("metric ") for n in arms)
+        for name in map(whole.label, whole)
         if name not in ("teacher", "large") and not name.endswith("alone")
-        for pixels in [arms[f"metric {name}"][0].config.degradation.size]
+        for pixels in [whole.runs(f"metric {name}")[0].config.degradation.size]
         if rates(name).mean() < rates(f"student {pixels} alone").mean()
     ]
     assert behind.split(", ") == worse
@@ -896,46 +812,45 @@ def test_what_has_to_be_read_with_care(whole):
         found = [
             replace(run, record=run.record | {"results": run.record["results"] | results})
             if run.config.seed == seed else run
-            for run in arms[f"metric {name}"]
+            for run in whole.runs(f"metric {name}")
         ]  # fmt: skip
-        return {**arms, f"metric {name}": found}
+        return replace(whole, found={**whole.found, f"metric {name}": found})
 
-    low = {**arms["metric RKD 16"][0].record["results"]["test"], "recall": {k: 1.5 for k in "1248"}}
-    text = metric_page.cautions(preset, changed("RKD 16", 1, test=low), source)
-    assert "No better than the raw pixels: RKD 16 (seed 1)." in text
-    low["recall"]["1"] = 1.51
-    assert "No better" not in metric_page.cautions(preset, changed("RKD 16", 1, test=low), source)
-    few = {k: v for k, v in changed("teacher", 0, selected={"epoch": 8}).items()
-           if k == "metric teacher"}  # fmt: skip
-    text = metric_page.cautions(preset, few, source)
+    test = whole.runs("metric RKD 16")[0].record["results"]["test"]
+    for rate, said in ((1.5, True), (1.51, False)):
+        low = {**test, "recall": {k: rate for k in "1248"}}
+        text = metric_page.cautions(changed("RKD 16", 1, test=low))
+        assert ("No better than the raw pixels: RKD 16 (seed 1)." in text) == said
+        assert ("No better" in text) == said
+    text = metric_page.cautions(changed("teacher", 0, selected={"epoch": 8}).only([TEACHER]))
     assert "In 1 of 1 runs the last epoch was the best" in text
     assert "other methods" not in text
-    few = {"metric teacher": changed("teacher", 0, selected={"epoch": 7})["metric teacher"]}
-    assert metric_page.cautions(preset, few, source) == ""
+    early = changed("teacher", 0, selected={"epoch": 7})
+    assert metric_page.cautions(early.only([TEACHER])) == ""
 
 
 def test_the_page_of_the_teacher_alone():
-    preset, arms, source = made("metric", only=["teacher"])
-    text = metric_page.metric_page(preset, arms, source)
+    results = made("metric", only=["teacher"])
+    text = metric_page.metric_page(results)
     check_page(text)
     assert text.startswith("**Retrieval.**")
     assert "**Symmetric and asymmetric**" not in text
     assert "**The assistant's effect**" not in text
-    left = [name[len("metric ") :] for name in study(preset, "metric")][1:]
+    left = [name[len("metric ") :] for name in results.arms][1:]
     assert text.endswith(f"Not run: {', '.join(left)}.")
 
 
 @pytest.mark.parametrize("only", [["student 16"], ["student 16 alone"], ["large"], ["assistant"]])
 def test_the_page_without_a_teacher(only):
-    preset, arms, source = made("metric-cpu", only=only)
-    text = metric_page.metric_page(preset, arms, source)
+    results = made("metric-cpu", only=only)
+    text = metric_page.metric_page(results)
     check_page(text)
     assert "teacher fed" not in text
 
 
 def test_the_page_with_seeds_that_diverged():
-    preset, arms, source = made("quick", diverged=[("student 16", 0), "student 16 for the index"])
-    text = metric_page.metric_page(preset, arms, source)
+    results = made("quick", diverged=[("student 16", 0), "student 16 for the index"])
+    text = metric_page.metric_page(results)
     check_page(text)
     assert "and seeds of student 16 diverged" in text
     assert text.endswith("Diverged: student 16, student 16 for the index.")
@@ -943,23 +858,13 @@ def test_the_page_with_seeds_that_diverged():
 
 def test_looking_at_all_is_enough_for_every_table(whole):
     """Networks are loaded once, where all questions are asked in one go."""
-    preset, arms, source = whole
-    asked, more = [], []
-
-    def note(run, wanted):
-        asked.extend((run.config.key, look) for look in wanted)
-        return source.looks(run, wanted)
-
-    metric_tables.look_at_all(preset, arms, replace(source, looks=note))
-
-    def late(run, wanted):
-        more.extend(look for look in wanted if (run.config.key, look) not in set(asked))
-        return source.looks(run, wanted)
-
-    metric_page.metric_page(preset, arms, replace(source, looks=late))
-    assert more == []
-    tasks = {look.task for _, look in asked}
-    assert tasks == {"retrieval", "pixels", "across"}
+    asked = whole.source.asked
+    asked.clear()
+    metric_tables.look_at_all(whole)
+    first = {(config.key, look) for config, look in asked}
+    metric_page.metric_page(whole)
+    assert {(config.key, look) for config, look in asked} == first
+    assert {protocol(look) for _, look in first} == {"retrieval", "pixels", "across"}
 
 
 # Figures
@@ -996,7 +901,7 @@ PIXELS = "raw pixels, no network"
 
 
 def test_the_figure_of_resolutions(whole, ax):
-    metric_figures.plot_metric(metric_tables.tested(*whole), ax)
+    metric_figures.plot_metric(whole, ax)
     assert ax.get_xlabel() == "resolution (px); bars: lowest to highest seed"
     assert ax.get_ylabel() == "Recall@1 (%)"
     assert ticks(ax.xaxis) == ["8", "12", "16", "24", "32"]
@@ -1026,34 +931,34 @@ def test_the_figure_of_resolutions(whole, ax):
 
 
 def test_the_figure_of_few_resolutions_and_seeds(ax):
-    metric_figures.plot_metric(metric_tables.tested(*made("metric-cpu")), ax)
+    metric_figures.plot_metric(made("metric-cpu"), ax)
     places = {bar.get_segments()[0][0][0] for bar in ax.collections}
     assert {ticks(ax.xaxis)[int(x)] for x in places} == {"16"}  # others have a seed each
     ax.clear()
-    metric_figures.plot_metric(metric_tables.tested(*made("quick")), ax)
+    metric_figures.plot_metric(made("quick"), ax)
     assert ticks(ax.xaxis) == ["8", "16", "32"]
     assert legend_of(ax) == ["teacher, fed enlarged images", *KINDS, PIXELS]
 
 
 def test_the_figure_of_one_arm_draws(ax):
-    metric_figures.plot_metric(metric_tables.tested(*made("metric", only=["student 16"])), ax)
+    metric_figures.plot_metric(made("metric", only=["student 16"]), ax)
     assert ticks(ax.xaxis) == ["16"]
     assert KINDS[0] in legend_of(ax)
 
 
 def test_the_legend_has_what_is_drawn(ax):
-    metric_figures.plot_metric(metric_tables.tested(*made("metric", only=["student 16"])), ax)
+    metric_figures.plot_metric(made("metric", only=["student 16"]), ax)
     assert legend_of(ax) == KINDS[:1]
 
 
 def test_the_figure_of_no_resolution_draws(ax):
-    metric_figures.plot_metric([], ax)
+    metric_figures.plot_metric(made("metric", only=[]), ax)
     assert legend_of(ax) == []
 
 
 @pytest.mark.parametrize("only", ["large", "RKD 16"])
 def test_the_figure_of_arms_that_it_does_not_show_draws(ax, only):
-    metric_figures.plot_metric(metric_tables.tested(*made("metric", only=[only])), ax)
+    metric_figures.plot_metric(made("metric", only=[only]), ax)
     assert legend_of(ax) == []
 
 
@@ -1077,15 +982,15 @@ def test_the_papers_figure(ax):
 
 
 def test_the_figure_of_the_index(whole, ax):
-    rows = [row for row in metric_tables.across_rows(*whole) if row.pixels == 16]
+    rows = [row for row in metric_tables.across_rows(whole) if row.pixels == 16]
     metric_figures.plot_across(rows, ax)
     assert ax.get_xlabel() == "Recall@1 (%)"
-    assert ticks(ax.yaxis) == [f"{row.arm[len('metric ') :]} (n = 3)" for row in rows]
+    assert ticks(ax.yaxis) == [f"{row.label} (n = 3)" for row in rows]
     assert ax.yaxis_inverted()
     assert legend_of(ax) == ["its own index", "teacher's, aligned", "teacher's, as it is"]
     assert hides_nothing(ax)
     lines = {line.get_label(): line for line in ax.get_lines()}
-    names = [row.arm[len("metric ") :] for row in rows]
+    names = [row.label for row in rows]
     expected = {
         "its own index": [rates(name) for name in names],
         "teacher's, aligned": [rates(name) - 4 for name in names],
@@ -1103,21 +1008,21 @@ def test_the_figure_of_the_index(whole, ax):
 
 
 def test_the_figure_of_the_index_says_how_many_seeds_there_are(ax):
-    preset, arms, source = made("metric", leave_out=[("student 16 direct", 2)])
-    rows = metric_tables.across_rows(preset, arms, source)
-    metric_figures.plot_across([row for row in rows if row.arm.startswith("metric student 16")], ax)
+    results = made("metric", leave_out=[("student 16 direct", 2)])
+    rows = metric_tables.across_rows(results)
+    metric_figures.plot_across([row for row in rows if row.label.startswith("student 16")], ax)
     assert ticks(ax.yaxis)[:2] == ["student 16 (n = 3)", "student 16 direct (n = 2)"]
 
 
 def test_the_figure_of_one_query(ax):
-    rows = metric_tables.across_rows(*made("metric", only=["student 16"], widths_differ=True))
+    rows = metric_tables.across_rows(made("metric", only=["student 16"], widths_differ=True))
     metric_figures.plot_across(rows, ax)
     assert legend_of(ax) == ["its own index", "teacher's, aligned"]
 
 
 def test_the_legend_has_what_any_row_has(ax):
-    first = metric_tables.Across("metric a", 16, [0], [1.0], [2.0], None)
-    second = metric_tables.Across("metric b", 16, [0], [1.0], [2.0], [3.0])
+    first = metric_tables.Across("a", "metric a", 16, [0], [1.0], [2.0], None)
+    second = metric_tables.Across("b", "metric b", 16, [0], [1.0], [2.0], [3.0])
     metric_figures.plot_across([first, second], ax)
     assert legend_of(ax) == ["its own index", "teacher's, aligned", "teacher's, as it is"]
     lines = {line.get_label(): line for line in ax.get_lines()}
@@ -1186,45 +1091,6 @@ def test_queries_of_a_network_without_the_other():
     plt.close(figure)
 
 
-# Summing up a test
-
-
-def run_of(test: dict, seed: int = 0) -> Run:
-    preset = get_preset("quick")
-    config = configure(preset, study(preset, "metric")["metric student 16"], seed)
-    return Run(config, Path("nowhere"), {"results": {"test": test}})
-
-
-def test_a_test_is_summed_up_by_top_1_or_recall():
-    top1 = [run_of({"top1": 70.0 + k, "top5": 90.0, "n": 10}, k) for k in range(2)]
-    recall = [run_of(found(50.0 + k), k) for k in range(2)]
-    assert headline(top1) == results_.top1(top1) == [70.0, 71.0]
-    assert headline(recall) == [50.0, 51.0]
-    assert headline([]) == []
-
-
-@pytest.mark.parametrize("kind", ["top1", "recall"])
-def test_gain_of_both_kinds_of_test(kind):
-    def runs_of(*values: tuple[int, float]) -> list[Run]:
-        return [
-            run_of({"top1": v, "top5": 90.0} if kind == "top1" else found(v), seed)
-            for seed, v in values
-        ]
-
-    arms = {
-        "a": runs_of((0, 61.0), (1, 63.0), (2, 62.0)),
-        "b": runs_of((2, 60.0), (0, 60.0), (1, 60.0)),
-        "late": runs_of((5, 10.0)),
-    }
-    difference = gain(arms, "a", "b")
-    assert difference["values"] == [1.0, 3.0, 2.0]
-    assert (difference["mean"], difference["std"], difference["n"]) == (2.0, 1.0, 3)
-    assert difference["text"] == "+2.00 ± 1.00 points (n = 3; +1.00, +3.00, +2.00)"
-    assert verdict(difference) == judged(np.array([1.0, 3.0, 2.0])) == "not shown"
-    with pytest.raises(HorkdError, match="a and late have no seed in common"):
-        gain(arms, "a", "late")
-
-
 # The batch
 
 
@@ -1237,11 +1103,11 @@ def notebooks() -> list[str]:
 
 
 @pytest.fixture
-def nothing_runs(monkeypatch):
+def batch():
     """`reproduce` with a kernel that does nothing."""
     pytest.importorskip("papermill")
-    monkeypatch.setattr(reproduce_, "_source_digest", lambda package: "fixed")
-    monkeypatch.setattr(reproduce_, "_run", lambda notebook, out: {"seconds": 0.0, "files": []})
+    done = {"seconds": 0.0, "files": []}
+    return functools.partial(reproduce_.reproduce, run=lambda notebook, out: done)
 
 
 SPECIAL = {"06_faces", "07_metric_learning"}
@@ -1263,12 +1129,10 @@ SPECIAL = {"06_faces", "07_metric_learning"}
         ("quick", "cifar100", None),
     ],
 )
-def test_a_preset_runs_the_notebooks_that_it_has_runs_for(
-    preset, data, left, nothing_runs, tmp_path
-):
+def test_a_preset_runs_the_notebooks_that_it_has_runs_for(preset, data, left, batch, tmp_path):
     """`left` is the notebooks on a study of their own: those alone, beside all others, or none."""
     usual = [name for name in notebooks() if name not in SPECIAL]
-    result = reproduce_.reproduce(preset, data, out=tmp_path)
+    result = batch(preset, data, out=tmp_path)
     if left is None:
         expected = set(usual)
     elif left == SPECIAL:
@@ -1280,9 +1144,9 @@ def test_a_preset_runs_the_notebooks_that_it_has_runs_for(
 
 
 @pytest.mark.parametrize(("preset", "only"), [("metric", "02"), ("cpu", "07"), ("faces", "07")])
-def test_a_notebook_that_is_asked_for_is_run(preset, only, nothing_runs, tmp_path):
+def test_a_notebook_that_is_asked_for_is_run(preset, only, batch, tmp_path):
     (name,) = (name for name in notebooks() if name.startswith(only))
-    result = reproduce_.reproduce(preset, only=[only], out=tmp_path)
+    result = batch(preset, only=[only], out=tmp_path)
     assert result.done == (name,)
 
 
@@ -1303,20 +1167,20 @@ def test_a_notebook_that_is_asked_for_is_run(preset, only, nothing_runs, tmp_pat
         ("metric-paper", "folder:../birds@128", "metric-paper-folder-birds@128-????"),
     ],
 )
-def test_names_of_reports(preset, data, name, nothing_runs, tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "reports_dir", lambda: tmp_path)
+def test_names_of_reports(preset, data, name, batch, tmp_path, monkeypatch):
+    monkeypatch.setenv("HORKD_REPORTS", str(tmp_path))
     (first, *_) = (one for one in notebooks() if one.startswith("07"))
-    result = reproduce_.reproduce(preset, data, only=[first])
+    result = batch(preset, data, only=[first])
     assert result.out.parent == tmp_path
     pattern = re.escape(name).replace(re.escape("????"), "[0-9a-f]{4}")
     assert re.fullmatch(pattern, result.out.name)
     assert result.report.is_file()
 
 
-def test_folders_of_one_name_have_reports_of_their_own(nothing_runs, tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "reports_dir", lambda: tmp_path)
+def test_folders_of_one_name_have_reports_of_their_own(batch, tmp_path, monkeypatch):
+    monkeypatch.setenv("HORKD_REPORTS", str(tmp_path))
     found_ = [
-        reproduce_.reproduce("metric-paper", data, only=["07"])
+        batch("metric-paper", data, only=["07"])
         for data in ("folder:/a/birds", "folder:/b/birds", "folder:/a/birds")
     ]
     assert found_[0].out == found_[2].out != found_[1].out
@@ -1335,8 +1199,8 @@ def test_the_command_of_a_report_can_be_pasted():
     assert plain == "python -m horkd reproduce --preset quick --data glyphs -p count=3"
 
 
-def test_the_report_shows_the_command(nothing_runs, tmp_path):
-    result = reproduce_.reproduce("metric-paper", "folder:/a/b c", only=["07"], out=tmp_path)
+def test_the_report_shows_the_command(batch, tmp_path):
+    result = batch("metric-paper", "folder:/a/b c", only=["07"], out=tmp_path)
     (line,) = (x for x in result.report.read_text().splitlines() if x.startswith("python -m horkd"))
     words = shlex.split(line)
     assert words[words.index("--data") + 1] == "folder:/a/b c"

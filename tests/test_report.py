@@ -1,6 +1,7 @@
 """Tables, gains and figures from records made up for the purpose, and the paper's numbers."""
 
 import hashlib
+from dataclasses import replace
 
 import matplotlib as mpl
 import numpy as np
@@ -8,19 +9,19 @@ import pandas as pd
 import pytest
 import tiny
 from matplotlib import pyplot as plt
+from records import make
 
 from horkd import paper, storage
 from horkd.baselines import NAMES
 from horkd.errors import HorkdError
-from horkd.lab.store import Run
 from horkd.losses import ORDERS
 from horkd.studies import report
-from horkd.studies import results as results_
-from horkd.studies.claims import mean_and_spread, verdict
+from horkd.studies.claims import mean_and_spread
 from horkd.studies.classification import figures
 from horkd.studies.classification.tables import two_stage_table
 from horkd.studies.presets import get_preset
-from horkd.studies.study import configure, study
+from horkd.studies.results import Gain
+from horkd.studies.study import study
 
 mpl.use("Agg")
 PRESET = get_preset("paper-short")
@@ -33,39 +34,34 @@ TOP1 = {
     "student direct": [70.0, 69.0, 75.0],
     "assistant alone": [76.0],
 }
-
-
-def make_run(folder, arm: str, seed: int, top1: float, best: float | None = None) -> Run:
-    config = configure(PRESET, TWO_STAGE[arm], seed)
-    history = [
-        {
-            "epoch": epoch,
-            "terms": {"loss": 2.0 / epoch, "cross_entropy": 1.0 / epoch, "order2": 1.0},
-            "gradient_shares": {"cross_entropy": 0.25, "order2": 0.75},
-            "validation": {"top1": 10.0 * epoch, "top5": 20.0 * epoch, "n": 5},
-        }
-        for epoch in (1, 2, 3)
-    ]
-    record = {
-        "name": config.name,
-        "config": {"model": config.model, "degradation": {"size": config.degradation.size}},
-        "results": {"test": {"top1": top1, "top5": 90.0, "n": 1000}},
-        "history": history,
-        "cost": {"parameters": 11_220_132, "macs": 139_500_000, "latency_ms": 1.0},
-        "seconds": {"total": 100.0 + 10 * seed},
+HISTORY = [
+    {
+        "epoch": epoch,
+        "gradient_shares": {"cross_entropy": 0.25, "order2": 0.75},
+        "validation": {"top1": 10.0 * epoch, "top5": 20.0 * epoch, "n": 5},
     }
-    if best is not None:
-        record["results"]["best"] = {"epoch": 2, "test": {"top1": best}}
-    storage.save_json(folder / config.name / "record.json", record)
-    return Run(config, folder / config.name, record)
+    for epoch in (1, 2, 3)
+]
+
+
+def made(kind: str = "top1", only=None, leave_out=(), best: float | None = None):
+    """Results of the two-stage study; of another `kind` of test with the same numbers."""
+
+    def add(source, arm, seed, config):
+        value = TOP1[arm.name][seed]
+        test = {"top1": value, "top5": 90.0} if kind == "top1" else {"recall": {"1": value}}
+        run = source.add(config, test, history=HISTORY, seconds={"total": 100.0 + 10 * seed},
+                         cost={"parameters": 11_220_132, "macs": 139_500_000})  # fmt: skip
+        if best is not None:
+            run.record["results"]["best"] = {"epoch": 2, "test": {"top1": best + seed}}
+
+    preset = replace(PRESET, seeds=3)
+    return make(preset, ("two_stage",), add, only=only, leave_out=leave_out)
 
 
 @pytest.fixture
-def arms(tmp_path):
-    return {
-        arm: [make_run(tmp_path, arm, seed, top1) for seed, top1 in enumerate(values)]
-        for arm, values in TOP1.items()
-    }
+def results():
+    return made()
 
 
 # The paper
@@ -112,8 +108,8 @@ def test_mean_and_spread(values, text):
     assert mean_and_spread(values) == text
 
 
-def test_two_stage_table(arms):
-    table = two_stage_table(arms, PRESET).set_index("arm")
+def test_two_stage_table(results):
+    table = two_stage_table(results).set_index("arm")
     ours = "test top-1 % (cifar100, resnet50 → resnet18)"
     theirs = "paper % (CIFAR-100, ResNet50 → ResNet18)"
     assert list(table.index) == list(TWO_STAGE)
@@ -135,35 +131,43 @@ def test_two_stage_table(arms):
     assert table["training (s)"].tolist() == ["100", "100", "110", "110", "110", "100"]
 
 
-def test_the_best_epoch_stands_beside_the_last_never_instead(tmp_path):
-    runs = [make_run(tmp_path, "student", seed, 70.0 + seed, 75.0 + seed) for seed in (0, 1)]
-    row = two_stage_table({"student": runs}, PRESET).iloc[0]
+def test_the_best_epoch_stands_beside_the_last_never_instead():
+    results = made(only=["student"], leave_out=[("student", 2)], best=75.0)
+    row = two_stage_table(results).iloc[0]
     assert row["best epoch %"] == "75.50 ± 0.71"
-    assert row["test top-1 % (cifar100, resnet50 → resnet18)"] == "70.50 ± 0.71"
-    assert results_.top1(runs) == [70.0, 71.0]
+    assert row["test top-1 % (cifar100, resnet50 → resnet18)"] == "71.50 ± 0.71"
+    assert results.values("student") == [71.0, 72.0]
 
 
-def test_gain_is_paired_over_seeds(arms):
-    gain = results_.gain(arms, "student", "student alone")
-    assert gain["values"] == [1.0, 1.5, 0.5]
-    assert (gain["mean"], gain["std"], gain["n"]) == pytest.approx((1.0, 0.5, 3))
-    assert gain["text"] == "+1.00 ± 0.50 points (n = 3; +1.00, +1.50, +0.50)"
-    shuffled = {**arms, "student alone": [arms["student alone"][i] for i in (2, 0, 1)]}
-    assert results_.gain(shuffled, "student", "student alone") == gain
+@pytest.mark.parametrize("kind", ["top1", "recall"])
+def test_gain_is_paired_over_seeds(kind):
+    """Of both kinds of test, whatever the order of runs."""
+    results = made(kind)
+    gain = results.gain("student", "student alone")
+    assert gain.values == (1.0, 1.5, 0.5)
+    assert (gain.mean, gain.std, gain.n) == pytest.approx((1.0, 0.5, 3))
+    assert gain.text == "+1.00 ± 0.50 points (n = 3; +1.00, +1.50, +0.50)"
+    assert gain.short == "+1.00 ± 0.50"
+    alone = results.runs("student alone")
+    shuffled = replace(results, found={**results.found, "student alone": alone[::-1]})
+    assert shuffled.gain("student", "student alone") == gain
 
 
-def test_gain_of_one_pair_and_of_unequal_seeds(arms):
-    one = results_.gain(arms, "assistant", "assistant alone")
-    assert one["values"] == [-0.5]
-    assert one["std"] is None
-    assert one["text"] == "-0.50 points (n = 1)"
-    fewer = {**arms, "student alone": arms["student alone"][1:]}
-    assert results_.gain(fewer, "student", "student alone")["values"] == [1.5, 0.5]
+def test_gain_of_one_pair_of_unequal_seeds_and_of_none(results):
+    one = results.gain("assistant", "assistant alone")
+    assert (one.values, one.std) == ((-0.5,), None)
+    assert one.text == "-0.50 points (n = 1)"
+    fewer = made(leave_out=[("student alone", 0)])
+    assert fewer.gain("student", "student alone").values == (1.5, 0.5)
+    assert results.gain("student", "not an arm") is None
+    apart = made(leave_out=[("student alone", 0), ("student", 1), ("student", 2)])
+    assert apart.runs("student")
+    assert apart.gain("student", "student alone") is None
 
 
-def difference(values) -> dict:
-    std = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return {"values": values, "mean": float(np.mean(values)), "std": std, "n": len(values)}
+def test_gain_over_what():
+    assert Gain((1.0, 2.0), "folds").text == "+1.50 ± 0.71 points (n = 2 folds)"
+    assert Gain((1.0,), "seeds").text == "+1.00 points (n = 1 seed)"
 
 
 @pytest.mark.parametrize(
@@ -180,27 +184,26 @@ def difference(values) -> dict:
     ],
 )
 def test_verdict(values, said):
-    assert verdict(difference(values)) == said
+    assert Gain(tuple(values)).verdict == said
 
 
 # Files
 
 
-def test_nothing_is_written_without_a_folder(arms, tmp_path, monkeypatch):
+def test_nothing_is_written_without_a_folder(results, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    before = sorted(tmp_path.rglob("*"))
     figure, _ = plt.subplots()
     report.save_figure(figure, "", "f")
     report.save_table(pd.DataFrame({"a": [1]}), "", "t")
-    report.save_records(arms["student"], "")
+    results.save_records("")
     report.save_summary("", "s", "text")
     plt.close(figure)
-    assert sorted(tmp_path.rglob("*")) == before
+    assert not list(tmp_path.rglob("*"))
 
 
-def test_tables_are_text_in_both_forms(arms, tmp_path):
-    table = two_stage_table(arms, PRESET)
-    report.save_table(table, tmp_path / "out", "two_stage")
+def test_tables_are_text_in_both_forms(results, tmp_path):
+    table = two_stage_table(results)
+    assert report.save_table(table, tmp_path / "out", "two_stage") is table
     folder = tmp_path / "out" / "tables"
     read = pd.read_csv(folder / "two_stage.csv", dtype=str)
     assert read.columns.tolist() == table.columns.tolist()
@@ -214,31 +217,43 @@ def test_tables_are_text_in_both_forms(arms, tmp_path):
     assert cells[2][ours] in ("77.00", "77")  # a number may lose its zeros
 
 
-def test_records_are_copied_whole(arms, tmp_path):
-    report.save_records(arms["student"], tmp_path / "out")
-    copies = sorted((tmp_path / "out" / "records").iterdir())
-    assert [p.stem for p in copies] == sorted(run.config.name for run in arms["student"])
-    for run in arms["student"]:
+def test_a_summary_ends_in_its_figures(tmp_path):
+    report.save_summary(tmp_path, "02", "text\n", {"a": "What a shows", "b": "Another"})
+    text = (tmp_path / "summaries" / "02.md").read_text()
+    assert text == "text\n\n![What a shows](figures/a.png)\n\n![Another](figures/b.png)\n"
+
+
+def test_records_are_copied_whole(results, tmp_path):
+    """With what was asked of the networks."""
+    runs = [replace(run, folder=tmp_path / run.config.name) for run in results.runs("student")]
+    for run in runs:
+        storage.save_json(run.folder / "record.json", run.record)
+        storage.save_json(run.folder / "views.json", {"key": run.config.key})
+    replace(results, found={"student": runs}).save_records(tmp_path / "out")
+    names = [run.config.name for run in runs]
+    copies = sorted(path.name for path in (tmp_path / "out" / "records").iterdir())
+    assert copies == sorted(f"{name}{end}" for name in names for end in (".json", ".views.json"))
+    for run in runs:
         copy = tmp_path / "out" / "records" / f"{run.config.name}.json"
         assert storage.load_json(copy) == run.record
 
 
-def draw(arms):
+def draw(results):
     """All plots in one figure."""
     report.style()
     figure, axes = plt.subplots(1, 4, figsize=(16, 4))
-    figures.plot_two_stage(arms, axes[0])
-    figures.plot_learning_curves(arms, axes[1])
-    report.plot_gradient_shares(arms["student"][0], axes[2])
+    figures.plot_two_stage(results, axes[0])
+    figures.plot_learning_curves(results, axes[1])
+    report.plot_gradient_shares(results.runs("student")[0], axes[2])
     image = tiny.data().train.images[:1].permute(0, 2, 3, 1).numpy()
     report.plot_images([axes[3]], image, ["A"])
     return figure, axes
 
 
-def test_figures_are_the_same_bytes_every_time(arms, tmp_path):
+def test_figures_are_the_same_bytes_every_time(results, tmp_path):
     digests = set()
     for name in ("a", "b"):
-        figure, _ = draw(arms)
+        figure, _ = draw(results)
         report.save_figure(figure, tmp_path / "out", name)
         plt.close(figure)
         content = (tmp_path / "out" / "figures" / f"{name}.png").read_bytes()
@@ -248,8 +263,8 @@ def test_figures_are_the_same_bytes_every_time(arms, tmp_path):
     assert len(digests) == 1
 
 
-def test_the_plots_show_the_records(arms):
-    figure, (bars, curves, shares, image) = draw(arms)
+def test_the_plots_show_the_records(results):
+    figure, (bars, curves, shares, image) = draw(results)
     means = [patch.get_width() for patch in bars.patches]
     assert means == pytest.approx([np.mean(TOP1[arm]) for arm in reversed(TWO_STAGE)])
     dots = [line.get_xdata().tolist() for line in bars.lines]

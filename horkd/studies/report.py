@@ -8,13 +8,15 @@ A notebook passes `out`, the folder of its report. An empty `out` shows and writ
 
 import io
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
@@ -71,7 +73,9 @@ TERM_NAMES = {
 
 
 def style() -> None:
-    """The look of every figure."""
+    """The look of every figure and table."""
+    pd.set_option("display.max_colwidth", None)
+    pd.set_option("display.max_columns", None)
     sns.set_theme(context="notebook", style="whitegrid", font="DejaVu Sans", rc={
         "figure.dpi": 100,
         "savefig.dpi": 130,
@@ -94,13 +98,17 @@ def save_figure(figure: Figure, out: str | Path, name: str) -> None:
         Image.open(drawn).convert("RGB").save(temporary, "PNG", optimize=True)
 
 
-def save_table(table: pd.DataFrame, out: str | Path, name: str) -> None:
-    """Write `tables/<name>.csv` and `.md`; cells that are text in the Markdown are text in both."""
-    if not out:
-        return
-    folder = Path(out) / "tables"
-    storage.write_text(folder / f"{name}.csv", table.to_csv(index=False))
-    storage.write_text(folder / f"{name}.md", markdown(table) + "\n")
+def save_table(table: pd.DataFrame, out: str | Path, name: str) -> pd.DataFrame:
+    """Write `tables/<name>.csv` and `.md`; cells that are text in the Markdown are text in both.
+
+    Returns:
+        The table, to be shown.
+    """
+    if out:
+        folder = Path(out) / "tables"
+        storage.write_text(folder / f"{name}.csv", table.to_csv(index=False))
+        storage.write_text(folder / f"{name}.md", markdown(table) + "\n")
+    return table
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -124,10 +132,43 @@ def save_records(runs: Iterable[Run], out: str | Path) -> None:
                     shutil.copyfile(run.folder / source, temporary)
 
 
-def save_summary(out: str | Path, name: str, text: str) -> None:
-    """Write `summaries/<name>.md`, what the report's index page quotes of a notebook."""
+def save_summary(
+    out: str | Path, name: str, text: str, figures: Mapping[str, str] | None = None
+) -> None:
+    """Write `summaries/<name>.md`, what the report's index page quotes of a notebook.
+
+    Args:
+        out: the report's folder.
+        name: of the notebook.
+        text: Markdown.
+        figures: name -> what it shows, of figures below the text.
+    """
+    shown = [f"![{what}](figures/{figure}.png)" for figure, what in (figures or {}).items()]
     if out:
-        storage.write_text(Path(out) / "summaries" / f"{name}.md", text.strip() + "\n")
+        content = "\n\n".join([text.strip(), *shown])
+        storage.write_text(Path(out) / "summaries" / f"{name}.md", content + "\n")
+
+
+def explore(draw: Callable[..., Figure], **controls: Any) -> None:
+    """Show a figure with controls that draw it anew; without a front end, with their first values.
+
+    Args:
+        draw: takes the controls' values by name.
+        controls: ipywidgets.
+    """
+    import ipywidgets
+    from IPython.display import display
+
+    def drawn() -> Figure:
+        figure = draw(**{name: control.value for name, control in controls.items()})
+        plt.close(figure)  # shown below, once
+        return figure
+
+    layout = {"flex_flow": "wrap"}
+    display(ipywidgets.HBox(list(controls.values()), layout=layout))
+    view = display(drawn(), display_id=True)
+    for control in controls.values():
+        control.observe(lambda _: view.update(drawn()), names="value")
 
 
 def plot_gradient_shares(run: Run, ax: Axes) -> None:

@@ -1,93 +1,302 @@
-"""The runs of a study, from this machine or from committed records."""
+"""The finished runs of some studies: what tables, figures, claims and pages are made of.
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+`live` takes runs of this machine, trained where they are missing; `recorded` knows only the records
+that a report keeps, so that a page can be made again without a network.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
+from scipy import stats
+from torch import Tensor
 
 from horkd import paths, storage
 from horkd.data.faces import TESTS
 from horkd.degradation import Degradation
-from horkd.errors import HorkdError
 from horkd.lab import looks as looks_
 from horkd.lab.config import RunConfig, config_from_dict
-from horkd.lab.looks import Look, ask, known_looks
+from horkd.lab.looks import Look
 from horkd.lab.store import Run, diverged
 from horkd.machine import Settings
 from horkd.studies import report
 from horkd.studies.arm import Arm
 from horkd.studies.presets import Preset
-from horkd.studies.study import Find, collect, configure, finished, seeds, study, trainer
-
-Arms = Mapping[str, Sequence[Run]]  # arm -> its runs, one per seed, in the order of seeds
-
-
-def top1(runs: Sequence[Run]) -> list[float]:
-    """Test top-1 (%) of the last epoch, one per run."""
-    return [run.record["results"]["test"]["top1"] for run in runs]
-
-
-def headline(runs: Sequence[Run]) -> list[float]:
-    """What a test is summed up by, in percent, one per run: top-1, or Recall@1 of retrieval."""
-    tests = [run.record["results"]["test"] for run in runs]
-    return [test["top1"] if "top1" in test else test["recall"]["1"] for test in tests]
-
-
-def gain(arms: Arms, arm: str, control: str) -> dict[str, object]:
-    """Difference of two arms in test top-1 or Recall@1, in points, paired over seeds.
-
-    Returns:
-        `values` per seed, `mean`, `std` (None for one seed), `n`, and `text` for a sentence.
-    """
-    controls = zip(arms[control], headline(arms[control]), strict=True)
-    pairs = {run.config.seed: value for run, value in controls}
-    values = [
-        a - pairs[r.config.seed]
-        for r, a in zip(arms[arm], headline(arms[arm]), strict=True)
-        if r.config.seed in pairs
-    ]
-    if not values:
-        raise HorkdError(f"{arm} and {control} have no seed in common: nothing to compare")
-    mean = float(np.mean(values))
-    std = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    spread = f" ± {std:.2f}" if std is not None else ""
-    each = ", ".join(f"{v:+.2f}" for v in values)
-    text = f"{mean:+.2f}{spread} points (n = {len(values)}{'; ' + each if std is not None else ''})"
-    return {"values": values, "mean": mean, "std": std, "n": len(values), "text": text}
+from horkd.studies.study import collect, configure, finished, seeds, study, trainer
 
 
 @dataclass(frozen=True)
-class Source:
-    """How to get at runs.
+class Gain:
+    """A difference in points, one value per seed or per fold.
 
     Attributes:
-        find: the finished run of a configuration, or None.
-        failed: what is known of one that diverged, or None.
-        views: test results of a run on other degradations, or None where they are not known.
-        looks: the same on images of unseen classes, None for each that is not known.
+        values: the differences.
+        of: what they are over in `text`, "seeds" or "folds"; empty to show each value instead.
     """
 
-    find: Find
-    failed: Callable[[RunConfig], dict | None]
-    views: Callable[[Run, Sequence[Degradation]], list[dict] | None]
-    looks: Callable[[Run, Sequence[Look]], list[dict | None]]
+    values: tuple[float, ...]
+    of: str = ""
+
+    @property
+    def n(self) -> int:
+        """How many values."""
+        return len(self.values)
+
+    @property
+    def mean(self) -> float:
+        """Their mean."""
+        return float(np.mean(self.values))
+
+    @property
+    def std(self) -> float | None:
+        """Their standard deviation; None for one value."""
+        return float(np.std(self.values, ddof=1)) if self.n > 1 else None
+
+    @property
+    def short(self) -> str:
+        """`+1.69 ± 0.58`."""
+        return f"{self.mean:+.2f}" + ("" if self.std is None else f" ± {self.std:.2f}")
+
+    @property
+    def text(self) -> str:
+        """For a sentence: `+1.69 ± 0.58 points (n = 3; +1.0, +2.0, +2.0)`."""
+        if self.of:
+            behind = f" {self.of if self.n > 1 else self.of.removesuffix('s')}"
+        else:
+            behind = "; " + ", ".join(f"{v:+.2f}" for v in self.values) if self.n > 1 else ""
+        return f"{self.short} points (n = {self.n}{behind})"
+
+    @property
+    def verdict(self) -> str:
+        """The claim that it is positive "holds", "does not hold" or is "not shown".
+
+        It needs three values, and a 95 % confidence interval (Student's t) without zero.
+        """
+        if self.n < 3:
+            return "not shown"
+        half = stats.t.ppf(0.975, self.n - 1) * self.std / np.sqrt(self.n)
+        if abs(self.mean) <= half:
+            return "not shown"
+        return "holds" if self.mean > 0 else "does not hold"
 
 
-def live(preset: Preset, train_missing: bool = True, settings: Settings | None = None) -> Source:
-    """Runs of this machine: read, and trained if missing and wanted, in the preset's precision."""
-    return Source(
-        trainer(preset, settings, train_missing),
-        diverged,
-        lambda found, degradations: looks_.at_resolutions(found, degradations, settings),
-        lambda found, looks: _look(found, looks, settings),
-    )
+def main_number(run: Run) -> float:
+    """What a test is summed up by, in percent: top-1 of the last epoch, or Recall@1."""
+    test = run.record["results"]["test"]
+    return test["top1"] if "top1" in test else test["recall"]["1"]
 
 
-def _look(found: Run, looks: Sequence[Look], settings: Settings | None) -> list[dict | None]:
-    there = [look for look in looks if _is_there(look.data)]
-    results = dict(zip(there, ask(found, there, settings), strict=True))
-    return [results.get(look) for look in looks]
+class Source(Protocol):
+    """Where runs come from, and what is known of their networks."""
+
+    def find(self, config: RunConfig) -> Run | None:
+        """The finished run of a configuration."""
+
+    def failed(self, config: RunConfig) -> dict | None:
+        """What is known of a run that diverged."""
+
+    def at_resolutions(self, run: Run, degradations: Sequence[Degradation]) -> list[dict] | None:
+        """Tests of a network on other degradations; None unless all are known."""
+
+    def ask(self, run: Run, looks: Sequence[Look]) -> list[dict | None]:
+        """Tests of a network on images of unseen classes; None for each that is not known."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """The finished runs of some studies by arm, in the studies' order, and questions to them.
+
+    Attributes:
+        preset: what they were made with.
+        arms: all arms of the studies, also those without a run.
+        source: where the runs come from.
+        found: arm -> its finished runs, one per seed, in the order of seeds.
+    """
+
+    preset: Preset
+    arms: Mapping[str, Arm]
+    source: Source
+    found: Mapping[str, Sequence[Run]]
+
+    def __contains__(self, arm: str) -> bool:
+        return arm in self.found
+
+    def __iter__(self) -> Iterator[str]:
+        """Names of the arms that have a finished run."""
+        return iter(self.found)
+
+    def runs(self, arm: str) -> Sequence[Run]:
+        """The finished runs of an arm, maybe none."""
+        return self.found.get(arm, ())
+
+    def everything(self) -> list[Run]:
+        """All runs; one that stands for two arms is there twice."""
+        return [run for found in self.found.values() for run in found]
+
+    def config(self, arm: str) -> RunConfig:
+        """The configuration of an arm's first seed, whether it was run or not."""
+        return configure(self.preset, self.arms[arm], self.arms[arm].seed)
+
+    def first(self, arm: Arm) -> Run | None:
+        """The first seed of an arm, which need not be of these studies."""
+        return self.source.find(configure(self.preset, arm, arm.seed))
+
+    def only(self, names: Iterable[str]) -> "Results":
+        """The same with the runs of some arms."""
+        return replace(self, found={name: self.found[name] for name in names if name in self})
+
+    def values(self, arm: str) -> list[float]:
+        """The main number of an arm's test (%), one per seed."""
+        return [main_number(run) for run in self.runs(arm)]
+
+    def gain(self, arm: str, control: str) -> Gain | None:
+        """Difference of two arms in the main number, paired over seeds; None without a pair."""
+        controls = {run.config.seed: main_number(run) for run in self.runs(control)}
+        values = tuple(
+            main_number(run) - controls[run.config.seed]
+            for run in self.runs(arm)
+            if run.config.seed in controls
+        )
+        return Gain(values) if values else None
+
+    def at_resolutions(self, run: Run, degradations: Sequence[Degradation]) -> list[dict] | None:
+        """Tests of a run on images degraded otherwise; None unless all are known."""
+        return self.source.at_resolutions(run, degradations)
+
+    def look(self, run: Run, look: Look) -> dict | None:
+        """What a run's network says of images of unseen classes; None where it is not known."""
+        return self.source.ask(run, [look])[0]
+
+    def ask(self, run: Run, looks: Sequence[Look]) -> list[dict | None]:
+        """Several looks at once: features are then computed once."""
+        return self.source.ask(run, looks)
+
+    def features(self, arm: str) -> Tensor:
+        """What the first run of an arm says of its test images (N, D); needs its network."""
+        return looks_.features(self.runs(arm)[0])
+
+    def failures(self, arm: str) -> list[tuple[RunConfig, dict]]:
+        """The seeds of an arm whose loss was no longer finite, with what is known of them."""
+        kind = self.arms[arm]
+        configs = [configure(self.preset, kind, seed) for seed in seeds(self.preset, kind)]
+        notes = [(config, self.source.failed(config)) for config in configs]
+        return [(config, note) for config, note in notes if note is not None]
+
+    def precisions(self, *arms: str) -> list[str]:
+        """The precisions that some arms were trained in; comparable ones have one."""
+        runs = [run for arm in arms for run in self.runs(arm) if not run.config.weights]
+        settings = [run.record.get("settings", {}) for run in runs]
+        return sorted({s["precision"] for s in settings if "precision" in s})
+
+    def label(self, arm: str) -> str:
+        """What tables call an arm that are about its study alone."""
+        return self.arms[arm].label
+
+    def is_teacher(self, arm: str) -> bool:
+        """Whether an arm is the one that is fed images of every resolution in the tables."""
+        return self.arms[arm].network == "teacher" and self.arms[arm].frozen is None
+
+    def missing(self) -> str:
+        """A sentence on arms that diverged and arms that were not run; empty without any."""
+        lost = [arm for arm in self.arms if self.failures(arm)]
+        left = [arm for arm in self.arms if arm not in self and arm not in lost]
+        said = (("Diverged", lost), ("Not run", left))
+        return " ".join(
+            f"{what}: {', '.join(map(self.label, arms))}." for what, arms in said if arms
+        )
+
+    def save_records(self, out: str | Path) -> None:
+        """Put the record of every run, with its looks, and of every failure into a report."""
+        if not out:
+            return
+        report.save_records(self.everything(), out)
+        for arm in self.arms:
+            for config, note in self.failures(arm):
+                storage.save_json(Path(out) / "records" / f"{config.name}.diverged.json", note)
+
+
+def gather(
+    preset: Preset,
+    studies: Sequence[str],
+    source: Source,
+    required: bool = True,
+    only: Sequence[str] = (),
+) -> Results:
+    """The runs of several studies together; a study without any finished run adds none.
+
+    Args:
+        preset: sizes.
+        studies: names.
+        source: of the runs.
+        required: whether there must be some.
+        only: names of arms whose runs are wanted; all by default.
+
+    Raises:
+        HorkdError: if one is required and none is there; it says what to train.
+    """
+    arms: dict[str, Arm] = {}
+    found: dict[str, list[Run]] = {}
+    for name in studies:
+        arms |= study(preset, name)
+        found |= finished(preset, name, source.find, only)
+    if required and not found:
+        first = next((name for name in studies if study(preset, name)), studies[0])
+        collect(preset, first, source.find)
+    return Results(preset, arms, source, found)
+
+
+def live(
+    preset: Preset,
+    studies: Sequence[str],
+    train_missing: bool = True,
+    settings: Settings | None = None,
+    only: Sequence[str] = (),
+) -> Results:
+    """Runs of this machine: read, and trained if missing and wanted, in the preset's precision.
+
+    Raises:
+        HorkdError: if nothing is there and nothing may be trained.
+    """
+    return gather(preset, studies, Live(preset, train_missing, settings), only=only)
+
+
+def recorded(preset: Preset, studies: Sequence[str], folder: Path) -> Results:
+    """The records that a report keeps under `records/`; there are no networks behind them.
+
+    Raises:
+        HorkdError: if there are none of these studies.
+    """
+    return gather(preset, studies, Recorded(folder))
+
+
+class Live:
+    """Runs of this machine, a `Source`.
+
+    Args:
+        preset: whose precision is that of runs which are trained.
+        train_missing: False only reads.
+        settings: where networks run.
+    """
+
+    def __init__(
+        self, preset: Preset, train_missing: bool = True, settings: Settings | None = None
+    ) -> None:
+        self.find = trainer(preset, settings, train_missing)
+        self.failed = diverged
+        self.settings = settings
+
+    def at_resolutions(self, run: Run, degradations: Sequence[Degradation]) -> list[dict] | None:
+        """Measured now, unless it was before."""
+        return looks_.at_resolutions(run, degradations, self.settings)
+
+    def ask(self, run: Run, looks: Sequence[Look]) -> list[dict | None]:
+        """Measured now, unless it was before; None for sets of faces that are not here."""
+        there = [look for look in looks if _is_there(look.data)]
+        measured = looks_.ask(run, there, self.settings)
+        results = dict(zip(there, measured, strict=True))
+        return [results.get(look) for look in looks]
 
 
 def _is_there(data: str) -> bool:
@@ -99,68 +308,46 @@ def _is_there(data: str) -> bool:
     return home is not None and (home / base).is_dir()
 
 
-def recorded(folder: Path) -> Source:
-    """The records that a report keeps under `records/`; there are no networks behind them.
+class Recorded:
+    """The records of a report, a `Source`.
 
     Args:
         folder: the report's.
     """
-    known, failed, seen, looked = {}, {}, {}, {}
-    for path in sorted((folder / "records").glob("*.json")):
-        content = storage.load_json(path)
-        if path.name.endswith(".views.json"):
-            seen[content["key"]] = {
-                _as_degradation(view["degradation"]): view["test"] for view in content["views"]
-            }
-        elif path.name.endswith(".open_set.json"):
-            looked[content["key"]] = known_looks(content)
-        elif path.name.endswith(".diverged.json"):
-            failed[content["key"]] = content
-        else:
-            config = config_from_dict(content["config"])
-            known[config.key] = Run(config, path.parent, content)
 
-    def views(found: Run, degradations: Sequence[Degradation]) -> list[dict] | None:
-        tests = [seen.get(found.config.key, {}).get(d) for d in degradations]
+    def __init__(self, folder: Path) -> None:
+        self.runs: dict[str, Run] = {}
+        self.notes: dict[str, dict] = {}
+        self.tests: dict[str, dict[Degradation, dict]] = {}
+        self.looks: dict[str, dict[Look, dict]] = {}
+        for path in sorted((Path(folder) / "records").glob("*.json")):
+            content = storage.load_json(path)
+            key = content["key"]
+            if path.name.endswith(".views.json"):
+                self.tests[key] = {
+                    Degradation(**view["degradation"]): view["test"] for view in content["views"]
+                }
+            elif path.name.endswith(".open_set.json"):
+                self.looks[key] = looks_.known_looks(content)
+            elif path.name.endswith(".diverged.json"):
+                self.notes[key] = content
+            else:
+                config = config_from_dict(content["config"])
+                self.runs[config.key] = Run(config, path.parent, content)
+
+    def find(self, config: RunConfig) -> Run | None:
+        """The run on record."""
+        return self.runs.get(config.key)
+
+    def failed(self, config: RunConfig) -> dict | None:
+        """The failure on record."""
+        return self.notes.get(config.key)
+
+    def at_resolutions(self, run: Run, degradations: Sequence[Degradation]) -> list[dict] | None:
+        """The tests on record, if all are."""
+        tests = [self.tests.get(run.config.key, {}).get(d) for d in degradations]
         return None if None in tests else tests
 
-    def looks(found: Run, wanted: Sequence[Look]) -> list[dict | None]:
-        return [looked.get(found.config.key, {}).get(look) for look in wanted]
-
-    return Source(lambda c: known.get(c.key), lambda c: failed.get(c.key), views, looks)
-
-
-def _as_degradation(content: Mapping) -> Degradation:
-    return Degradation(**content)
-
-
-def gather(preset: Preset, names: Iterable[str], source: Source) -> dict[str, list[Run]]:
-    """The arms of several studies together; a study without any finished run adds none.
-
-    Raises:
-        HorkdError: if no run of any of them is there.
-    """
-    names = tuple(names)
-    arms: dict[str, list[Run]] = {}
-    for name in names:
-        arms |= finished(preset, name, source.find)
-    return arms or collect(preset, names[0], source.find)  # says what to train
-
-
-def save_records(preset: Preset, names: Iterable[str], arms: Arms, source: Source, out) -> None:
-    """Put the record of every run, with its views, and of every failure into the report."""
-    if not out:
-        return
-    report.save_records([run for found in arms.values() for run in found], out)
-    for name in names:
-        for arm in study(preset, name).values():
-            for config, failure in failures(preset, arm, source):
-                path = Path(out) / "records" / f"{config.name}.diverged.json"
-                storage.save_json(path, failure)
-
-
-def failures(preset: Preset, arm: Arm, source: Source) -> list[tuple[RunConfig, dict]]:
-    """The seeds of an arm whose loss was no longer finite, with what is known of them."""
-    configs = [configure(preset, arm, seed) for seed in seeds(preset, arm)]
-    notes = [(config, source.failed(config)) for config in configs]
-    return [(config, note) for config, note in notes if note is not None]
+    def ask(self, run: Run, looks: Sequence[Look]) -> list[dict | None]:
+        """The looks on record."""
+        return [self.looks.get(run.config.key, {}).get(look) for look in looks]

@@ -20,10 +20,9 @@ from horkd.lab.pace import learner_macs
 from horkd.lab.store import Run
 from horkd.protocols import main_metric
 from horkd.studies import report
-from horkd.studies.arm import Arm
 from horkd.studies.presets import Preset
-from horkd.studies.results import Source
-from horkd.studies.study import finished, seeds, studies_of, study
+from horkd.studies.results import Results, Source, gather
+from horkd.studies.study import seeds, studies_of
 from horkd.studies.task import TRIALS
 from horkd.training import Recipe
 
@@ -69,20 +68,25 @@ def _shares(run: Run) -> str:
     )
 
 
-def table(preset: Preset, name: str, source: Source) -> pd.DataFrame:
-    """One row per trial of a study that is finished, in the order of the study.
+def gather_trials(preset: Preset, source: Source) -> dict[str, Results]:
+    """The finished trials of a preset by study; maybe none."""
+    return {
+        name: gather(preset, (name,), source, required=False) for name in studies_of(preset, TRIALS)
+    }
+
+
+def table(results: Results) -> pd.DataFrame:
+    """One row per finished trial of a study, in the order of the study.
 
     Args:
-        preset: whose trials.
-        name: of one of its studies of trials.
-        source: of the runs.
+        results: of a study of trials; one of methods also has the shares of the gradient.
     """
-    rows, kinds = [], study(preset, name)
-    for arm, found in finished(preset, name, source.find).items():
-        for run in found:
+    rows = []
+    for arm in results:
+        for run in results.runs(arm):
             record = run.record
             entry = {
-                "trial": kinds[arm].label,
+                "trial": results.label(arm),
                 "seed": run.config.seed,
                 "validation top-1 %": f"{score(run):.2f}",
                 "epochs": run.config.recipe.epochs,
@@ -92,24 +96,22 @@ def table(preset: Preset, name: str, source: Source) -> pd.DataFrame:
                 "threads": record["machine"]["threads"],
                 "record": run.config.key,
             }
-            if _of_methods(kinds):
+            if _of_methods(results):
                 entry["share of the gradient %"] = _shares(run)
             rows.append(entry)
     return pd.DataFrame(rows)
 
 
-def _of_methods(kinds: Mapping[str, Arm]) -> bool:
+def _of_methods(results: Results) -> bool:
     """Whether trials are about methods, or about the recipe that all have."""
-    return any(arm.method for arm in kinds.values())
+    return any(arm.method for arm in results.arms.values())
 
 
-def _progressive(preset: Preset, source: Source) -> list[str]:
+def _progressive(results: Results) -> list[str]:
     """What progressive resolution costs and saves."""
-    arms = finished(preset, "recipe", source.find)
-    names = {n: f"trial {n}" for n in ("progressive", "full", "full, equal time")}
     lines = []
     for control in ("full", "full, equal time"):
-        a, b = (arms.get(names[n], []) for n in ("progressive", control))
+        a, b = (results.runs(f"trial {n}") for n in ("progressive", control))
         if min(len(a), len(b)) < 2:
             continue
         difference, half = interval([score(r) for r in a], [score(r) for r in b])
@@ -130,16 +132,15 @@ def _progressive(preset: Preset, source: Source) -> list[str]:
     return lines
 
 
-def _best(preset: Preset, source: Source) -> list[str]:
+def _best(results: Results) -> list[str]:
     """Of the trials of losses: the best setting of each method, and how many it had."""
-    kinds = study(preset, "losses")
     methods: dict[str, list[tuple[float, str]]] = {}
-    for name, found in finished(preset, "losses", source.find).items():
-        if kinds[name].method:
-            methods.setdefault(kinds[name].method, []).append(
-                (score(found[0]), kinds[name].setting)
-            )
-    planned = [arm.method for arm in kinds.values()]
+    for name in results:
+        arm = results.arms[name]
+        if arm.method:
+            found = score(results.runs(name)[0]), arm.setting
+            methods.setdefault(arm.method, []).append(found)
+    planned = [arm.method for arm in results.arms.values()]
     return [
         f"- {method}: {best[1]} ({best[0]:.2f} %), best of {len(found)} of "
         f"{planned.count(method)} trials"
@@ -160,18 +161,15 @@ def page(preset: Preset, source: Source) -> str:
         "Read on the validation split, which no trial was trained on; no trial looked at the test "
         "images. Accuracies are those of the last epoch.",
     ]
-    any_there = False
-    studies = studies_of(preset, TRIALS)
-    for name in studies:
-        found = table(preset, name, source)
+    trials = gather_trials(preset, source)
+    for name, results in trials.items():
+        found = table(results)
         if found.empty:
             continue
-        any_there = True
-        shares = _of_methods(study(preset, name))
-        asked = sum(len(seeds(preset, arm)) for arm in study(preset, name).values())
+        asked = sum(len(seeds(preset, arm)) for arm in results.arms.values())
         parts += ["", _TITLES[name], "", f"{len(found)} of {asked} runs."]
         best = float(found["validation top-1 %"].astype(float).max())
-        count = _validation_images(preset, name, source)
+        count = _validation_images(results)
         parts += [
             f"An accuracy near {best:.0f} % on {count:,} images has a standard error of "
             f"{sampling_error(best, count):.1f} points, and another seed adds to that: smaller "
@@ -179,13 +177,13 @@ def page(preset: Preset, source: Source) -> str:
             "",
             report.markdown(found),
         ]
-        parts += ["", *_best(preset, source)] if shares else _of_recipe(preset, source)
-    if not any_there:
-        if not any(study(preset, name) for name in studies):
+        parts += ["", *_best(results)] if _of_methods(results) else _of_recipe(results)
+    if not any(results.found for results in trials.values()):
+        if not any(results.arms for results in trials.values()):
             raise HorkdError(f"preset {preset.name} has no trials: its recipe is not searched")
         raise HorkdError(
             f"no trial of preset {preset.name} is finished: train them first (horkd work --preset "
-            f"{preset.name} --study {studies[0]})"
+            f"{preset.name} --study {next(iter(trials))})"
         )
     return "\n".join(parts) + "\n"
 
@@ -193,21 +191,20 @@ def page(preset: Preset, source: Source) -> str:
 _TITLES = {"recipe": "## The recipe", "losses": "## Losses and their weights"}
 
 
-def _validation_images(preset: Preset, name: str, source: Source) -> int:
-    found = next(iter(finished(preset, name, source.find).values()))
-    return found[0].record["results"]["validation"]["n"]
+def _validation_images(results: Results) -> int:
+    return results.everything()[0].record["results"]["validation"]["n"]
 
 
-def _of_recipe(preset: Preset, source: Source) -> list[str]:
+def _of_recipe(results: Results) -> list[str]:
+    preset = results.preset
     if preset.trial is not None and preset.trial.progressive:
-        return ["", *_progressive(preset, source)]
-    limit = 2 * math.sqrt(2) * sampling_error(50.0, _validation_images(preset, "recipe", source))
-    found = finished(preset, "recipe", source.find)
-    kinds = study(preset, "recipe")
+        return ["", *_progressive(results)]
+    limit = 2 * math.sqrt(2) * sampling_error(50.0, _validation_images(results))
+    first = {name: results.runs(name)[0] for name in results}
     ours = [
-        kinds[name].label
-        for name, of_arm in found.items()
-        if _chosen(preset, of_arm[0]) and of_arm[0].config.model == preset.compact
+        results.label(name)
+        for name, run in first.items()
+        if _chosen(preset, run) and run.config.model == preset.compact
     ]
     shown = ", ".join(f"{n} {getattr(preset.recipe, n)}" for n in _DECIDED)
     which = f" ({', '.join(ours)})" if ours else ""
@@ -225,9 +222,7 @@ def write(preset: Preset, source: Source, out: Path) -> Path:
         HorkdError: if there is no finished trial, or the disk refuses.
     """
     text = page(preset, source)
-    for name in studies_of(preset, TRIALS):
-        report.save_records(
-            (run for found in finished(preset, name, source.find).values() for run in found), out
-        )
+    for results in gather_trials(preset, source).values():
+        report.save_records(results.everything(), out)
     storage.write_text(out / "TRIALS.md", text)
     return out / "TRIALS.md"

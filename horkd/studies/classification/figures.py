@@ -6,39 +6,44 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from horkd import paper
-from horkd.lab.store import Run
 from horkd.losses import ORDERS as TERMS
-from horkd.studies.arm import FULL, ORDERS
+from horkd.studies import report
+from horkd.studies.arm import FULL, ORDERS, subset_name
 from horkd.studies.claims import mean_and_spread
 from horkd.studies.classification.tables import (
+    ablations,
     at_resolution,
+    crossed,
     effects,
     fed,
+    in_braces,
     resolutions,
     shares,
+    swapped,
     validation,
 )
-from horkd.studies.presets import Preset
 from horkd.studies.report import COLORS, TERM_COLORS, TERM_NAMES
-from horkd.studies.results import Arms, gain, top1
+from horkd.studies.results import Results
 
 
-def plot_two_stage(arms: Arms, ax: Axes) -> None:
+def plot_two_stage(results: Results, ax: Axes) -> None:
     """Test top-1 of every arm: one dot per seed, a bar at the mean."""
-    names = list(arms)[::-1]
+    names = list(results)[::-1]
     for row, arm in enumerate(names):
-        values = top1(arms[arm])
+        values = results.values(arm)
         ax.barh(row, np.mean(values), color=COLORS[arm], alpha=0.75, height=0.62)
         ax.plot(values, [row] * len(values), "o", ms=5, mfc="white", mec="black", mew=1)
         ax.annotate(
             mean_and_spread(values), (max(values), row), (8, 0), textcoords="offset points",
             va="center", fontsize=9,
         )  # fmt: skip
-    size = {arm: runs[0].config.degradation.size for arm, runs in arms.items()}
-    ax.set_yticks(range(len(names)), [f"{arm}, {size[arm]} px" for arm in names])
+    labels = [f"{arm}, {results.config(arm).degradation.size} px" for arm in names]
+    ax.set_yticks(range(len(names)), labels)
     ax.set_xlabel("test top-1 accuracy (%); dots are seeds")
     ax.grid(axis="y", visible=False)
     ax.margins(x=0.2)
@@ -46,21 +51,26 @@ def plot_two_stage(arms: Arms, ax: Axes) -> None:
     sns.despine(ax=ax, left=True)
 
 
-def plot_learning_curves(arms: Arms, ax: Axes) -> None:
+def plot_learning_curves(results: Results, ax: Axes) -> None:
     """Validation top-1 after every epoch; a thin line per seed."""
-    for arm, runs in arms.items():
-        for index, run in enumerate(runs):
-            history = run.record["history"]
-            if "validation" not in history[0]:
+    for arm in results:
+        for index, run in enumerate(results.runs(arm)):
+            if validation(run) is None:
                 continue
-            x = [entry["epoch"] for entry in history]
-            y = [entry["validation"]["top1"] for entry in history]
+            x, y = _validation_curve(run)
             ax.plot(x, y, color=COLORS[arm], lw=1.6, alpha=0.85, label=arm if not index else None)
     ax.set_xlabel("epoch")
     ax.set_ylabel("validation top-1 (%)")
     ax.set_ylim(bottom=0)
     ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
-    ax.legend(frameon=False, fontsize=9)
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(frameon=False, fontsize=9)
+
+
+def _validation_curve(run) -> tuple[list[int], list[float]]:
+    """Epochs and validation top-1 (%)."""
+    history = run.record["history"]
+    return [e["epoch"] for e in history], [e["validation"]["top1"] for e in history]
 
 
 #: Families of arms, with colours that colour-blind readers can tell apart (Okabe and Ito).
@@ -74,41 +84,32 @@ FAMILIES = {
 }
 
 
-def family(arm: str, run: Run | None) -> str:
+def family(results: Results, arm: str) -> str:
     """The family that an arm is drawn as."""
-    if run is None:
-        return "fed small images"
-    if arm == "teacher":
+    if results.is_teacher(arm):
         return "teacher"
-    if not (run.config.orders or run.config.baselines):
+    config = results.config(arm)
+    if not (config.orders or config.baselines):
         return "labels only"
-    plus = run.config.balance or run.config.warmup
-    if plus or (run.config.orders and run.config.baselines):
+    plus = config.balance or config.warmup
+    if plus or (config.orders and config.baselines):
         return "horkd+ and its parts"
-    if run.config.baselines or run.config.reduction == "rkd":
+    if config.baselines or config.reduction == "rkd":
         return "other distillation"
     return "hybrid orders"
 
 
-def plot_methods(preset: Preset, arms: Arms, source, pixels: int, ax: Axes) -> None:
-    """Test top-1 of every arm at one resolution, the best first; a dot per seed.
-
-    Args:
-        preset: sizes.
-        arms: finished runs.
-        source: for the teacher on small images.
-        pixels: which resolution.
-        ax: where to draw.
-    """
+def plot_methods(results: Results, pixels: int, ax: Axes) -> None:
+    """Test top-1 of every arm at one resolution, the best first; a dot per seed."""
     rows = [
-        (arm, top1(found), family(arm, found[0]))
-        for arm, found in arms.items()
-        if found[0].config.degradation.size == pixels
+        (arm, results.values(arm), family(results, arm))
+        for arm in results
+        if results.config(arm).degradation.size == pixels
     ]
-    if pixels == preset.low:
+    if pixels == results.preset.low:
         rows += [
             (label, [seen["test"]["top1"]], "fed small images")
-            for label, seen in fed(preset, arms, source).items()
+            for label, seen in fed(results).items()
         ]
     rows.sort(key=lambda row: np.mean(row[1]))
     for y, (_, values, kind) in enumerate(rows):
@@ -131,22 +132,23 @@ def plot_methods(preset: Preset, arms: Arms, source, pixels: int, ax: Axes) -> N
     sns.despine(ax=ax, left=True)
 
 
-def plot_cost(preset: Preset, arms: Arms, source, ax: Axes) -> None:
+def plot_cost(results: Results, ax: Axes) -> None:
     """Accuracy against multiply-accumulates of one image, all arms."""
-    for arm, found in arms.items():
-        x = found[0].record["cost"]["macs"] / 1e6
-        kind = family(arm, found[0])
-        ax.plot(x, np.mean(top1(found)), "o", ms=6, color=FAMILIES[kind], alpha=0.75)
-    for seen in fed(preset, arms, source).values():
+    places = {
+        arm: (results.runs(arm)[0].record["cost"]["macs"] / 1e6, np.mean(results.values(arm)))
+        for arm in results
+    }
+    for arm, (x, y) in places.items():
+        ax.plot(x, y, "o", ms=6, color=FAMILIES[family(results, arm)], alpha=0.75)
+    for seen in fed(results).values():
         y, color = seen["test"]["top1"], FAMILIES["fed small images"]
         ax.plot(seen["macs"] / 1e6, y, "o", ms=6, color=color, alpha=0.75)
-    for arm, place in (("teacher", (-8, 4)), ("assistant", (8, 6)), ("student", (-8, -3))):
-        if arm in arms:
-            x = arms[arm][0].record["cost"]["macs"] / 1e6
-            label = f"{arm}, {arms[arm][0].config.degradation.size} px"
+    for arm, shift in (("teacher", (-8, 4)), ("assistant", (8, 6)), ("student", (-8, -3))):
+        if arm in places:
+            label = f"{arm}, {results.config(arm).degradation.size} px"
             ax.annotate(
-                label, (x, np.mean(top1(arms[arm]))), place, textcoords="offset points",
-                fontsize=8.5, ha="right" if place[0] < 0 else "left",
+                label, places[arm], shift, textcoords="offset points", fontsize=8.5,
+                ha="right" if shift[0] < 0 else "left",
             )  # fmt: skip
     ax.set_xscale("log")
     ax.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda x, _: f"{x:g}"))
@@ -184,42 +186,39 @@ def plot_paper(ax: Axes) -> None:
     sns.despine(ax=ax, left=True)
 
 
-def plot_subsets(arms: Mapping[str, list[Run]], axes: Sequence[Axes]) -> None:
+def plot_subsets(results: Results, pixels: int, axes: Sequence[Axes]) -> None:
     """Subsets of orders, the best first: which orders, test accuracy, shares of the gradient.
 
     Args:
-        arms: subset ("23C") -> runs, of one resolution.
+        results: runs.
+        pixels: which resolution.
         axes: three axes side by side that share their rows.
     """
     names, accuracy, gradient = axes
-    ranked = sorted(arms, key=lambda orders: np.mean(top1(arms[orders])))
+    values = {o: results.values(subset_name(o, pixels)) for o in ablations(results)[pixels]}
+    ranked = sorted(values, key=lambda orders: np.mean(values[orders]))
     for y, orders in enumerate(ranked):
         for x, order in enumerate(ORDERS):
             color = TERM_COLORS[TERMS[order]] if order in orders else "#E0E0E0"
             names.plot(x, y, "o", ms=9, color=color)
-        value = np.mean(top1(arms[orders]))
-        best = orders == "23C"
-        accuracy.barh(y, value, color="#D55E00" if best else "#999999", height=0.65, alpha=0.8)
+        mean, best = np.mean(values[orders]), orders == "23C"
+        accuracy.barh(y, mean, color="#D55E00" if best else "#999999", height=0.65, alpha=0.8)
         accuracy.annotate(
-            mean_and_spread(top1(arms[orders])),
-            (value, y),
-            (4, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=8,
-        )
+            mean_and_spread(values[orders]), (mean, y), (4, 0), textcoords="offset points",
+            va="center", fontsize=8,
+        )  # fmt: skip
         left = 0.0
-        for term, share in shares(arms[orders][0]).items():
+        for term, share in shares(results.runs(subset_name(orders, pixels))[0]).items():
             gradient.barh(y, share, left=left, color=TERM_COLORS[term], height=0.65)
             left += share
     names.set_xticks(range(len(ORDERS)), ORDERS)
-    names.set_yticks(range(len(ranked)), ["{" + ",".join(o) + "}" for o in ranked], fontsize=8.5)
+    names.set_yticks(range(len(ranked)), [in_braces(o) for o in ranked], fontsize=8.5)
     names.set_xlim(-0.6, len(ORDERS) - 0.4)
     names.set_xlabel("orders")
-    values = [np.mean(top1(arms[o])) for o in ranked]
-    span = max(values) - min(values)
-    start = max(0, min(values) - 0.3 * span - 0.3)
-    accuracy.set_xlim(start, max(values) + 0.25 * span + 0.3)
+    lowest, highest = np.mean(values[ranked[0]]), np.mean(values[ranked[-1]])
+    span = highest - lowest
+    start = max(0, lowest - 0.3 * span - 0.3)
+    accuracy.set_xlim(start, highest + 0.25 * span + 0.3)
     accuracy.set_xlabel("test top-1 (%)" + ("; axis is cut" if start else ""))
     gradient.set_xlim(0, 100)
     gradient.set_xlabel("share of the gradient (%)")
@@ -230,9 +229,8 @@ def plot_subsets(arms: Mapping[str, list[Run]], axes: Sequence[Axes]) -> None:
     for ax in axes[1:]:
         ax.set_yticks([])
     handles = [
-        mpl.patches.Patch(color=color, label=TERM_NAMES[term])
-        for term, color in TERM_COLORS.items()
-        if term == "cross_entropy" or term in TERMS.values()
+        mpl.patches.Patch(color=TERM_COLORS[term], label=TERM_NAMES[term])
+        for term in ("cross_entropy", *TERMS.values())
     ]
     gradient.legend(
         handles=handles, frameon=False, fontsize=8, ncols=3, loc="lower center",
@@ -240,14 +238,28 @@ def plot_subsets(arms: Mapping[str, list[Run]], axes: Sequence[Axes]) -> None:
     )  # fmt: skip
 
 
-def plot_effects(found: Mapping[int, Mapping[str, list[Run]]], ax: Axes) -> None:
+def draw_subsets(results: Results, pixels: int) -> Figure:
+    """The subsets at one resolution."""
+    count = len(ablations(results)[pixels])
+    figure, axes = plt.subplots(
+        1, 3, figsize=(12, 0.32 * count + 1.6), width_ratios=(0.55, 1.3, 1.3)
+    )
+    plot_subsets(results, pixels, axes)
+    axes[0].set_title(f"{pixels} px")
+    preset = results.preset
+    axes[1].set_title(f"{preset.name}, {preset.data}; orange: the paper's best")
+    return figure
+
+
+def plot_effects(results: Results, ax: Axes) -> None:
     """What adding each order does: one dot per pair of subsets, the mean as a bar."""
-    for i, arms in enumerate(found.values()):
-        for x, (order, pairs) in enumerate(effects(arms).items()):
+    found = {pixels: effects(results, pixels) for pixels in ablations(results)}
+    for i, by_order in enumerate(found.values()):
+        for order, pairs in by_order.items():
             values = list(pairs.values())
-            at = x + 0.3 * (i - (len(found) - 1) / 2)
-            color = TERM_COLORS[TERMS[order]]
+            at = ORDERS.index(order) + 0.3 * (i - (len(found) - 1) / 2)
             alpha = 0.9 if i == 0 else 0.45
+            color = TERM_COLORS[TERMS[order]]
             ax.bar(at, np.mean(values), width=0.26, color=color, alpha=alpha)
             ax.plot([at] * len(values), values, "o", ms=3.5, mfc="white", mec="black")
     ax.axhline(0, color="black", lw=0.8)
@@ -266,37 +278,26 @@ KINDS = {
 }
 
 
-def plot_resolutions(preset: Preset, arms: Arms, axes: Sequence[Axes]) -> None:
-    """Accuracy by resolution, and what distillation adds to labels only.
-
-    Args:
-        preset: sizes.
-        arms: runs of studies two_stage and resolutions.
-        axes: two.
-    """
+def plot_resolutions(results: Results, axes: Sequence[Axes]) -> None:
+    """Accuracy by resolution, and what distillation adds to labels only, on two axes."""
     left, right = axes
-    sizes = resolutions(preset)
-    place = {r: i for i, r in enumerate(sorted(sizes))}
+    sizes = sorted(resolutions(results))
     for kind, (label, color, marker) in KINDS.items():
-        names = {r: at_resolution(r, preset)[kind] for r in sizes}
-        there = {r: top1(arms[n]) for r, n in names.items() if n in arms}
-        look = {"marker": marker, "color": color, "label": label}
-        left.plot(range(len(place)), _means(there, place), **look)
-        for r in there:
-            left.plot([place[r]] * len(there[r]), there[r], "o", ms=3, mfc="white", mec=color)
-        if kind == "alone":
-            continue
-        gains = {
-            r: gain(arms, names[r], at_resolution(r, preset)["alone"])["values"]
-            for r in there
-            if at_resolution(r, preset)["alone"] in arms
-        }
-        right.plot(range(len(place)), _means(gains, place), **look)
-        for r in gains:
-            right.plot([place[r]] * len(gains[r]), gains[r], "o", ms=3, mfc="white", mec=color)
+        names = {r: at_resolution(results, r) for r in sizes}
+        there = {r: results.values(n[kind]) for r, n in names.items() if n[kind] in results}
+        gains = {r: results.gain(n[kind], n["alone"]) for r, n in names.items()}
+        added = {r: gain.values for r, gain in gains.items() if gain}
+        for ax, found in ((left, there), (right, {} if kind == "alone" else added)):
+            if ax is right and kind == "alone":
+                continue
+            look = {"marker": marker, "color": color, "label": label}
+            ax.plot(range(len(sizes)), _means(found, sizes), **look)
+            for r in found:
+                x = [sizes.index(r)] * len(found[r])
+                ax.plot(x, found[r], "o", ms=3, mfc="white", mec=color)
     right.axhline(0, color="black", lw=0.8)
     for ax in axes:
-        ax.set_xticks(range(len(place)), list(place))
+        ax.set_xticks(range(len(sizes)), sizes)
         ax.set_xlabel("resolution of the student (px)")
         sns.despine(ax=ax)
     left.set_ylabel("test top-1 (%)")
@@ -310,7 +311,10 @@ def _means(values: Mapping[int, list[float]], order: Sequence[int]) -> list[floa
 
 
 def plot_matrix(table: pd.DataFrame, ax: Axes, rows: str, columns: str) -> None:
-    """A table of accuracies (%) as a heat map with its numbers."""
+    """A table of accuracies (%) as a heat map with its numbers; no axes for an empty one."""
+    if table.empty:
+        ax.axis("off")
+        return
     sns.heatmap(
         table, ax=ax, annot=True, fmt=".1f", cmap="viridis", annot_kws={"fontsize": 9},
         cbar_kws={"label": "test top-1 (%)"}, linewidths=0.5, linecolor="white",
@@ -320,17 +324,77 @@ def plot_matrix(table: pd.DataFrame, ax: Axes, rows: str, columns: str) -> None:
     ax.tick_params(axis="y", rotation=0)
 
 
-def plot_schedules(arms: Arms, names: Sequence[str], ax: Axes) -> None:
+def draw_crossed(results: Results) -> Figure:
+    """Students on other resolutions, and on other kernels."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.2), width_ratios=(1.15, 1))
+    plot_matrix(crossed(results), left, "trained at (px)", "tested at (px)")
+    plot_matrix(swapped(results), right, "trained on", f"tested on, {results.preset.low} px")
+    right.tick_params(axis="x", rotation=20)
+    return figure
+
+
+def plot_schedules(results: Results, names: Sequence[str], ax: Axes) -> None:
     """Validation accuracy after every epoch, seed 0, of some arms."""
     colors = ("#D55E00", "#0072B2", "#009E73", "#999999", "#CC79A7", "#E69F00")
-    for name, color in zip([n for n in names if n in arms], colors, strict=False):
-        history = arms[name][0].record["history"]
-        if validation(arms[name][0]) is None:
-            continue
-        y = [entry["validation"]["top1"] for entry in history]
-        ax.plot([entry["epoch"] for entry in history], y, "o-", ms=3, color=color, label=name)
+    for name, color in zip([n for n in names if n in results], colors, strict=False):
+        run = results.runs(name)[0]
+        if validation(run) is not None:
+            ax.plot(*_validation_curve(run), "o-", ms=3, color=color, label=name)
     ax.set_xlabel("epoch")
     ax.set_ylabel("validation top-1 (%)")
     ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
-    ax.legend(frameon=False, fontsize=8.5)
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(frameon=False, fontsize=8.5)
     sns.despine(ax=ax)
+
+
+def draw_two_stage(results: Results) -> Figure:
+    """Accuracy of every arm, and how they got there."""
+    preset = results.preset
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.8), width_ratios=(1.15, 1))
+    plot_two_stage(results, left)
+    left.set_title(f"Two-stage transfer, preset {preset.name}, {preset.data}")
+    plot_learning_curves(results, right)
+    right.set_title("Validation accuracy while training")
+    return figure
+
+
+def draw_shares(results: Results) -> Figure:
+    """Who drives assistant and student."""
+    figure, axes = plt.subplots(1, 2, figsize=(11, 3.4), sharey=True)
+    for ax, arm in zip(axes, ("assistant", "student"), strict=True):
+        run = results.runs(arm)[0]
+        report.plot_gradient_shares(run, ax)
+        ax.set_title(f"{arm} (seed {run.config.seed})")
+    axes[0].get_legend().remove()
+    axes[1].set_ylabel("")
+    return figure
+
+
+def draw_table1(results: Results) -> Figure:
+    """Both resolutions of Table 1, the cost, and the paper's numbers."""
+    preset = results.preset
+    figure, axes = plt.subplots(2, 2, figsize=(13, 9.5), height_ratios=(1.25, 1))
+    plot_methods(results, preset.low, axes[0, 0])
+    plot_methods(results, FULL, axes[0, 1])
+    plot_cost(results, axes[1, 0])
+    plot_paper(axes[1, 1])
+    networks = f"{preset.teacher} → {preset.compact}"
+    figure.suptitle(f"Table 1, preset {preset.name}: {networks}, {preset.data}")
+    return figure
+
+
+def draw_reasons(results: Results) -> Figure:
+    """Who drives two of the students, and whether the curves still climb."""
+    figure, axes = plt.subplots(1, 3, figsize=(13, 4.2), width_ratios=(1, 1, 1.2))
+    shown = [n for n in ("student", "horkd+", "KD") if n in results]
+    for ax, name in zip(axes[:2], shown, strict=False):
+        report.plot_gradient_shares(results.runs(name)[0], ax)
+        ax.set_title(f"{name} (seed 0)")
+        ax.legend(
+            frameon=False, fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.16)
+        )
+    axes[1].set_ylabel("")
+    plot_schedules(results, ("student", "KD", "horkd+", "student alone"), axes[2])
+    axes[2].set_title("validation accuracy (seed 0)")
+    return figure

@@ -1,38 +1,63 @@
-"""The pages of notebooks 02 to 05."""
+"""The pages of notebooks 02 to 05: claims, tables, provenance."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 
 from horkd import paper
-from horkd.lab.store import Run
 from horkd.studies import report
-from horkd.studies.arm import FULL, ORDERS, subsets
-from horkd.studies.claims import as_lines, claims, mean_and_spread, provenance, verdict
+from horkd.studies.arm import FULL, ORDERS, subset_name, subsets
+from horkd.studies.claims import as_lines, claims, mean_and_spread
+from horkd.studies.claims import provenance as provenance_
 from horkd.studies.classification.tables import (
-    _is_papers,
-    _over,
-    _paired,
+    ablations,
     at_resolution,
     crossed,
     effects,
+    in_braces,
+    is_papers,
     main_effect,
     order_table,
     reasons,
     resolution_table,
     resolutions,
-    short,
     swapped,
     table1,
     two_stage_table,
     weight_table,
 )
-from horkd.studies.presets import Preset
-from horkd.studies.results import Arms, Source, gain, top1
-from horkd.studies.study import study
+from horkd.studies.results import Gain, Results
 
-TABLE1 = ("table1", "plus")
+
+def provenance(results: Results) -> str:
+    """What the numbers of a page come from, in a paragraph."""
+    preset = results.preset
+    return provenance_(
+        results,
+        f"{preset.teacher} → {preset.compact}, {preset.data}, "
+        f"{preset.recipe.epochs} epochs ({preset.teacher_recipe.epochs} for the teacher),",
+        "Accuracy is test top-1 of the last epoch; ± is the standard deviation over seeds of the "
+        "student. A claim needs three seeds and a 95 % interval of the paired differences without "
+        "zero; otherwise it is not shown.",
+    )
+
+
+TWO_STAGE_CLAIMS = {
+    "stage 2 helps": ("student", "student alone"),
+    "the assistant helps": ("student", "student direct"),
+    "distillation without an assistant helps": ("student direct", "student alone"),
+    "stage 1 helps": ("assistant", "assistant alone"),
+}
+
+
+def two_stage_page(results: Results) -> str:
+    """What notebook 02 says."""
+    return "\n\n".join([
+        as_lines(claims(results, TWO_STAGE_CLAIMS)),
+        report.markdown(two_stage_table(results)),
+        provenance(results),
+    ])  # fmt: skip
 
 
 #: The paper's claims on classification. Methods are compared at one teacher and one stage
@@ -93,14 +118,15 @@ TABLE1_NOTE = (
 )
 
 
-def table1_page(preset: Preset, arms: Arms, source: Source) -> str:
-    """The notebook's section of the report."""
+def table1_page(results: Results) -> str:
+    """What notebook 03 says."""
     parts = [
-        as_lines(claims(preset, arms, TABLE1_CLAIMS, source)) + "\n" + _closeness(preset, arms),
-        report.markdown(table1(preset, arms, source)),
+        as_lines(claims(results, TABLE1_CLAIMS)) + "\n" + closeness(results),
+        report.markdown(table1(results)),
         TABLE1_NOTE,
     ]
-    if own := dict(preset.orders_of).get("assistant"):
+    own = dict(results.preset.orders_of).get("assistant")
+    if own:
         weights = ", ".join(f"{order}: {weight:g}" for order, weight in own)
         parts.append(
             f"The assistant was trained with other weights than the students ({weights}), before "
@@ -108,105 +134,112 @@ def table1_page(preset: Preset, arms: Arms, source: Source) -> str:
         )
     parts += [
         "Scale and target of some arms (seed 0; FitNet has no gradient at the features):\n\n"
-        + report.markdown(reasons(arms)),
-        provenance(preset, arms),
+        + report.markdown(reasons(results)),
+        provenance(results),
     ]
     return "\n\n".join(parts)
 
 
-def _closeness(preset: Preset, arms: Arms) -> str:
+def closeness(results: Results) -> str:
     """How far the student stays behind its teacher, beside the same gap in the paper."""
-    if not {"teacher", "student"} <= arms.keys():
+    if "teacher" not in results or "student" not in results:
         return "- **A low-resolution student comes close to its teacher: not shown** (not run)."
-    gaps = [top1(arms["teacher"])[0] - value for value in top1(arms["student"])]
+    gaps = [results.values("teacher")[0] - value for value in results.values("student")]
     theirs = paper.row("Teacher ResNet50") - paper.row("OUR-16-R")
-    same = _is_papers(preset, study(preset, "table1")["student"])
-    word = verdict(_over([theirs - gap for gap in gaps])) if same else "not shown"
+    same = is_papers(results, results.arms["student"])
+    word = Gain(tuple(theirs - gap for gap in gaps)).verdict if same else "not shown"
     return (
-        f"- **A {preset.low} px student comes as close to its {FULL} px teacher as in the paper: "
-        f"{word}.** The gap is {mean_and_spread(gaps)} points here (n = {len(gaps)}), {theirs:.2f} "
-        f"in the paper{'' if same else ', whose networks are others'}."
+        f"- **A {results.preset.low} px student comes as close to its {FULL} px teacher as in the "
+        f"paper: {word}.** The gap is {mean_and_spread(gaps)} points here (n = {len(gaps)}), "
+        f"{theirs:.2f} in the paper{'' if same else ', whose networks are others'}."
     )
 
 
-def order_claims(found: Mapping[int, Mapping[str, list[Run]]]) -> str:
+def order_claims(results: Results) -> str:
     """The paper's claims on orders, tested on the subsets that are there, as a Markdown list."""
-    lines = []
-    for pixels, arms in found.items():
-        at, pairs = f"At {pixels} px", effects(arms)
-        if len(arms) < len(subsets()):
-            lines.append(
-                f"- {at}, {len(arms)} of the {len(subsets())} subsets were run; what follows is "
-                "about those."
-            )
-        main = {order: main_effect(values) for order, values in pairs.items()}
-        for order, effect in main.items():
-            values = list(pairs[order].values())
-            lines.append(
-                f"- **{at}, adding order {order} helps: {verdict(effect)}.** {short(effect)} "
-                f"points (mean of {len(values)} pairs of runs that differ in it only, from "
-                f"{min(values):+.2f} to {max(values):+.2f}; n = {effect['n']})."
-            )
-        lines += [
-            _claim(f"{at}, more orders help", _slopes(arms), "points for each order added"),
-            _claim(
-                f"{at}, among equal numbers higher orders help more",
-                _high_over_low(main),
-                "points, mean effect of orders 3 and C minus that of 1 and 2",
-            ),
-            *_best_subset(at, arms),
-        ]
-        if {"23C", "123C"} <= arms.keys():
-            hurt = _paired(arms, "23C", "123C")
-            lines.append(_claim(f"{at}, adding order 1 to {{2,3,C}} hurts", hurt, "points lost"))
-    return "\n".join(filter(None, lines))
+    return "\n".join(line for pixels in ablations(results) for line in _at(results, pixels))
 
 
-def _claim(text: str, values: Sequence[float], unit: str) -> str:
-    if not values:
-        return ""
-    over = _over(values)
-    return f"- **{text}: {verdict(over)}.** {short(over)} {unit} (n = {over['n']})."
-
-
-def _slopes(arms: Mapping[str, list[Run]]) -> list[float]:
-    """For each seed that all subsets have, the regression of accuracy on the number of orders."""
-    seeds_of = set.intersection(*({run.config.seed for run in runs} for runs in arms.values()))
-    slopes = []
-    for seed in sorted(seeds_of):
-        y = [v for r in arms.values() for x, v in zip(r, top1(r), strict=True)
-             if x.config.seed == seed]  # fmt: skip
-        slopes.append(float(np.polyfit([len(orders) for orders in arms], y, 1)[0]))
-    return slopes
-
-
-def _high_over_low(main: Mapping[str, dict]) -> list[float]:
-    if len(main) < len(ORDERS) or len({effect["n"] for effect in main.values()}) > 1:
-        return []
-    values = {order: np.array(effect["values"]) for order, effect in main.items()}
-    return list((values["3"] + values["C"] - values["1"] - values["2"]) / 2)
-
-
-def _best_subset(at: str, arms: Mapping[str, list[Run]]) -> list[str]:
-    """{2,3,C} against the best of the others."""
-    others = [orders for orders in arms if orders != "23C"]
-    if "23C" not in arms or not others:
-        return []
-    ranked = sorted(arms, key=lambda orders: -np.mean(top1(arms[orders])))
-    best = max(others, key=lambda orders: np.mean(top1(arms[orders])))
-    ahead = _over(_paired(arms, "23C", best))
-    return [
-        f"- **{at}, {{2,3,C}} is the best subset: {verdict(ahead)}.** It is number "
-        f"{ranked.index('23C') + 1} of {len(arms)} on the test set, {short(ahead)} points from the "
-        f"best other, {{{','.join(best)}}} (n = {ahead['n']})."
+def _at(results: Results, pixels: int) -> list[str]:
+    """The claims at one resolution."""
+    at, lines = f"At {pixels} px", []
+    known, pairs = ablations(results)[pixels], effects(results, pixels)
+    if len(known) < len(subsets()):
+        lines.append(
+            f"- {at}, {len(known)} of the {len(subsets())} subsets were run; what follows is "
+            "about those."
+        )
+    main = {order: main_effect(values) for order, values in pairs.items()}
+    for order, effect in main.items():
+        values = list(pairs[order].values())
+        lines.append(
+            f"- **{at}, adding order {order} helps: {effect.verdict}.** {effect.short} "
+            f"points (mean of {len(values)} pairs of runs that differ in it only, from "
+            f"{min(values):+.2f} to {max(values):+.2f}; n = {effect.n})."
+        )
+    hurt = results.gain(subset_name("23C", pixels), subset_name("123C", pixels))
+    lines += [
+        _claim(f"{at}, more orders help", slopes(results, pixels), "points for each order added"),
+        _claim(
+            f"{at}, among equal numbers higher orders help more",
+            _high_over_low(main),
+            "points, mean effect of orders 3 and C minus that of 1 and 2",
+        ),
+        _best_subset(results, pixels),
+        _claim(f"{at}, adding order 1 to {{2,3,C}} hurts", hurt, "points lost"),
     ]
+    return [line for line in lines if line]
 
 
-def orders_page(
-    preset: Preset, found: Mapping[int, Mapping[str, list[Run]]], source: Source
-) -> str:
-    """The notebook's section of the report."""
-    weights = weight_table(preset, source)
+def _claim(text: str, gain: Gain | None, unit: str) -> str:
+    if gain is None:
+        return ""
+    return f"- **{text}: {gain.verdict}.** {gain.short} {unit} (n = {gain.n})."
+
+
+def slopes(results: Results, pixels: int) -> Gain | None:
+    """For each seed that all subsets have, the regression of accuracy on the number of orders."""
+    known = ablations(results)[pixels]
+    by_subset = []
+    for orders in known:
+        name = subset_name(orders, pixels)
+        seeds = [run.config.seed for run in results.runs(name)]
+        by_subset.append(dict(zip(seeds, results.values(name), strict=True)))
+    counts = [len(orders) for orders in known]
+    common = sorted(set.intersection(*(set(values) for values in by_subset)))
+    found = [float(np.polyfit(counts, [v[seed] for v in by_subset], 1)[0]) for seed in common]
+    return Gain(tuple(found)) if found else None
+
+
+def _high_over_low(main: Mapping[str, Gain]) -> Gain | None:
+    if len(main) < len(ORDERS) or len({effect.n for effect in main.values()}) > 1:
+        return None
+    values = {order: np.array(effect.values) for order, effect in main.items()}
+    return Gain(tuple((values["3"] + values["C"] - values["1"] - values["2"]) / 2))
+
+
+def _best_subset(results: Results, pixels: int) -> str:
+    """{2,3,C} against the best of the others."""
+    known = ablations(results)[pixels]
+    mean = {o: np.mean(results.values(subset_name(o, pixels))) for o in known}
+    others = [orders for orders in known if orders != "23C"]
+    if "23C" not in known or not others:
+        return ""
+    best = max(others, key=mean.get)
+    ahead = results.gain(subset_name("23C", pixels), subset_name(best, pixels))
+    if ahead is None:
+        return ""
+    place = sorted(known, key=lambda orders: -mean[orders]).index("23C") + 1
+    return (
+        f"- **At {pixels} px, {{2,3,C}} is the best subset: {ahead.verdict}.** It is number "
+        f"{place} of {len(known)} on the test set, {ahead.short} points from the best other, "
+        f"{in_braces(best)} (n = {ahead.n})."
+    )
+
+
+def orders_page(results: Results) -> str:
+    """What notebook 04 says."""
+    weights = weight_table(results)
     sweep = "The weights were not swept at this size."
     if not weights.empty:
         held = weights["validation top-1 %"].astype(float)
@@ -215,34 +248,34 @@ def orders_page(
             f"best is `{weights['weights'][held.idxmax()]}`; the preset's weights were fixed "
             f"before and stay.\n\n{report.markdown(weights)}"
         )
-    arms = {f"{p} {o}": list(r) for p, by in found.items() for o, r in by.items()}
-    return "\n\n".join(
-        [order_claims(found), report.markdown(order_table(found)), sweep, provenance(preset, arms)]
-    )
+    shown = [subset_name(o, pixels) for pixels, known in ablations(results).items() for o in known]
+    return "\n\n".join([
+        order_claims(results),
+        report.markdown(order_table(results)),
+        sweep,
+        provenance(results.only(shown)),
+    ])  # fmt: skip
 
 
-def resolution_claims(preset: Preset, arms: Arms) -> str:
+def resolution_claims(results: Results) -> str:
     """Where the high-resolution image helps, as a Markdown list."""
-    lines = []
-    for r in resolutions(preset):
-        names = at_resolution(r, preset)
-        if {names["student"], names["alone"]} <= arms.keys():
-            helped = gain(arms, names["student"], names["alone"])
-            text = f"- **At {r} px distillation helps: {verdict(helped)}.** {helped['text']}"
-            if names["direct"] in arms and names["direct"] != names["student"]:
-                part = gain(arms, names["student"], names["direct"])
-                text += f"; assistant instead of teacher: {part['text']}"
-            lines.append(text + ".")
-    measured = {
-        r: gain(arms, names["student"], names["alone"])["mean"]
-        for r in resolutions(preset)
-        if {(names := at_resolution(r, preset))["student"], names["alone"]} <= arms.keys()
-    }
-    if measured:
-        best = max(measured, key=measured.get)
-        none = [str(r) for r, mean in measured.items() if mean <= 0]
+    lines, means = [], {}
+    for r in resolutions(results):
+        names = at_resolution(results, r)
+        helped = results.gain(names["student"], names["alone"])
+        if helped is None:
+            continue
+        means[r] = helped.mean
+        text = f"- **At {r} px distillation helps: {helped.verdict}.** {helped.text}"
+        part = results.gain(names["student"], names["direct"])
+        if part is not None:
+            text += f"; assistant instead of teacher: {part.text}"
+        lines.append(text + ".")
+    if means:
+        best = max(means, key=means.get)
+        none = [str(r) for r, mean in means.items() if mean <= 0]
         lines.append(
-            f"- The gain measured is largest at {best} px ({measured[best]:+.2f} points); "
+            f"- The gain measured is largest at {best} px ({means[best]:+.2f} points); "
             + (f"none was seen at {', '.join(none)} px" if none else "it is positive everywhere")
             + ". Most resolutions have one seed, so this is a lead, not a result."
         )
@@ -255,10 +288,10 @@ def _matrix(table: pd.DataFrame) -> str:
     return report.markdown(shown.rename(columns=str))
 
 
-def resolutions_page(preset: Preset, arms: Arms, source: Source) -> str:
-    """The notebook's section of the report."""
-    parts = [resolution_claims(preset, arms), report.markdown(resolution_table(preset, arms))]
-    matrix, kernels = crossed(preset, arms, source), swapped(preset, arms, source)
+def resolutions_page(results: Results) -> str:
+    """What notebook 05 says."""
+    parts = [resolution_claims(results), report.markdown(resolution_table(results))]
+    matrix, kernels = crossed(results), swapped(results)
     if not matrix.empty:
         parts.append(
             "Students trained at r (rows), tested on images of r′ pixels as they are (columns), "
@@ -266,25 +299,7 @@ def resolutions_page(preset: Preset, arms: Arms, source: Source) -> str:
         )
     if not kernels.empty:
         parts.append(
-            f"Students at {preset.low} px trained on one kernel (rows), tested on another "
+            f"Students at {results.preset.low} px trained on one kernel (rows), tested on another "
             f"(columns), top-1 %:\n\n{_matrix(kernels)}"
         )
-    return "\n\n".join([*parts, provenance(preset, arms)])
-
-
-TWO_STAGE_CLAIMS = {
-    "stage 2 helps": ("student", "student alone"),
-    "the assistant helps": ("student", "student direct"),
-    "distillation without an assistant helps": ("student direct", "student alone"),
-    "stage 1 helps": ("assistant", "assistant alone"),
-}
-
-
-def two_stage_page(preset: Preset, arms: Arms, source: Source) -> str:
-    """The notebook's section of the report."""
-    table = claims(preset, arms, TWO_STAGE_CLAIMS, source)
-    return "\n\n".join([
-        as_lines(table),
-        report.markdown(two_stage_table(arms, preset)),
-        provenance(preset, arms),
-    ])  # fmt: skip
+    return "\n\n".join([*parts, provenance(results)])

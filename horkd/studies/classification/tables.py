@@ -1,7 +1,6 @@
-"""What the runs of a study say: its table, its claims with their verdicts, and its page.
+"""The tables of the studies of classification, functions of finished runs.
 
-Notebooks show these; the tests make them again from the committed records alone. `Source` says
-where runs come from: `live` trains or reads them, `recorded` knows only a report's records.
+Notebooks show them; the tests make them again from the committed records alone.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,122 +16,109 @@ from horkd.lab.store import Run
 from horkd.losses import ORDERS as TERMS
 from horkd.networks.network import ModelSpec, macs_of
 from horkd.studies.arm import FULL, ORDERS, Arm, subset_name, subsets
-from horkd.studies.claims import mean_and_spread, verdict
-from horkd.studies.presets import Preset
-from horkd.studies.results import Arms, Source, failures, gain, top1
-from horkd.studies.study import collect, configure, study
+from horkd.studies.claims import mean_and_spread
+from horkd.studies.results import Gain, Results
+from horkd.studies.study import study
+
+#: Studies behind the notebooks.
+TWO_STAGE, TABLE1 = ("two_stage",), ("table1", "plus")
+ORDER_STUDY, RESOLUTIONS = ("orders",), ("two_stage", "resolutions")
 
 
-def two_stage_table(arms: Arms, preset: Preset) -> pd.DataFrame:
-    """One row per arm: accuracy with n and spread, cost, and the paper's number beside it.
+def _costs(run: Run) -> dict[str, str]:
+    cost = run.record["cost"]
+    return {
+        "parameters (M)": f"{cost['parameters'] / 1e6:.2f}",
+        "MACs (M)": f"{cost['macs'] / 1e6:.1f}",
+    }
 
-    Args:
-        arms: finished runs of study two_stage.
-        preset: what they were made with.
-    """
-    networks = f"{preset.teacher} → {preset.compact}"
-    ours = f"test top-1 % ({preset.data}, {networks})"
+
+def _best_epoch(runs: Sequence[Run]) -> str:
+    """Test top-1 of the best epochs on the validation split, where there is one."""
+    best = [run.record["results"].get("best", {}).get("test", {}).get("top1") for run in runs]
+    return "–" if None in best else mean_and_spread(best)
+
+
+def _seconds(runs: Sequence[Run]) -> str:
+    return f"{np.mean([run.record['seconds']['total'] for run in runs]):.0f}"
+
+
+def two_stage_table(results: Results) -> pd.DataFrame:
+    """One row per arm: accuracy with n and spread, cost, and the paper's number beside it."""
+    preset, rows = results.preset, []
+    ours = f"test top-1 % ({preset.data}, {preset.teacher} → {preset.compact})"
     theirs = "paper % (CIFAR-100, ResNet50 → ResNet18)"
-    rows, kinds = [], study(preset, "two_stage")
-    for arm, runs in arms.items():
-        record = runs[0].record
-        best = [run.record["results"].get("best", {}).get("test", {}).get("top1") for run in runs]
-        published = paper.row(kinds[arm].row)
+    for arm in results:
+        runs = results.runs(arm)
+        published = paper.row(results.arms[arm].row)
         rows.append({
             "arm": arm,
-            "pixels": record["config"]["degradation"]["size"],
-            "network": record["config"]["model"],
-            ours: mean_and_spread(top1(runs)),
+            "pixels": runs[0].config.degradation.size,
+            "network": runs[0].config.model,
+            ours: mean_and_spread(results.values(arm)),
             "n": len(runs),
-            "best epoch %": "–" if None in best else mean_and_spread(best),
+            "best epoch %": _best_epoch(runs),
             theirs: "–" if published is None else f"{published:.2f}",
-            "parameters (M)": f"{record['cost']['parameters'] / 1e6:.2f}",
-            "MACs (M)": f"{record['cost']['macs'] / 1e6:.1f}",
-            "training (s)": f"{np.mean([r.record['seconds']['total'] for r in runs]):.0f}",
+            **_costs(runs[0]),
+            "training (s)": _seconds(runs),
         })  # fmt: skip
     return pd.DataFrame(rows)
 
 
-def _control(run: Run, arms: Arms) -> str | None:
+def control_of(results: Results, arm: str) -> str | None:
     """The arm of the same network, resolution and recipe that is trained on labels only."""
 
     def sort(config: RunConfig) -> tuple:
         return config.model, config.degradation, config.recipe
 
-    for name, found in arms.items():
-        other = found[0].config
-        same = sort(other) == sort(run.config)
-        if same and other.frozen is None and run.config.frozen is not None:
-            return name
-    return None
+    config = results.runs(arm)[0].config
+    if config.frozen is None:
+        return None
+    others = ((name, results.runs(name)[0].config) for name in results)
+    return next((n for n, c in others if sort(c) == sort(config) and c.frozen is None), None)
 
 
-def _is_papers(preset: Preset, arm: Arm) -> bool:
+def is_papers(results: Results, arm: Arm) -> bool:
     """Whether the paper's number of an arm was measured on these networks and data."""
+    preset = results.preset
     if preset.data != "cifar100" or preset.teacher != paper.network("Teacher ResNet50"):
         return False
     return getattr(preset, arm.network) == paper.network(arm.row)
 
 
-def fed(preset: Preset, arms: Arms, source: Source) -> dict[str, dict]:
+def fed(results: Results) -> dict[str, dict]:
     """Teacher and assistant on the student's images: as they are, and enlarged back.
 
     Returns:
-        Label -> `model`, `view`, `macs` of one image and `test` (accuracy); without those that are
-        not known.
+        Label -> `model`, `view`, `macs` of one image, `parameters` and `test` (accuracy); without
+        those that are not known.
     """
-    rows = {}
+    rows, low = {}, results.preset.low
     for name, enlarged in product(("teacher", "assistant"), (False, True)):
-        if name not in arms:
+        if name not in results:
             continue
-        run = arms[name][0]
-        view = Degradation(preset.low, upsample=enlarged)
-        tests = source.views(run, [view])
+        run = results.runs(name)[0]
+        view = Degradation(low, upsample=enlarged)
+        tests = results.at_resolutions(run, [view])
         if tests is not None:
-            side = FULL if enlarged else preset.low
-            spec = ModelSpec(run.config.model, 100)
-            rows[f"{name} fed {preset.low} px{', enlarged' if enlarged else ''}"] = {
+            rows[f"{name} fed {low} px{', enlarged' if enlarged else ''}"] = {
                 "model": run.config.model,
                 "view": view,
-                "macs": macs_of(spec, side),
+                "macs": macs_of(ModelSpec(run.config.model, 100), FULL if enlarged else low),
                 "parameters": run.record["cost"]["parameters"],
                 "test": tests[0],
             }
     return rows
 
 
-def table1(preset: Preset, arms: Arms, source: Source) -> pd.DataFrame:
+def table1(results: Results) -> pd.DataFrame:
     """Every arm of Table 1, its controls and extensions, also those that failed or were not run."""
-    ours = f"{preset.data} top-1 %"
-    kinds = {**study(preset, "table1"), **study(preset, "plus")}
+    ours = f"{results.preset.data} top-1 %"
     rows = []
-    for name, arm in kinds.items():
-        config = configure(preset, arm)
-        row = {"arm": name, "px": str(config.degradation.size), "network": config.model}
-        published = paper.row(arm.row)
-        row["paper's row"] = arm.row or "–"
-        row["paper %"] = "–" if published is None else f"{published:.2f}"
-        failed = failures(preset, arm, source)
-        if name in arms:
-            row |= _measured(preset, arm, arms, ours, published, len(failed))
-        elif failed:
-            row[ours] = f"diverged in epoch {failed[0][1]['epoch']}"
-        else:
-            row[ours] = "not run"
-        rows.append(row)
+    for name in results.arms:
+        rows.append(_row_of_table1(results, name, ours))
         if name == "assistant":
-            rows += [
-                {
-                    "arm": label,
-                    "px": str(preset.low),
-                    "network": seen["model"],
-                    ours: f"{seen['test']['top1']:.2f}",
-                    "n": "1",
-                    "parameters (M)": f"{seen['parameters'] / 1e6:.2f}",
-                    "MACs (M)": f"{seen['macs'] / 1e6:.1f}",
-                }
-                for label, seen in fed(preset, arms, source).items()
-            ]
+            rows += _fed_rows(results, ours)
     order = [
         "arm", "px", "network", ours, "n", "gain over labels only", "shown?", "best epoch %",
         "paper's row", "paper %", "ours − paper", "parameters (M)", "MACs (M)", "training (s)",
@@ -145,54 +131,69 @@ def _filled(rows: Sequence[Mapping[str, str]], columns: Iterable[str]) -> pd.Dat
     return pd.DataFrame([{c: row.get(c, "–") for c in columns} for row in rows])
 
 
-def _measured(
-    preset: Preset, arm: Arm, arms: Arms, ours: str, published: float | None, failed: int
-) -> dict[str, str]:
-    found = arms[arm.name]
-    record, values = found[0].record, top1(found)
-    best = [run.record["results"].get("best", {}).get("test", {}).get("top1") for run in found]
-    read = any(run.record["seconds"].get("frozen_answers_read") for run in found)
-    seconds = np.mean([run.record["seconds"]["total"] for run in found])
+def _fed_rows(results: Results, ours: str) -> list[dict[str, str]]:
+    return [
+        {
+            "arm": label,
+            "px": str(results.preset.low),
+            "network": seen["model"],
+            ours: f"{seen['test']['top1']:.2f}",
+            "n": "1",
+            "parameters (M)": f"{seen['parameters'] / 1e6:.2f}",
+            "MACs (M)": f"{seen['macs'] / 1e6:.1f}",
+        }
+        for label, seen in fed(results).items()
+    ]
+
+
+def _row_of_table1(results: Results, name: str, ours: str) -> dict[str, str]:
+    arm, config = results.arms[name], results.config(name)
+    published, failed = paper.row(arm.row), results.failures(name)
     row = {
-        ours: mean_and_spread(values),
-        "n": f"{len(found)}{f', {failed} diverged' if failed else ''}",
-        "best epoch %": "–" if None in best else mean_and_spread(best),
-        "parameters (M)": f"{record['cost']['parameters'] / 1e6:.2f}",
-        "MACs (M)": f"{record['cost']['macs'] / 1e6:.1f}",
-        "training (s)": f"{seconds:.0f}{'†' if read else ''}",
+        "arm": name,
+        "px": str(config.degradation.size),
+        "network": config.model,
+        "paper's row": arm.row or "–",
+        "paper %": "–" if published is None else f"{published:.2f}",
     }
-    control = _control(found[0], arms)
-    if control is not None:
-        difference = gain(arms, arm.name, control)
-        row["gain over labels only"] = short(difference)
-        row["shown?"] = "not shown" if failed else verdict(difference)
-    if published is not None and _is_papers(preset, arm):
+    if name not in results:
+        what = f"diverged in epoch {failed[0][1]['epoch']}" if failed else "not run"
+        return row | {ours: what}
+    runs, values = results.runs(name), results.values(name)
+    read = any(run.record["seconds"].get("frozen_answers_read") for run in runs)
+    row |= {
+        ours: mean_and_spread(values),
+        "n": f"{len(runs)}{f', {len(failed)} diverged' if failed else ''}",
+        "best epoch %": _best_epoch(runs),
+        **_costs(runs[0]),
+        "training (s)": f"{_seconds(runs)}{'†' if read else ''}",
+    }
+    control = control_of(results, name)
+    gain = None if control is None else results.gain(name, control)
+    if gain is not None:
+        row["gain over labels only"] = gain.short
+        row["shown?"] = "not shown" if failed else gain.verdict
+    if published is not None and is_papers(results, arm):
         row["ours − paper"] = f"{np.mean(values) - published:+.2f}"
     return row
 
 
-def short(difference: Mapping) -> str:
-    """`+1.69 ± 0.58` without its seeds."""
-    spread = "" if difference["std"] is None else f" ± {difference['std']:.2f}"
-    return f"{difference['mean']:+.2f}{spread}"
-
-
-def reasons(arms: Arms) -> pd.DataFrame:
+def reasons(results: Results) -> pd.DataFrame:
     """Scale and target of some arms: gradient shares, and likeness to the model they learn from."""
     rows = []
     for name in ("student", "student direct", "KD", "KD standardised", "RKD", "FitNet", "horkd+"):
-        if name not in arms:
+        if name not in results:
             continue
-        record = arms[name][0].record
+        run = results.runs(name)[0]
         own = [
             100 * sum(v for n, v in entry["gradient_shares"].items() if n != "cross_entropy")
-            for entry in record["history"]
+            for entry in run.record["history"]
         ]
-        agreement = record["results"].get("agreement", {})
+        agreement = run.record["results"].get("agreement", {})
         rows.append({
             "arm": name,
-            "learns from": arms[name][0].config.frozen.model,
-            "test top-1 %": mean_and_spread(top1(arms[name])),
+            "learns from": run.config.frozen.model,
+            "test top-1 %": mean_and_spread(results.values(name)),
             "share of the gradient, first epoch %": f"{own[0]:.0f}",
             "last epoch %": f"{own[-1]:.0f}",
             "same answer as its model %": f"{agreement.get('same_answer', np.nan):.1f}",
@@ -201,28 +202,13 @@ def reasons(arms: Arms) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _over(values: Sequence[float]) -> dict:
-    """Values of several seeds as `horkd.studies.claims.verdict` takes them."""
-    std = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return {"values": list(values), "mean": float(np.mean(values)), "std": std, "n": len(values)}
-
-
-def order_arms(preset: Preset, source: Source) -> dict[int, dict[str, list[Run]]]:
-    """Subsets of orders that are there: pixels -> subset ("23C") -> runs, one per seed.
-
-    Raises:
-        HorkdError: if there is none.
-    """
-    arms = collect(preset, "orders", source.find)
+def ablations(results: Results) -> dict[int, list[str]]:
+    """Pixels -> the subsets of orders ("23C") that were run there; none of a single subset."""
     found = {
-        pixels: {
-            orders: arms[subset_name(orders, pixels)]
-            for orders in subsets()
-            if subset_name(orders, pixels) in arms
-        }
-        for pixels in (preset.low, FULL)
+        pixels: [orders for orders in subsets() if subset_name(orders, pixels) in results]
+        for pixels in (results.preset.low, FULL)
     }
-    return {pixels: arms for pixels, arms in found.items() if len(arms) > 1}
+    return {pixels: known for pixels, known in found.items() if len(known) > 1}
 
 
 def validation(run: Run) -> float | None:
@@ -240,24 +226,30 @@ def shares(run: Run) -> dict[str, float]:
     }
 
 
-def order_table(found: Mapping[int, Mapping[str, list[Run]]]) -> pd.DataFrame:
+def in_braces(orders: str) -> str:
+    """A subset in words: `{2,3,C}`."""
+    return "{" + ",".join(orders) + "}"
+
+
+def order_table(results: Results) -> pd.DataFrame:
     """One row per subset and resolution, the best on the validation split first (else on test)."""
     rows = []
-    for pixels, arms in found.items():
-        held = {o: [validation(run) for run in runs] for o, runs in arms.items()}
-        known = not any(None in values for values in held.values())
-        judged = held if known else {o: top1(runs) for o, runs in arms.items()}
-        for orders in sorted(arms, key=lambda o: -np.mean(judged[o])):
-            share = shares(arms[orders][0])
-            alone = orders and "" in arms
-            over = _over(_paired(arms, orders, "")) if alone else None
+    for pixels, known in ablations(results).items():
+        names = {orders: subset_name(orders, pixels) for orders in known}
+        test = {o: results.values(name) for o, name in names.items()}
+        held = {o: [validation(run) for run in results.runs(n)] for o, n in names.items()}
+        has_validation = not any(None in values for values in held.values())
+        judged = held if has_validation else test
+        for orders in sorted(known, key=lambda o: -np.mean(judged[o])):
+            share = shares(results.runs(names[orders])[0])
+            over = results.gain(names[orders], subset_name("", pixels)) if orders else None
             rows.append({
                 "px": str(pixels),
-                "orders": "{" + ",".join(orders) + "}",
-                "validation top-1 %": mean_and_spread(held[orders]) if known else "–",
-                "test top-1 %": mean_and_spread(top1(arms[orders])),
-                "n": str(len(arms[orders])),
-                "over labels only": short(over) if over else "–",
+                "orders": in_braces(orders),
+                "validation top-1 %": mean_and_spread(held[orders]) if has_validation else "–",
+                "test top-1 %": mean_and_spread(test[orders]),
+                "n": str(len(test[orders])),
+                "over labels only": over.short if over else "–",
                 **{
                     f"order {o}: share of gradient %": (
                         f"{share[TERMS[o]]:.0f}" if TERMS[o] in share else "–"
@@ -268,51 +260,49 @@ def order_table(found: Mapping[int, Mapping[str, list[Run]]]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _paired(arms: Mapping[str, list[Run]], arm: str, control: str) -> list[float]:
-    """Differences in test top-1 of two arms, seed by seed."""
-    return gain(arms, arm, control)["values"]
-
-
-def effects(arms: Mapping[str, list[Run]]) -> dict[str, dict[tuple[str, int], float]]:
+def effects(results: Results, pixels: int) -> dict[str, dict[tuple[str, int], float]]:
     """What adding an order does, in points, for each pair of runs that differ in it only.
-
-    Args:
-        arms: subset -> runs, of one resolution.
 
     Returns:
         Order -> (subset without it, seed) -> difference; eight subsets if all are there.
     """
-    found = {}
-    for order in ORDERS:
-        for without in arms:
-            with_it = "".join(o for o in ORDERS if o in without or o == order)
-            if order not in without and with_it in arms:
-                seeds_of = {run.config.seed for run in arms[without]}
-                both = sorted(seeds_of & {run.config.seed for run in arms[with_it]})
-                for seed, value in zip(both, _paired(arms, with_it, without), strict=True):
-                    found.setdefault(order, {})[without, seed] = value
+    known = ablations(results)[pixels]
+    found: dict[str, dict[tuple[str, int], float]] = {}
+    for order, without in product(ORDERS, known):
+        with_it = "".join(o for o in ORDERS if o in without or o == order)
+        if order in without or with_it not in known:
+            continue
+        pair = [subset_name(orders, pixels) for orders in (with_it, without)]
+        seeds = [{run.config.seed for run in results.runs(name)} for name in pair]
+        gain = results.gain(*pair)
+        if gain is not None:
+            for seed, value in zip(sorted(seeds[0] & seeds[1]), gain.values, strict=True):
+                found.setdefault(order, {})[without, seed] = value
     return found
 
 
-def main_effect(pairs: Mapping[tuple[str, int], float]) -> dict:
-    """Mean over the pairs of each seed, and their spread over seeds."""
+def main_effect(pairs: Mapping[tuple[str, int], float]) -> Gain:
+    """Mean over the pairs of each seed."""
     by_seed = {seed: [v for (_, s), v in pairs.items() if s == seed] for _, seed in pairs}
-    return _over([float(np.mean(values)) for values in by_seed.values()])
+    return Gain(tuple(float(np.mean(values)) for values in by_seed.values()))
 
 
-def weight_table(preset: Preset, source: Source) -> pd.DataFrame:
+def weight_runs(results: Results) -> dict[str, Run]:
+    """The student, and the sweep around its weights as far as it was run."""
+    preset = results.preset
+    student = study(preset, "two_stage").get("student")
+    arms = {"as they are": student} if student else {}
+    found = {n: results.first(arm) for n, arm in {**arms, **study(preset, "weights")}.items()}
+    return {name: run for name, run in found.items() if run is not None}
+
+
+def weight_table(results: Results) -> pd.DataFrame:
     """The sweep around the weights, judged on the validation split; empty if nothing is there."""
     columns = ["weights", "order 2", "order 3", "order C", "validation top-1 %", "change"]
-    centre = source.find(configure(preset, study(preset, "two_stage")["student"]))
+    runs = weight_runs(results)
+    centre = runs.get("as they are")
     held = None if centre is None else validation(centre)
-    if held is None:
-        return pd.DataFrame(columns=columns)
-    rows = [("as they are", centre)]
-    for name, arm in study(preset, "weights").items():
-        found = source.find(configure(preset, arm))
-        if found is not None:
-            rows.append((name, found))
-    if len(rows) == 1:
+    if held is None or len(runs) == 1:
         return pd.DataFrame(columns=columns)
     return pd.DataFrame([
         {
@@ -321,13 +311,13 @@ def weight_table(preset: Preset, source: Source) -> pd.DataFrame:
             "validation top-1 %": f"{validation(run):.2f}",
             "change": "–" if run is centre else f"{validation(run) - held:+.2f}",
         }
-        for name, run in rows
+        for name, run in runs.items()
     ], columns=columns)  # fmt: skip
 
 
-def at_resolution(r: int, preset: Preset) -> dict[str, str]:
+def at_resolution(results: Results, r: int) -> dict[str, str]:
     """Names of the arms at a resolution: "student", "direct" and "alone"."""
-    if r == preset.low:
+    if r == results.preset.low:
         return {"student": "student", "direct": "student direct", "alone": "student alone"}
     if r == FULL:
         return {"student": f"student {r}", "direct": "assistant", "alone": "assistant alone"}
@@ -338,78 +328,65 @@ def at_resolution(r: int, preset: Preset) -> dict[str, str]:
     }
 
 
-def resolutions(preset: Preset) -> list[int]:
+def resolutions(results: Results) -> list[int]:
     """Resolutions of the sweep, in pixels, the largest first."""
-    return sorted({FULL, preset.low, *preset.sweep}, reverse=True)
+    return sorted({FULL, results.preset.low, *results.preset.sweep}, reverse=True)
 
 
-def resolution_table(preset: Preset, arms: Arms) -> pd.DataFrame:
+def resolution_table(results: Results) -> pd.DataFrame:
     """One row per resolution: with and without assistant, without any teacher, and the cost."""
     rows = []
-    for r in resolutions(preset):
-        names = {kind: n for kind, n in at_resolution(r, preset).items() if n in arms}
+    for r in resolutions(results):
+        names = {kind: n for kind, n in at_resolution(results, r).items() if n in results}
         if not names:
             continue
-        record = arms[next(iter(names.values()))][0].record
         row = {"px": str(r)}
         for kind, title in (
             ("alone", "labels only %"), ("direct", "from the teacher %"),
             ("student", "from the assistant %"),
         ):  # fmt: skip
-            row[title] = mean_and_spread(top1(arms[names[kind]])) if kind in names else "–"
-        for kind, title in (("direct", "gain, teacher"), ("student", "gain, assistant")):
-            if kind in names and "alone" in names:
-                row[title] = short(gain(arms, names[kind], names["alone"]))
-        if {"student", "direct"} <= names.keys():
-            row["assistant over teacher"] = short(gain(arms, names["student"], names["direct"]))
+            row[title] = mean_and_spread(results.values(names[kind])) if kind in names else "–"
+        for kind, control, title in (
+            ("direct", "alone", "gain, teacher"), ("student", "alone", "gain, assistant"),
+            ("student", "direct", "assistant over teacher"),
+        ):  # fmt: skip
+            gain = results.gain(names.get(kind, ""), names.get(control, ""))
+            if gain is not None:
+                row[title] = gain.short
         row["n"] = "/".join(
-            str(len(arms[names[k]])) if k in names else "0" for k in ("alone", "direct", "student")
+            str(len(results.runs(names.get(k, "")))) for k in ("alone", "direct", "student")
         )
-        row["MACs (M)"] = f"{record['cost']['macs'] / 1e6:.1f}"
+        row["MACs (M)"] = _costs(results.runs(next(iter(names.values())))[0])["MACs (M)"]
         if "alone" in names:
-            seconds = np.mean([x.record["seconds"]["total"] for x in arms[names["alone"]]])
-            row["training on labels (s)"] = f"{seconds:.0f}"
+            row["training on labels (s)"] = _seconds(results.runs(names["alone"]))
         rows.append(row)
     return _filled(rows, dict.fromkeys(column for row in rows for column in row))
 
 
-def crossed(preset: Preset, arms: Arms, source: Source, kind: str = "student") -> pd.DataFrame:
-    """Accuracy (%) of networks trained at r (rows) on images of r′ (columns), as they are.
-
-    Args:
-        preset: sizes.
-        arms: finished runs of studies two_stage and resolutions.
-        source: for the tests at other resolutions.
-        kind: "student", "direct" or "alone".
-    """
-    sizes = resolutions(preset)
-    rows = {}
-    for r in sizes:
-        name = at_resolution(r, preset)[kind]
-        if name in arms:
-            tests = source.views(arms[name][0], [Degradation(s) for s in sizes])
-            if tests is not None:
-                rows[r] = [test["top1"] for test in tests]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=sizes)
+def crossed(results: Results) -> pd.DataFrame:
+    """Accuracy (%) of students trained at r (rows) on images of r′ (columns), as they are."""
+    sizes = resolutions(results)
+    students = {r: at_resolution(results, r)["student"] for r in sizes}
+    return _matrix(results, students, {r: Degradation(r) for r in sizes})
 
 
-#: Kernels for the test of a student on images that were made otherwise.
-def swapped_kernels(preset: Preset) -> dict[str, Degradation]:
+def swapped_kernels(low: int) -> dict[str, Degradation]:
     """Degradations to the low resolution by name, the last one as a camera would do it."""
-    low = preset.low
     named = {k: Degradation(low, k) for k in ("bicubic", "area", "bilinear", "nearest")}
     return named | {"blur, noise, JPEG": Degradation(low, blur=1.0, noise=5.0, jpeg=75)}
 
 
-def swapped(preset: Preset, arms: Arms, source: Source) -> pd.DataFrame:
+def swapped(results: Results) -> pd.DataFrame:
     """Accuracy (%) of students trained on one kernel (rows) on images of others (columns)."""
-    kernels = swapped_kernels(preset)
+    students = {"bicubic": "student", "area": "student area", "nearest": "student nearest"}
+    return _matrix(results, students, swapped_kernels(results.preset.low))
+
+
+def _matrix(results: Results, students: Mapping, views: Mapping) -> pd.DataFrame:
     rows = {}
-    for kernel, name in (
-        ("bicubic", "student"), ("area", "student area"), ("nearest", "student nearest")
-    ):  # fmt: skip
-        if name in arms:
-            tests = source.views(arms[name][0], list(kernels.values()))
+    for label, name in students.items():
+        if name in results:
+            tests = results.at_resolutions(results.runs(name)[0], list(views.values()))
             if tests is not None:
-                rows[kernel] = [test["top1"] for test in tests]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=list(kernels))
+                rows[label] = [test["top1"] for test in tests]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=list(views))

@@ -1,96 +1,66 @@
-"""The page of notebook 06."""
-
-from collections.abc import Mapping, Sequence
+"""The page of notebook 06: claims, tables, provenance, model card."""
 
 import numpy as np
 import pandas as pd
 
+from horkd import paper
 from horkd.data.faces import parse
 from horkd.lab.looks import Look
 from horkd.studies import report
-from horkd.studies.claims import as_lines, verdict
+from horkd.studies.arm import subset_name, subsets
+from horkd.studies.claims import Claim, as_lines, table
+from horkd.studies.claims import provenance as provenance_
+from horkd.studies.faces.setting import setting
 from horkd.studies.faces.tables import (
-    ELSEWHERE,
     Tested,
-    _over_folds,
     all_folds,
-    at_size,
     elsewhere_table,
     fed,
     identification_table,
-    lows,
     mixed_table,
-    of_people,
     subset_table,
     tested,
-    tested_on,
     verification_table,
 )
 from horkd.studies.presets import Preset
-from horkd.studies.results import Arms, Source, failures
-from horkd.studies.study import study
+from horkd.studies.results import Gain, Results
 
 
-def _difference(values: Sequence[float], unit: str) -> dict:
-    mean = float(np.mean(values))
-    std = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    spread = f" ± {std:.2f}" if std is not None else ""
-    unit = unit if len(values) > 1 else unit.removesuffix("s")
-    text = f"{mean:+.2f}{spread} points (n = {len(values)} {unit})"
-    return {"values": values, "mean": mean, "std": std, "n": len(values), "text": text}
-
-
-def _by_seed(rows: Mapping[str, Tested], arm: str, control: str) -> list[float]:
-    a, b = rows[arm], rows[control]
-    if b.kind == "teacher":
-        return [x - b.accuracies[0] for x in a.accuracies]
-    other = {run.config.seed: x for run, x in zip(b.runs, b.accuracies, strict=True)}
-    return [
-        x - other[run.config.seed]
-        for run, x in zip(a.runs, a.accuracies, strict=True)
-        if run.config.seed in other
-    ]
-
-
-def claims(preset: Preset, arms: Arms, source: Source) -> pd.DataFrame:
+def claims(results: Results) -> pd.DataFrame:
     """Claims with differences in accuracy, paired over seeds or over folds, and their verdicts."""
-    rows = {row.label: row for row in tested(preset, arms, source)}
+    rows = {row.label: row for row in tested(results)}
     found = []
-
-    def add(claim: str, compared: str, difference: Mapping) -> None:
-        found.append({
-            "claim": claim,
-            "compared": compared,
-            "difference": difference["text"],
-            "verdict": verdict(difference),
-        })  # fmt: skip
-
-    for claim, arm, control in _questions(preset):
-        if arm in rows and control in rows:
-            values = _by_seed(rows, arm, control)
-            if values:
-                add(claim, f"{arm} − {control}", _difference(values, "seeds"))
-    for pixels in lows(preset):
-        teacher = fed(preset, source, arms, pixels)
+    for text, arm, control in questions(results.preset):
+        gain = _by_seed(rows[arm], rows[control]) if {arm, control} <= rows.keys() else None
+        if gain is not None:
+            found.append(Claim(text, f"{arm} − {control}", gain))
+    for pixels in setting(results.preset).lows:
+        teacher = fed(results, pixels)
         for name in (f"student {pixels}", f"tuned {pixels}"):
-            whole = all_folds(preset, source, arms, name)
+            whole = all_folds(results, name)
             if whole is not None and teacher is not None:
-                beside = dict(zip(teacher["folds"], teacher["accuracies"], strict=True))
-                pairs = zip(whole["folds"], whole["accuracies"], strict=True)
-                values = [value - beside[fold] for fold, value in pairs]
-                add(
+                pairs = whole.accuracies.items()
+                values = tuple(value - teacher.accuracies[fold] for fold, value in pairs)
+                found.append(Claim(
                     f"{name} beats the teacher fed {pixels} px, over folds",
                     f"{name} − teacher fed {pixels} px",
-                    _difference(list(values), "folds"),
-                )
-    columns = ["claim", "compared", "difference", "verdict"]
-    return pd.DataFrame(found, columns=columns)
+                    Gain(values, "folds"),
+                ))  # fmt: skip
+    return table(found)
 
 
-def _questions(preset: Preset) -> list[tuple[str, str, str]]:
-    """(claim, arm, control), compared on the pairs of `tested_on`."""
-    low = lows(preset)[0]
-    if not of_people(preset):
+def _by_seed(a: Tested, b: Tested) -> Gain | None:
+    """Paired over seeds; the teacher is one for all of them."""
+    controls = dict.fromkeys(a.by_seed, b.accuracies[0]) if b.kind == "teacher" else b.by_seed
+    values = [x - controls[seed] for seed, x in a.by_seed.items() if seed in controls]
+    return Gain(tuple(values), "seeds") if values else None
+
+
+def questions(preset: Preset) -> list[tuple[str, str, str]]:
+    """(claim, network, control), compared on the pairs that all are compared on."""
+    here = setting(preset)
+    low = here.lows[0]
+    if not here.lfw:
         teacher = f"teacher fed {low} px"
         return [
             ("distillation helps to verify what was never seen", "student", "student alone"),
@@ -100,7 +70,7 @@ def _questions(preset: Preset) -> list[tuple[str, str, str]]:
             ("order C to clusters helps", "student, clusters", "student, no labels"),
         ]
     questions = []
-    for r in lows(preset):
+    for r in here.lows:
         questions += [
             (f"distillation beats the names at {r} px", f"student {r}", f"student {r} alone"),
             (f"a native student beats the teacher fed {r} px", f"student {r}",
@@ -122,38 +92,34 @@ def _questions(preset: Preset) -> list[tuple[str, str, str]]:
     ]  # fmt: skip
 
 
-def provenance(preset: Preset, arms: Arms) -> str:
+def provenance(results: Results) -> str:
     """What the numbers of the page come from, in a paragraph."""
-    records = [run.record for found in arms.values() for run in found]
-    machines = sorted({r["machine"]["name"] for r in records})
-    hours = sum(r["seconds"]["total"] for r in records) / 3600
-    spent = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.0f} minutes"
-    if of_people(preset):
-        about = _about_faces(preset)
-    else:
-        about = (
+    return provenance_(
+        results,
+        f"{_about(results.preset)}.",
+        "± after an accuracy is the standard deviation over seeds. A claim needs three seeds or "
+        "three folds, and a 95 % interval of the paired differences without zero; otherwise it is "
+        "not shown. A claim over seeds is one about the pairs tested: that other pairs would give "
+        "another number is not in its interval.",
+        threads=False,
+    )
+
+
+def _about(preset: Preset) -> str:
+    here = setting(preset)
+    if not here.lfw:
+        return (
             f"{preset.teacher} → {preset.compact}, {preset.data}. Pairs and galleries are of 40 "
             "characters that no network was trained on: ten folds of pairs, disjoint in "
             "characters; the threshold comes from the other nine"
         )
-    return (
-        f"Preset `{preset.name}`: {about}. {len(records)} runs, {spent} of training on "
-        f"{', '.join(machines)}. ± after an accuracy is the standard deviation over seeds. A claim "
-        "needs three seeds or three folds, and a 95 % interval of the paired differences without "
-        "zero; otherwise it is not shown. A claim over seeds is one about the pairs tested: that "
-        "other pairs would give another number is not in its interval."
-    )
-
-
-def _about_faces(preset: Preset) -> str:
-    sizes = preset
-    weights = ", ".join(f"{o}: {w:g}" for o, w in sizes.orders if o in sizes.main)
+    weights = ", ".join(f"{o}: {w:g}" for o, w in here.weights.items())
     text = (
         f"teacher {preset.teacher}, trained by others on data that are not here; students "
-        f"{preset.compact} with {sizes.embedding} features, {preset.recipe.epochs} epochs; losses "
+        f"{preset.compact} with {here.embedding} features, {preset.recipe.epochs} epochs; losses "
         f"between unit-length features with weights {{{weights}}}, without names unless said. "
     )
-    if not sizes.folds:
+    if not here.folds:
         return text + (
             f"Trained on {preset.data}, tested on the ten folds of LFW; the threshold for each is "
             "chosen on the other nine"
@@ -168,7 +134,7 @@ def _about_faces(preset: Preset) -> str:
 
 def model_card(preset: Preset) -> str:
     """What these networks are for and what not, as Markdown."""
-    if not of_people(preset):
+    if not setting(preset).lfw:
         return (
             "These networks read drawn characters. They stand in for faces, so that both protocols "
             "run without any data set; nothing about faces follows from their numbers."
@@ -194,81 +160,69 @@ def model_card(preset: Preset) -> str:
     ))  # fmt: skip
 
 
-def aims(preset: Preset, arms: Arms, source: Source) -> str:
-    """What became of the paper's numbers for faces, as sentences; empty on the embedded set."""
-    if not of_people(preset):
+def aims(results: Results) -> str:
+    """What became of the paper's numbers for faces, as sentences; empty for characters."""
+    here = setting(results.preset)
+    if not here.lfw:
         return ""
+    printed = {row.resolution: row.accuracy for row in paper.TABLE_2 if row.model.startswith("OUR")}
+    ablated = {subset_name(orders, here.lows[0]) for orders in subsets()}
+    students = [r for r in tested(results) if r.kind == "student" and r.arm not in ablated]
     lines = []
-    printed = {32: 93.83, 16: 90.03}
-    for pixels in sorted(lows(preset), reverse=True):
-        said = []
-        for row in tested(preset, arms, source):
-            if row.pixels == pixels and row.kind == "student" and not row.arm.startswith("{"):
-                whole = all_folds(preset, source, arms, row.arm)
-                said.append((row.label, np.mean(row.accuracies), len(row.runs), whole))
-        if not said:
+    for pixels in sorted(here.lows, reverse=True):
+        there = [row for row in students if row.pixels == pixels]
+        if not there:
             continue
-        label, value, n, whole = max(said, key=lambda s: s[1])
-        where = "the first fold" if preset.folds else "all of LFW"
-        text = f"{value:.2f} % on {where} (n = {n})"
-        if whole is not None:
-            text += f", {_over_folds(whole)} % over folds"
-        teacher = fed(preset, source, arms, pixels)
-        beside = (
-            ""
-            if teacher is None
-            else f"; the teacher fed {pixels} px {teacher['mean']:.2f} % over ten folds"
-        )
+        best = max(there, key=lambda row: np.mean(row.accuracies))
+        where = "the first fold" if here.folds else "all of LFW"
+        text = f"{np.mean(best.accuracies):.2f} % on {where} (n = {len(best.runs)})"
+        whole, teacher = all_folds(results, best.arm), fed(results, pixels)
+        text += f", {whole.text} % over folds" if whole else ""
+        if teacher:
+            text += f"; the teacher fed {pixels} px {teacher.mean:.2f} % over ten folds"
+        theirs = printed.get(f"{pixels}×{pixels}")
         lines.append(
-            f"- Best student at {pixels} px: {label}, {text}{beside}. The paper prints "
-            f"{printed[pixels]:.2f} % for a student trained on UMDFaces with another teacher."
-            if pixels in printed
-            else f"- Best student at {pixels} px: {label}, {text}{beside}."
-        )
+            f"- Best student at {pixels} px: {best.label}, {text}."
+            + ("" if theirs is None else f" The paper prints {theirs:.2f} % for a student trained "
+               "on UMDFaces with another teacher.")
+        )  # fmt: skip
     return "\n".join(lines)
 
 
-def faces_page(preset: Preset, arms: Arms, source: Source) -> str:
-    """The summary of notebook 06: verdicts, tables, provenance."""
+def faces_page(results: Results) -> str:
+    """What notebook 06 says: verdicts, tables, provenance."""
+    here = setting(results.preset)
     parts = [
-        as_lines(claims(preset, arms, source)),
-        aims(preset, arms, source),
-        "**Verification.** " + provenance(preset, arms),
-        report.markdown(verification_table(preset, arms, source)),
-        _pairs_behind(preset, arms, source),
+        as_lines(claims(results)),
+        aims(results),
+        "**Verification.** " + provenance(results),
+        report.markdown(verification_table(results)),
+        _pairs_behind(results),
     ]
-    identified = identification_table(preset, arms, source)
-    if len(identified):
-        parts += [f"**Identification** ({_setting(preset, arms, source)}), not Table 3's UCCS, "
-                  "which is given out on request only:", report.markdown(identified)]  # fmt: skip
-    for data in ELSEWHERE if of_people(preset) else ():
-        table = identification_table(preset, arms, source, at_size(preset, data))
-        if len(table):
-            parts += [f"**Identification on {data}:**", report.markdown(table)]
-    mixed = mixed_table(preset, arms, source)
-    if len(mixed):
-        parts += ["**The teacher, one image small or both**, accuracy:", report.markdown(mixed)]
-    for data in ("xqlfw",) if of_people(preset) else ():
-        table = elsewhere_table(preset, arms, source, at_size(preset, data))
-        if len(table):
-            parts += [f"**Verification on {data}:**", report.markdown(table)]
-    subsets_ = subset_table(preset, arms, source)
-    if len(subsets_):
-        parts += [
-            f"**Orders without names**, {lows(preset)[0]} px"
-            f"{', first fold' if preset.folds else ''}. All subsets have the weights of the "
-            "whole, at which order 1, the feature itself, gives most of the gradient: subsets "
-            "without it are also trained by a smaller loss, and differ by that, too. The share is "
-            "order 1's in the gradient at the features, last epoch.",
-            report.markdown(subsets_),
-        ]
-    parts += [missing(preset, arms, source), "**Model card.** " + model_card(preset)]
+    fold = ", first fold" if here.folds else ""
+    tables = [
+        (f"**Identification** ({_subjects(results)}), not Table 3's UCCS, which is given out on "
+         "request only:", identification_table(results)),
+        *((f"**Identification on {name}:**", identification_table(results, data))
+          for name, data in here.other_people.items()),
+        ("**The teacher, one image small or both**, accuracy:", mixed_table(results)),
+        *((f"**Verification on {name}:**", elsewhere_table(results, data))
+          for name, data in here.other_pairs.items()),
+        (f"**Orders without names**, {here.lows[0]} px{fold}. All subsets have the weights of the "
+         "whole, at which order 1, the feature itself, gives most of the gradient: subsets "
+         "without it are also trained by a smaller loss, and differ by that, too. The share is "
+         "order 1's in the gradient at the features, last epoch.", subset_table(results)),
+    ]  # fmt: skip
+    for title, found in tables:
+        if len(found):
+            parts += [title, report.markdown(found)]
+    parts += [results.missing(), "**Model card.** " + model_card(results.preset)]
     return "\n\n".join(part for part in parts if part)
 
 
-def _pairs_behind(preset: Preset, arms: Arms, source: Source) -> str:
+def _pairs_behind(results: Results) -> str:
     """How many pairs the rates of the table are about."""
-    rows = tested(preset, arms, source)
+    rows = tested(results)
     if not rows:
         return ""
     rates = rows[0].results[0]["tar"]
@@ -281,24 +235,11 @@ def _pairs_behind(preset: Preset, arms: Arms, source: Source) -> str:
     )
 
 
-def _setting(preset: Preset, arms: Arms, source: Source) -> str:
+def _subjects(results: Results) -> str:
     """What identification was about, in words."""
-    for row in tested(preset, arms, source):
-        view = row.runs[0].config.degradation
-        found = source.looks(row.runs[0], [Look("identification", tested_on(preset), view)])[0]
-        if found is not None:
-            return found["what"]
-    return tested_on(preset)
-
-
-def missing(preset: Preset, arms: Arms, source: Source) -> str:
-    """A sentence on arms that diverged and arms that were not run; empty if there are none."""
-    kinds = study(preset, "faces")
-    lost = [name for name, arm in kinds.items() if failures(preset, arm, source)]
-    left = [name for name in kinds if name not in arms and name not in lost]
-    said = []
-    if lost:
-        said.append(f"Diverged: {', '.join(lost)}.")
-    if left:
-        said.append(f"Not run: {', '.join(left)}.")
-    return " ".join(said)
+    compared = setting(results.preset).compared
+    looks = (
+        results.look(row.runs[0], Look("identification", compared, row.runs[0].config.degradation))
+        for row in tested(results)
+    )
+    return next((found["what"] for found in looks if found is not None), compared)

@@ -1,8 +1,8 @@
-"""What the runs of the study of faces say: tables of verification and identification, claims, page.
+"""The tables of the study of faces: verification and identification.
 
-Functions of finished runs and of a `findings.Source`, as in `horkd.studies.classification.tables`. On the embedded set
-the "faces" are characters never trained on. On LFW networks are trained on nine folds and tested on
-the tenth; accuracies on one fold are of 600 pairs, those on all ten of 6,000.
+Functions of finished runs. On the embedded set the "faces" are characters never trained on. On LFW
+networks are trained on nine folds and tested on the tenth; accuracies on one fold are of 600 pairs,
+those on all ten of 6,000.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,123 +13,68 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from horkd import paper
-from horkd.data.faces import SIZE, parse
+from horkd.data.faces import parse
 from horkd.degradation import Degradation
-from horkd.errors import HorkdError
 from horkd.lab.looks import Look
 from horkd.lab.store import Run
 from horkd.networks.network import ModelSpec, macs_of
-from horkd.studies.arm import FULL, Arm, subset_name, subsets
+from horkd.studies.arm import subset_name, subsets
 from horkd.studies.claims import mean_and_spread
 from horkd.studies.faces.arms import held_out
-from horkd.studies.faces.presets import FacesPreset
-from horkd.studies.presets import Preset
-from horkd.studies.results import Arms, Source, gather
-from horkd.studies.study import study
+from horkd.studies.faces.setting import Setting, setting
+from horkd.studies.results import Results
 
 FARS = (1e-1, 1e-2, 1e-3)
 
 
-def of_people(preset: Preset) -> bool:
-    """Whether the faces are people's, not the embedded set's characters."""
-    return isinstance(preset, FacesPreset)
+def enlarged(here: Setting, pixels: int) -> Degradation:
+    """Images of some resolution as teachers are fed them: at the size they were trained at."""
+    return Degradation(pixels, upsample=pixels < here.side)
 
 
-def side(preset: Preset) -> int:
-    """Pixels of the full-resolution images."""
-    return parse(preset.data)[1] if of_people(preset) else FULL
-
-
-def lows(preset: Preset) -> tuple[int, ...]:
-    """Resolutions that students are trained at, the most important first."""
-    return preset.lows if of_people(preset) else (preset.low,)
-
-
-def ladder(preset: Preset) -> tuple[int, ...]:
-    """Resolutions that the teacher is fed, the full one first."""
-    full = side(preset)
-    return (
-        full,
-        *(r for r in ((64, 32, 16, 8) if of_people(preset) else (24, 16, 12, 8)) if r < full),
-    )
-
-
-def tested_on(preset: Preset) -> str:
-    """The data set of the pairs that arms are compared on: the first held-out fold, if any."""
-    if not of_people(preset):
-        return preset.data
-    folds = preset.folds
-    return at_size(preset, f"lfw-{folds[0]}" if folds else "lfw")
-
-
-def face_arms(preset: Preset, source: Source) -> dict[str, list[Run]]:
-    """The finished runs that this study is about, and on the embedded set those it shares.
-
-    Raises:
-        HorkdError: if there are none.
-    """
-    if preset.data == "cifar100":
-        raise HorkdError("CIFAR-100 has no classes that are never trained on: take preset quick")
-    if of_people(preset):
-        return gather(preset, ("faces",), source)
-    return gather(preset, ("two_stage", "faces"), source)
-
-
-def view_of(preset: Preset, run: Run, pixels: int) -> Degradation:
+def view_of(here: Setting, run: Run, pixels: int) -> Degradation:
     """What a network sees in the tables: teachers images of any size enlarged, others their own."""
-    if run.config.weights or run.config.degradation.size == side(preset):
-        return Degradation(pixels, upsample=pixels < side(preset))
+    if run.config.weights or run.config.degradation.size == here.side:
+        return enlarged(here, pixels)
     return run.config.degradation
 
 
-def look_at_all(preset: Preset, arms: Arms, source: Source) -> None:
+def steps(results: Results, arm: str) -> tuple[int, ...]:
+    """The resolutions that an arm is tested at."""
+    if results.is_teacher(arm):
+        return setting(results.preset).ladder
+    return (results.config(arm).degradation.size,)
+
+
+def look_at_all(results: Results) -> None:
     """Ask every network all that the page needs, in one go: features are then computed once."""
-    for name, found in tqdm(arms.items(), "networks", leave=False, disable=None):
-        for run in found:
-            steps = ladder(preset) if name == "teacher" else (run.config.degradation.size,)
-            wanted = [
-                Look(task, data, view_of(preset, run, r))
-                for r in steps
-                for task, data in _tasks(preset, run)
-            ]
-            if name == "teacher":
-                wanted += [look for look, _ in mixed_looks(preset, run)]
-                wanted += [Look("verification", _all_lfw(preset), view_of(preset, run, r))
-                           for r in steps if of_people(preset)]  # fmt: skip
-            source.looks(run, wanted)
+    here = setting(results.preset)
+    for name in tqdm(list(results), "networks", leave=False, disable=None):
+        for run in results.runs(name):
+            views = [view_of(here, run, r) for r in steps(results, name)]
+            wanted = [Look(*asked, view) for view in views for asked in _questions(here, run)]
+            if results.is_teacher(name):
+                wanted += [look for look, _ in mixed_looks(here, run)]
+                if here.lfw:
+                    wanted += [Look("verification", here.lfw, view) for view in views]
+            results.ask(run, wanted)
 
 
-def _tasks(preset: Preset, run: Run) -> list[tuple[str, str]]:
-    """(task, data) that a network is asked in the tables."""
-    compared = tested_on(preset)
-    held = parse(run.config.data)[0].startswith("lfw-")
-    data = run.config.data if held else compared  # an arm on another fold is tested on that one
-    tasks = [("verification", data)]
-    if searched(preset):
-        tasks.append(("identification", data))
-    if of_people(preset):
-        if not held:  # XQLFW shows the people of LFW, nine tenths of whom that network has seen
-            tasks += [("verification", at_size(preset, "xqlfw"))]
-        tasks += [("identification", at_size(preset, other)) for other in ELSEWHERE]
-    return tasks
+def _questions(here: Setting, run: Run) -> list[tuple[str, str]]:
+    """(protocol, data) that a network is asked in the tables."""
+    held = _on_folds(run)
+    data = run.config.data if held else here.compared  # an arm on another fold: on that one
+    asked = [("verification", data)]
+    if here.searched:
+        asked.append(("identification", data))
+    # XQLFW shows the people of LFW, nine tenths of whom a network of its folds has seen
+    asked += [("verification", other) for other in here.other_pairs.values() if not held]
+    return asked + [("identification", other) for other in here.other_people.values()]
 
 
-#: Sets for identification beside the compared pairs'.
-ELSEWHERE = ("uccs", "tinyface")
-
-
-def searched(preset: Preset) -> bool:
-    """Whether the compared set has people to identify: a fold of LFW has, the whole has not."""
-    return not of_people(preset) or parse(tested_on(preset))[0] != "lfw"
-
-
-def at_size(preset: Preset, data: str) -> str:
-    """A data set at the preset's size."""
-    return data if side(preset) == SIZE else f"{data}@{side(preset)}"
-
-
-def _all_lfw(preset: Preset) -> str:
-    return at_size(preset, "lfw")
+def _on_folds(run: Run) -> bool:
+    """Whether a network was trained on folds of LFW."""
+    return parse(run.config.data)[0].startswith("lfw-")
 
 
 @dataclass(frozen=True)
@@ -139,11 +84,14 @@ class Tested:
     Attributes:
         label: for tables and legends.
         arm: whose runs these are.
-        kind: "teacher" (fed images of some resolution), "alone" (labels only) or "student".
+        kind: "teacher", "alone" (labels only) or "student".
         pixels: what it sees.
+        view: the same with what is done to it.
         runs: one per seed.
-        results: of `protocols.verification.verify`, one per run.
+        results: of verification on the compared pairs, one per run.
         macs: of one image.
+        line: how figures draw it ("teacher", "tuned", "alone", "student", "no labels"); empty if
+            they do not.
         what: what the arm is, in a line.
     """
 
@@ -151,9 +99,11 @@ class Tested:
     arm: str
     kind: str
     pixels: int
+    view: Degradation
     runs: Sequence[Run]
     results: Sequence[Mapping]
     macs: int
+    line: str = ""
     what: str = field(default="", repr=False)
 
     @property
@@ -161,113 +111,134 @@ class Tested:
         """Accuracy (%) on the compared pairs, one per seed."""
         return [found["accuracy"] for found in self.results]
 
+    @property
+    def by_seed(self) -> dict[int, float]:
+        """The same by seed."""
+        seeds = (run.config.seed for run in self.runs)
+        return dict(zip(seeds, self.accuracies, strict=True))
 
-def tested(preset: Preset, arms: Arms, source: Source) -> list[Tested]:
-    """Every arm on the compared pairs, and the teacher fed every resolution of `ladder`."""
-    data, full = tested_on(preset), side(preset)
-    kinds = {**study(preset, "two_stage"), **study(preset, "faces")}
-    rows = []
-    for name, found in arms.items():
-        arm = kinds[name]
+
+def tested(results: Results) -> list[Tested]:
+    """Every arm on the compared pairs, and the teacher fed every resolution of the ladder."""
+    here, rows = setting(results.preset), []
+    for name in results:
+        arm, runs, teacher = results.arms[name], results.runs(name), results.is_teacher(name)
         if arm.fold:
             continue
-        steps = ladder(preset) if name == "teacher" else (found[0].config.degradation.size,)
-        for pixels in steps:
-            view = view_of(preset, found[0], pixels) if name == "teacher" else None
-            view = view or found[0].config.degradation
-            look = Look("verification", data, view)
-            results = [source.looks(run, [look])[0] for run in found]
-            if None in results:
+        config = runs[0].config
+        for pixels in steps(results, name):
+            view = enlarged(here, pixels) if teacher else config.degradation
+            found = answers(results, runs, "verification", here.compared, view)
+            if found is None:
                 continue
             label = name
-            if name == "teacher":
-                label = f"teacher, {full} px" if pixels == full else f"teacher fed {pixels} px"
-            spec = ModelSpec(found[0].config.model, 0, found[0].config.embedding)
-            cost = macs_of(spec, full if view.upsample else view.size)
-            rows.append(Tested(label, name, _kind(arm), pixels, found, results, cost, arm.what))
+            if teacher:
+                full = pixels == here.side
+                label = f"teacher, {here.side} px" if full else f"teacher fed {pixels} px"
+            spec = ModelSpec(config.model, 0, config.embedding)
+            cost = macs_of(spec, here.side if view.upsample else view.size)
+            line = _line(name, pixels)
+            kind = "teacher" if teacher else "student" if arm.frozen else "alone"
+            rows.append(Tested(label, name, kind, pixels, view, runs, found, cost, line, arm.what))
     return rows
 
 
-def _kind(arm: Arm) -> str:
-    if arm.name == "teacher":
-        return "teacher"
-    return "student" if arm.frozen else "alone"
+def answers(
+    results: Results, runs: Sequence[Run], protocol: str, data: str, view: Degradation
+) -> list[dict] | None:
+    """What all runs of an arm say of a set; None unless it is known of all."""
+    found = [results.look(run, Look(protocol, data, view)) for run in runs]
+    return None if None in found else found
 
 
-def _rate(results: Sequence[Mapping], far: float) -> str:
+def _line(arm: str, pixels: int) -> str:
+    """The line of the figures that an arm belongs to."""
+    return {
+        "teacher": "teacher",
+        "student": "student",
+        "student alone": "alone",
+        "student, no labels": "no labels",
+        f"student {pixels}": "student",
+        f"student {pixels} alone": "alone",
+        f"tuned {pixels}": "tuned",
+    }.get(arm, "")
+
+
+def rate(results: Sequence[Mapping], far: float) -> str:
     """Mean TAR (%) at a false accept rate, in parentheses where too few pairs show that rate."""
     rows = [next(r for r in found["tar"] if np.isclose(r["far"], far)) for found in results]
     text = f"{100 * np.mean([row['tar'] for row in rows]):.1f}"
     return text if far * rows[0]["n_different"] >= 1 else f"({text})"
 
 
-def all_folds(preset: Preset, source: Source, arms: Arms, name: str) -> dict | None:
+@dataclass(frozen=True)
+class Folds:
+    """Accuracies (%) by fold, which counts from 1."""
+
+    accuracies: Mapping[int, float]
+
+    @property
+    def mean(self) -> float:
+        """Their mean."""
+        return float(np.mean(list(self.accuracies.values())))
+
+    @property
+    def text(self) -> str:
+        """Mean ± standard error over folds, with their number where it is not ten."""
+        values = list(self.accuracies.values())
+        error = np.std(values, ddof=1) / np.sqrt(len(values))
+        text = f"{self.mean:.2f} ± {error:.2f}"
+        return text if len(values) == 10 else f"{text} ({len(values)} folds)"
+
+
+def all_folds(results: Results, name: str) -> Folds | None:
     """An arm on the folds of LFW that it was trained without, each in turn; None for fewer than 3.
 
-    Returns:
-        `folds` (from 1), `accuracies` by fold, `mean` and `standard_error`.
+    Networks that are tested on all of LFW are one for all folds.
     """
-    if not of_people(preset):
-        return None
-    if not preset.folds:  # one network for all folds
-        found = arms.get(name)
-        return found and _own_folds(source, found[0], _all_lfw(preset))
-    values = {}
-    for fold in preset.folds:
-        found = arms.get(name if fold == preset.folds[0] else name + held_out(fold))
-        if found:
-            run = found[0]
+    here, values = setting(results.preset), {}
+    if here.lfw and not here.folds and name in results:
+        run = results.runs(name)[0]
+        return _own_folds(results, run, Look("verification", here.lfw, run.config.degradation))
+    for fold in here.folds:
+        for run in results.runs(name if fold == here.folds[0] else name + held_out(fold))[:1]:
             look = Look("verification", run.config.data, run.config.degradation)
-            result = source.looks(run, [look])[0]
-            if result is not None:
-                values[fold] = result["accuracy"]
-    return _folds(values) if len(values) > 2 else None
+            found = results.look(run, look)
+            if found is not None:
+                values[fold] = found["accuracy"]
+    return Folds(values) if len(values) > 2 else None
 
 
-def _folds(values: Mapping[int, float]) -> dict:
-    numbers = list(values.values())
-    error = float(np.std(numbers, ddof=1) / np.sqrt(len(numbers)))
-    return {
-        "folds": list(values),
-        "accuracies": numbers,
-        "mean": float(np.mean(numbers)),
-        "standard_error": error,
-    }
-
-
-def _over_folds(found: Mapping | None) -> str:
-    """Mean ± standard error over folds, with their number where it is not ten."""
-    if found is None:
-        return "–"
-    text = f"{found['mean']:.2f} ± {found['standard_error']:.2f}"
-    count = len(found["folds"])
-    return text if count == 10 else f"{text} ({count} folds)"
-
-
-def fed(preset: Preset, source: Source, arms: Arms, pixels: int) -> dict | None:
+def fed(results: Results, pixels: int) -> Folds | None:
     """The teacher on all pairs of LFW, fed images of so many pixels; None where not known."""
-    if not of_people(preset) or "teacher" not in arms:
+    here = setting(results.preset)
+    if not here.lfw or "teacher" not in results:
         return None
-    view = Degradation(pixels, upsample=pixels < side(preset))
-    return _own_folds(source, arms["teacher"][0], _all_lfw(preset), view)
+    look = Look("verification", here.lfw, enlarged(here, pixels))
+    return _own_folds(results, results.runs("teacher")[0], look)
 
 
-def _own_folds(source: Source, run: Run, data: str, view: Degradation | None = None) -> dict | None:
+def _own_folds(results: Results, run: Run, look: Look) -> Folds | None:
     """One network on every fold of a set of pairs."""
-    look = Look("verification", data, view or run.config.degradation)
-    found = source.looks(run, [look])[0]
+    found = results.look(run, look)
     if found is None:
         return None
-    return _folds({k + 1: x for k, x in zip(found["folds"], found["accuracies"], strict=True)})
+    folds = (fold + 1 for fold in found["folds"])
+    return Folds(dict(zip(folds, found["accuracies"], strict=True)))
 
 
-def verification_table(preset: Preset, arms: Arms, source: Source) -> pd.DataFrame:
+def in_turn(results: Results, row: Tested) -> Folds | None:
+    """A row of the tables over the folds of LFW."""
+    if row.kind == "teacher":
+        return fed(results, row.pixels)
+    return all_folds(results, row.arm)
+
+
+def verification_table(results: Results) -> pd.DataFrame:
     """One row per network and view: accuracy, rates at few false accepts, cost."""
-    rows = []
-    folds = of_people(preset) and preset.folds
-    compared = "LFW, first held-out fold %" if folds else "accuracy %"
-    for row in tested(preset, arms, source):
-        first = row.results[0]
+    here, rows = setting(results.preset), []
+    compared = "LFW, first held-out fold %" if here.folds else "accuracy %"
+    for row in tested(results):
         line = {
             "network": row.label,
             "px": str(row.pixels),
@@ -275,52 +246,42 @@ def verification_table(preset: Preset, arms: Arms, source: Source) -> pd.DataFra
             compared: mean_and_spread(row.accuracies),
             "seeds": str(len(row.runs)),
             "AUC": f"{np.mean([r['auc'] for r in row.results]):.4f}",
-            **{f"TAR % at FAR {far:g}": _rate(row.results, far) for far in FARS},
+            **{f"TAR % at FAR {far:g}": rate(row.results, far) for far in FARS},
             "parameters (M)": f"{row.runs[0].record['cost']['parameters'] / 1e6:.2f}",
             "MACs (M)": f"{row.macs / 1e6:.1f}",
         }
-        if of_people(preset):
-            whole = (
-                fed(preset, source, arms, row.pixels)
-                if row.kind == "teacher"
-                else all_folds(preset, source, arms, row.arm)
-            )
-            line["LFW, folds in turn %" if folds else "mean ± error over folds"] = _over_folds(
-                whole
-            )
-        elif first["standard_error"] is not None:
-            line["± over folds"] = f"{first['standard_error']:.2f}"
+        error = row.results[0]["standard_error"]
+        if here.lfw:
+            whole = in_turn(results, row)
+            title = "LFW, folds in turn %" if here.folds else "mean ± error over folds"
+            line[title] = whole.text if whole else "–"
+        elif error is not None:
+            line["± over folds"] = f"{error:.2f}"
         rows.append(line)
     return pd.DataFrame(rows).fillna("–")
 
 
-def identification_table(
-    preset: Preset, arms: Arms, source: Source, data: str = ""
-) -> pd.DataFrame:
+def identification_table(results: Results, data: str = "") -> pd.DataFrame:
     """Rank-1 and rank-5 errors, and open-set rates; empty where nothing is known.
 
     Args:
-        preset: sizes.
-        arms: finished runs.
-        source: knows the results.
+        results: runs.
         data: the set with the subjects; the one of the compared pairs if empty.
     """
-    if not data and not searched(preset):
+    here = setting(results.preset)
+    if not data and not here.searched:
         return pd.DataFrame()
-    data, rows = data or tested_on(preset), []
-    for row in tested(preset, arms, source):
-        view = row.runs[0].config.degradation
-        if row.kind == "teacher":
-            view = Degradation(row.pixels, upsample=row.pixels < side(preset))
-        look = Look("identification", data, view)
-        found = [source.looks(run, [look])[0] for run in row.runs]
-        if None in found:
+    rows = []
+    for row in tested(results):
+        found = answers(results, row.runs, "identification", data or here.compared, row.view)
+        if found is None:
             continue
+        first = found[0]
         rates = {
             f"DIR % at FAR {entry['far']:g}": (
                 f"{100 * np.mean([f['dir'][i]['dir'] for f in found]):.1f}"
             )
-            for i, entry in enumerate(found[0].get("dir", ()))
+            for i, entry in enumerate(first.get("dir", ()))
         }
         rows.append({
             "network": row.label,
@@ -330,23 +291,20 @@ def identification_table(
             "seeds": str(len(found)),
             **rates,
             "subjects / gallery / probes": (
-                f"{found[0]['subjects']} / {found[0]['gallery']} / {found[0]['probes']}"
+                f"{first['subjects']} / {first['gallery']} / {first['probes']}"
             ),
         })  # fmt: skip
     return pd.DataFrame(rows).fillna("–")
 
 
-def elsewhere_table(preset: Preset, arms: Arms, source: Source, data: str) -> pd.DataFrame:
+def elsewhere_table(results: Results, data: str) -> pd.DataFrame:
     """Verification on another set of pairs, with each network's own view; empty if not known."""
     rows = []
-    for row in tested(preset, arms, source):
-        if parse(row.runs[0].config.data)[0].startswith("lfw-"):
+    for row in tested(results):
+        if _on_folds(row.runs[0]):
             continue  # these are the people it was trained on
-        view = row.runs[0].config.degradation
-        if row.kind == "teacher":
-            view = Degradation(row.pixels, upsample=row.pixels < side(preset))
-        found = [source.looks(run, [Look("verification", data, view)])[0] for run in row.runs]
-        if None not in found:
+        found = answers(results, row.runs, "verification", data, row.view)
+        if found is not None:
             rows.append({
                 "network": row.label,
                 "px": str(row.pixels),
@@ -356,58 +314,49 @@ def elsewhere_table(preset: Preset, arms: Arms, source: Source, data: str) -> pd
     return pd.DataFrame(rows)
 
 
-def mixed_table(preset: Preset, arms: Arms, source: Source) -> pd.DataFrame:
+def mixed_table(results: Results) -> pd.DataFrame:
     """The teacher on pairs with one image small, with both small, and with mirrored images."""
-    if "teacher" not in arms:
-        return pd.DataFrame()
-    run, rows = arms["teacher"][0], {}
-    for look, label in mixed_looks(preset, run):
-        found = source.looks(run, [look])[0]
-        row = rows.setdefault(look.degradation.size, {"px": str(look.degradation.size)})
-        row[label] = "–" if found is None else f"{found['accuracy']:.2f}"
+    rows: dict[int, dict[str, str]] = {}
+    for run in results.runs("teacher")[:1]:
+        for look, label in mixed_looks(setting(results.preset), run):
+            found, pixels = results.look(run, look), look.degradation.size
+            row = rows.setdefault(pixels, {"px": str(pixels)})
+            row[label] = "–" if found is None else f"{found['accuracy']:.2f}"
     return pd.DataFrame(list(rows.values()))
 
 
-def mixed_looks(preset: Preset, run: Run) -> list[tuple[Look, str]]:
+def mixed_looks(here: Setting, run: Run) -> list[tuple[Look, str]]:
     """Looks of `mixed_table` with their columns."""
     found = []
-    for pixels in lows(preset):
-        small, sharp = Degradation(pixels, upsample=True), run.config.degradation
-        look = Look("verification", tested_on(preset), small)
-        found += [
-            (look, "both small %"),
-            (replace(look, other=sharp), f"one small, one at {side(preset)} px %"),
-        ]
-        if of_people(preset):  # a mirrored character is another one
+    for pixels in here.lows:
+        look = Look("verification", here.compared, Degradation(pixels, upsample=True))
+        other = replace(look, other=run.config.degradation)
+        found += [(look, "both small %"), (other, f"one small, one at {here.side} px %")]
+        if here.mirrored:
             found.append((replace(look, flip=True), "both small, mirror images added %"))
     return found
 
 
-def subset_table(preset: Preset, arms: Arms, source: Source) -> pd.DataFrame:
+def subset_table(results: Results) -> pd.DataFrame:
     """Subsets of orders at the first resolution, without labels; empty where none were run."""
-    rows = []
-    for row in tested(preset, arms, source):
-        orders = next(
-            (
-                o
-                for o in subsets()
-                if of_people(preset) and row.arm == subset_name(o, lows(preset)[0])
-            ),
-            None,
-        )
-        if of_people(preset) and orders == preset.main:
-            continue  # the student itself, with all its seeds
-        if of_people(preset) and row.arm == f"student {lows(preset)[0]}":
-            orders = preset.main
-        if orders is not None:
-            rows.append({
-                "orders": f"{{{','.join(orders)}}}",
-                "accuracy %": mean_and_spread(row.accuracies),
-                "seeds": str(len(row.runs)),
-                "AUC": f"{np.mean([r['auc'] for r in row.results]):.4f}",
-                "share of order 1 %": _first_share(row),
-            })  # fmt: skip
-    return pd.DataFrame(rows)
+    here = setting(results.preset)
+    if not here.main:
+        return pd.DataFrame()
+    first = here.lows[0]
+    # the student itself stands for its own subset, with all its seeds
+    names = {subset_name(o, first): o for o in subsets() if o != here.main}
+    names[f"student {first}"] = here.main
+    return pd.DataFrame([
+        {
+            "orders": f"{{{','.join(names[row.arm])}}}",
+            "accuracy %": mean_and_spread(row.accuracies),
+            "seeds": str(len(row.runs)),
+            "AUC": f"{np.mean([r['auc'] for r in row.results]):.4f}",
+            "share of order 1 %": _first_share(row),
+        }
+        for row in tested(results)
+        if row.arm in names
+    ])  # fmt: skip
 
 
 def _first_share(row: Tested) -> str:
@@ -416,7 +365,7 @@ def _first_share(row: Tested) -> str:
     return f"{100 * np.mean([shares.get('order1', 0) for shares in last]):.0f}"
 
 
-def published(preset: Preset, arms: Arms, source: Source) -> pd.DataFrame:
+def published(results: Results) -> pd.DataFrame:
     """Table 2 as printed, and below it what was measured here, with what differs in its name."""
     rows = [
         {
@@ -429,23 +378,21 @@ def published(preset: Preset, arms: Arms, source: Source) -> pd.DataFrame:
         }
         for row in paper.TABLE_2
     ]
-    for row in tested(preset, arms, source) if of_people(preset) else ():
-        whole = (
-            fed(preset, source, arms, row.pixels)
-            if row.kind == "teacher"
-            else all_folds(preset, source, arms, row.arm)
-        )
+    here = setting(results.preset)
+    ablated = {subset_name(orders, here.lows[0]) for orders in subsets()}
+    for row in tested(results) if here.lfw else ():
+        if row.arm in ablated:
+            continue
+        whole, run = in_turn(results, row), row.runs[0]
         alone = f"{mean_and_spread(row.accuracies)} (fold 1 alone)"
-        if not row.label.startswith("{"):
-            count = row.runs[0].record["cost"]["parameters"]
-            rows.append({
-                "model": f"ours: {row.label}",
-                "source": f"here, {row.runs[0].config.model}",
-                "LFW accuracy %": alone if whole is None else _over_folds(whole),
-                "resolution": f"{row.pixels}×{row.pixels}",
-                "parameters": f"{count / 1e6:.2f} M",
-                "trained on": _trained_on(row),
-            })  # fmt: skip
+        rows.append({
+            "model": f"ours: {row.label}",
+            "source": f"here, {run.config.model}",
+            "LFW accuracy %": whole.text if whole else alone,
+            "resolution": f"{row.pixels}×{row.pixels}",
+            "parameters": f"{run.record['cost']['parameters'] / 1e6:.2f} M",
+            "trained on": _trained_on(row),
+        })  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -454,8 +401,7 @@ def _trained_on(row: Tested) -> str:
         return "by others"
     config = row.runs[0].config
     start = "the teacher's weights, then " if config.start == "frozen" else ""
-    base = parse(config.data)[0]
-    return start + ("LFW, nine folds" if base.startswith("lfw-") else base)
+    return start + ("LFW, nine folds" if _on_folds(row.runs[0]) else parse(config.data)[0])
 
 
 def published_identification() -> pd.DataFrame:
@@ -469,15 +415,3 @@ def published_identification() -> pd.DataFrame:
         }
         for row in paper.TABLE_3
     ])  # fmt: skip
-
-
-def curves(preset: Preset, arms: Arms, source: Source) -> dict[int, dict[str, tuple[str, Mapping]]]:
-    """ROC curves by resolution: pixels -> label -> (kind, curve of the first seed)."""
-    panels: dict[int, dict[str, tuple[str, Mapping]]] = {}
-    shown = {"teacher", "student", "student alone", "student, no labels"}
-    for row in tested(preset, arms, source):
-        plain = {f"student {row.pixels}", f"student {row.pixels} alone", f"tuned {row.pixels}"}
-        if row.arm in shown | plain:
-            panel = panels.setdefault(row.pixels, {})
-            panel[row.label] = (row.kind, row.results[0])
-    return dict(sorted(panels.items(), reverse=True))

@@ -4,15 +4,22 @@ from collections.abc import Sequence
 
 import numpy as np
 import seaborn as sns
+from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from horkd import paper
+from horkd.data.retrieval import plain_name
+from horkd.studies.results import Results
+from horkd.studies.retrieval.tables import Across, across_rows, sizes_of, tested
 
-#: How the arms of metric learning are drawn in Fig. 3: ending of the name -> label, colour, marker.
-METRIC_KINDS = {
-    "": ("from the assistant", "#D55E00", "o"),
-    " direct": ("from the teacher", "#CC79A7", "^"),
-    " alone": ("labels only", "#999999", "s"),
+#: How a line of Fig. 3 is drawn (`Tested.line`): label, colour, marker, dashes.
+LINES = {
+    "teacher": ("teacher, fed enlarged images", "#000000", "D", "--"),
+    "student": ("from the assistant", "#D55E00", "o", "-"),
+    "direct": ("from the teacher", "#CC79A7", "^", "-"),
+    "alone": ("labels only", "#999999", "s", "-"),
+    "raw": ("raw pixels, no network", "#56B4E9", "v", ":"),
 }
 
 
@@ -24,32 +31,21 @@ _BELOW = {"frameon": False, "fontsize": 8.5, "loc": "upper center", "handletextp
           "columnspacing": 1.0}  # fmt: skip
 
 
-def plot_metric(rows: Sequence, ax: Axes) -> None:
-    """Fig. 3 from our runs: Recall@1 against the student's resolution, mean and seeds.
-
-    Args:
-        rows: of `metric_findings.tested`.
-        ax: where.
-    """
+def plot_metric(results: Results, ax: Axes) -> None:
+    """Fig. 3 from our runs: Recall@1 against the student's resolution, mean and seeds."""
+    rows = tested(results)
     pixels = sorted({row.pixels for row in rows})
-    place = {r: i for i, r in enumerate(pixels)}
-    lines = [("teacher, fed enlarged images", "#000000", "D", {
-        row.pixels: row.rates() for row in rows if row.label.startswith("teacher")})]  # fmt: skip
-    for ending, (label, color, marker) in METRIC_KINDS.items():
-        named = {row.pixels: row for row in rows if row.label == f"student {row.pixels}{ending}"}
-        lines.append((label, color, marker, {r: row.rates() for r, row in named.items()}))
-    lines.append(("raw pixels, no network", "#56B4E9", "v", {
-        row.pixels: row.rates() for row in rows if row.label.startswith("raw")}))  # fmt: skip
-    for label, color, marker, found in lines:
+    for line, (label, color, marker, dashes) in LINES.items():
+        found = {row.pixels: row.rates() for row in rows if row.line == line}
         order = sorted(found)
         if not order:
             continue
-        x, style = [place[r] for r in order], {"D": "--", "v": ":"}.get(marker, "-")
+        x = [pixels.index(r) for r in order]
         ax.plot(x, [np.mean(found[r]) for r in order], marker=marker, color=color, label=label,
-                ms=6, mec="white", ls=style)  # fmt: skip
-        for r in order:
+                ms=6, mec="white", ls=dashes)  # fmt: skip
+        for place, r in zip(x, order, strict=True):
             if len(found[r]) > 1:
-                ax.vlines(place[r], min(found[r]), max(found[r]), color=color, lw=1.2)
+                ax.vlines(place, min(found[r]), max(found[r]), color=color, lw=1.2)
     ax.set_xticks(range(len(pixels)), pixels)
     ax.set_xlabel("resolution (px); bars: lowest to highest seed")
     ax.set_ylabel("Recall@1 (%)")
@@ -80,13 +76,8 @@ def plot_table4(ax: Axes) -> None:
     sns.despine(ax=ax)
 
 
-def plot_across(rows: Sequence, ax: Axes) -> None:
-    """Recall@1 of students in their own index and in the teacher's, mean over seeds.
-
-    Args:
-        rows: of `metric_findings.across_rows`.
-        ax: where.
-    """
+def plot_across(rows: Sequence[Across], ax: Axes) -> None:
+    """Recall@1 of students in their own index and in the teacher's, mean over seeds."""
     kinds = (
         ("its own index", "alone", "#999999", "s", -0.18),
         ("teacher's, aligned", "aligned", "#0072B2", "o", 0.0),
@@ -98,7 +89,7 @@ def plot_across(rows: Sequence, ax: Axes) -> None:
         if there:
             y, x = zip(*there, strict=True)
             ax.plot(x, y, marker, color=color, ms=7, mec="white", ls="none", label=label)
-    labels = [f"{row.arm.removeprefix('metric ')} (n = {len(row.alone)})" for row in rows]
+    labels = [f"{row.label} (n = {len(row.alone)})" for row in rows]
     ax.set_yticks(range(len(rows)), labels, fontsize=8.5)
     ax.invert_yaxis()
     ax.set_xlim(left=0)
@@ -106,6 +97,21 @@ def plot_across(rows: Sequence, ax: Axes) -> None:
     if rows:
         ax.legend(bbox_to_anchor=(0.35, -0.16), ncols=3, **_BELOW)
     sns.despine(ax=ax)
+
+
+def draw_metric(results: Results) -> Figure:
+    """Fig. 3 here and as printed, and queries in two indices."""
+    sizes = sizes_of(results.preset)
+    main = sizes.lows[0]
+    figure, axes = plt.subplots(1, 3, figsize=(14.5, 5), layout="constrained")
+    plot_metric(results, axes[0])
+    networks = f"{sizes.teacher} → {sizes.compact}".replace("torchvision:", "")
+    axes[0].set_title(f"here: {networks}, {plain_name(sizes.data)}", fontsize=11)
+    plot_table4(axes[1])
+    axes[1].set_title("the paper: ResNet50 → ResNet18", fontsize=11)
+    plot_across([row for row in across_rows(results) if row.pixels == main], axes[2])
+    axes[2].set_title(f"queries of {main} px in two indices", fontsize=11)
+    return figure
 
 
 RIGHT, WRONG = "#009E73", "#D55E00"

@@ -1,8 +1,7 @@
-"""What the runs of the study of metric learning say: Table 4, Fig. 3, claims, page.
+"""The tables of the study of metric learning: Table 4, Fig. 3, the teacher's index.
 
-Functions of finished runs and of a `findings.Source`, as in `horkd.studies.classification.tables`. All numbers are of
-test classes that no network was trained on here (of a teacher trained elsewhere nobody knows);
-every image is query and, for the others, gallery.
+Functions of finished runs. All numbers are of test classes that no network was trained on here (of
+a teacher trained elsewhere nobody knows); every image is query and, for the others, gallery.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,19 +21,18 @@ from horkd.lab.store import Run
 from horkd.networks.network import ModelSpec, macs_of
 from horkd.studies.claims import mean_and_spread
 from horkd.studies.presets import Preset
-from horkd.studies.results import Arms, Source, gather
+from horkd.studies.results import Results
 from horkd.studies.retrieval.arms import METRIC
 from horkd.studies.retrieval.presets import RetrievalPreset
-from horkd.studies.study import study
 
+#: The study behind the notebook.
+RETRIEVAL = ("metric",)
 KS = ("1", "2", "4", "8")
-
-
 TEACHER, ASSISTANT = f"{METRIC}teacher", f"{METRIC}assistant"
 
 
 def sizes_of(preset: Preset) -> RetrievalPreset:
-    """The sizes of this study.
+    """The preset itself, if it is one of this task.
 
     Raises:
         HorkdError: if the preset has no such study.
@@ -52,19 +50,11 @@ def full(preset: Preset) -> int:
     return full_size(sizes_of(preset).data)
 
 
-def metric_arms(preset: Preset, source: Source) -> dict[str, list[Run]]:
-    """The finished runs of the study.
-
-    Raises:
-        HorkdError: if there are none.
-    """
-    sizes_of(preset)
-    return gather(preset, ("metric",), source)
-
-
-def short(name: str) -> str:
-    """An arm's name without what all of them begin with."""
-    return name.removeprefix(METRIC)
+def pixel_sizes(preset: Preset) -> list[int]:
+    """Where pixels themselves are compared with: only images that fit into memory have that row."""
+    sizes = sizes_of(preset)
+    small = not of_photos(sizes.data)
+    return sorted({*sizes.lows, full(preset)}, reverse=True) if small else []
 
 
 def enlarged(preset: Preset, pixels: int) -> Degradation:
@@ -72,36 +62,31 @@ def enlarged(preset: Preset, pixels: int) -> Degradation:
     return Degradation(pixels, upsample=pixels < full(preset))
 
 
-def across(run: Run) -> Look:
+def _fed(preset: Preset, run: Run) -> dict[int, Look]:
+    """The teacher fed every resolution of students."""
+    lows = sorted(sizes_of(preset).lows, reverse=True)
+    return {r: Look("retrieval", run.config.data, enlarged(preset, r)) for r in lows}
+
+
+def _raw(preset: Preset, run: Run) -> dict[int, Look]:
+    """Pixels without a network."""
+    return {r: Look("pixels", run.config.data, Degradation(r)) for r in pixel_sizes(preset)}
+
+
+def _across(run: Run) -> Look:
     """A student's queries in its teacher's index."""
     return Look("across", run.config.data, run.config.degradation)
 
 
-def look_at_all(preset: Preset, arms: Arms, source: Source) -> None:
+def look_at_all(results: Results) -> None:
     """Ask every network all that the page needs, in one go."""
-    for name, found in tqdm(arms.items(), "networks", leave=False, disable=None):
-        for run in found:
-            if name == TEACHER:
-                lows = sizes_of(preset).lows
-                asked = [_fed(run, enlarged(preset, r)) for r in lows]
-                source.looks(run, asked + [_pixels(run, r) for r in _pixel_sizes(preset)])
+    preset = results.preset
+    for name in tqdm(list(results), "networks", leave=False, disable=None):
+        for run in results.runs(name):
+            if results.is_teacher(name):
+                results.ask(run, [*_fed(preset, run).values(), *_raw(preset, run).values()])
             elif run.config.frozen is not None:
-                source.looks(run, [across(run)])
-
-
-def _fed(run: Run, view: Degradation) -> Look:
-    return Look("retrieval", run.config.data, view)
-
-
-def _pixels(run: Run, r: int) -> Look:
-    return Look("pixels", run.config.data, Degradation(r))
-
-
-def _pixel_sizes(preset: Preset) -> list[int]:
-    """Where pixels themselves are compared with: only images that fit into memory have that row."""
-    sizes = sizes_of(preset)
-    small = not of_photos(sizes.data)
-    return sorted({*sizes.lows, full(preset)}, reverse=True) if small else []
+                results.ask(run, [_across(run)])
 
 
 @dataclass(frozen=True)
@@ -113,9 +98,11 @@ class Tested:
         arm: whose runs these are.
         pixels: what it sees.
         runs: one per seed.
-        results: of `protocols.retrieval.retrieve`, one per run.
+        results: of retrieval, one per run.
         macs: of one image.
         parameters: of the network.
+        line: how figures draw it ("teacher", "student", "direct", "alone", "raw"); empty if they do
+            not.
         what: what the arm is, in a line.
     """
 
@@ -126,6 +113,7 @@ class Tested:
     results: Sequence[Mapping]
     macs: int
     parameters: int
+    line: str = ""
     what: str = field(default="", repr=False)
 
     def rates(self, k: str = "1") -> list[float]:
@@ -137,33 +125,50 @@ class Tested:
         return float(np.mean([found[name] for found in self.results]))
 
 
-def tested(preset: Preset, arms: Arms, source: Source) -> list[Tested]:
+def tested(results: Results) -> list[Tested]:
     """Every arm by itself, the teacher fed every resolution of students, and pixels alone."""
-    kinds, rows = study(preset, "metric"), []
-    for name, found in arms.items():
-        config = found[0].config
-        results = [run.record["results"]["test"] for run in found]
-        spec = ModelSpec(config.model, 0, config.embedding)
-        pixels = config.degradation.size
-        cost = macs_of(spec, pixels)
-        what = kinds[name].what
-        parameters = found[0].record["cost"]["parameters"]
-        rows.append(Tested(short(name), name, pixels, found, results, cost, parameters, what))
-        if name == TEACHER:
-            for r in sorted(sizes_of(preset).lows, reverse=True):
-                seen = source.looks(found[0], [_fed(found[0], enlarged(preset, r))])[0]
-                if seen is not None:
-                    label = f"teacher fed {r} px, enlarged"
-                    rows.append(Tested(label, name, r, found, [seen], cost, parameters, what))
-            for r in _pixel_sizes(preset):
-                seen = source.looks(found[0], [_pixels(found[0], r)])[0]
-                if seen is not None:
-                    label, what = f"raw pixels, {r} px", "no network: the images as vectors"
-                    rows.append(Tested(label, name, r, found, [seen], 0, 0, what))
+    rows = []
+    for name in results:
+        runs, arm = results.runs(name), results.arms[name]
+        config, pixels = runs[0].config, runs[0].config.degradation.size
+        cost = macs_of(ModelSpec(config.model, 0, config.embedding), pixels)
+        parameters = runs[0].record["cost"]["parameters"]
+        tests = [run.record["results"]["test"] for run in runs]
+        line = _line(name, pixels)
+        rows.append(
+            Tested(results.label(name), name, pixels, runs, tests, cost, parameters, line, arm.what)
+        )
+        if results.is_teacher(name):
+            rows += _of_teacher(results, rows[-1])
     return rows
 
 
-def retrieval_table(preset: Preset, arms: Arms, source: Source) -> pd.DataFrame:
+def _of_teacher(results: Results, own: Tested) -> list[Tested]:
+    """The teacher fed small images, and what pixels do without it."""
+    preset, run, rows = results.preset, own.runs[0], []
+    for r, look in _fed(preset, run).items():
+        seen, label = results.look(run, look), f"teacher fed {r} px, enlarged"
+        if seen is not None:
+            rows.append(Tested(label, own.arm, r, own.runs, [seen], own.macs, own.parameters,
+                               "teacher", own.what))  # fmt: skip
+    for r, look in _raw(preset, run).items():
+        seen, what = results.look(run, look), "no network: the images as vectors"
+        if seen is not None:
+            label = f"raw pixels, {r} px"
+            rows.append(Tested(label, own.arm, r, own.runs, [seen], 0, 0, "raw", what))
+    return rows
+
+
+def _line(arm: str, pixels: int) -> str:
+    """The line of the figure that an arm belongs to."""
+    student = f"{METRIC}student {pixels}"
+    return {
+        TEACHER: "teacher", student: "student", f"{student} direct": "direct",
+        f"{student} alone": "alone",
+    }.get(arm, "")  # fmt: skip
+
+
+def retrieval_table(results: Results) -> pd.DataFrame:
     """One row per network and view: recall at 1, 2, 4, 8, MAP@R, R-precision, NMI, cost."""
     return pd.DataFrame([
         {
@@ -178,7 +183,7 @@ def retrieval_table(preset: Preset, arms: Arms, source: Source) -> pd.DataFrame:
             "parameters (M)": f"{row.parameters / 1e6:.2f}",
             "MACs (M)": f"{row.macs / 1e6:.1f}",
         }
-        for row in tested(preset, arms, source)
+        for row in tested(results)
     ])  # fmt: skip
 
 
@@ -186,6 +191,7 @@ def retrieval_table(preset: Preset, arms: Arms, source: Source) -> pd.DataFrame:
 class Across:
     """Recall@1 (%) of an arm by itself and in the teacher's index, one value per seed."""
 
+    label: str
     arm: str
     pixels: int
     seeds: list[int]
@@ -194,31 +200,33 @@ class Across:
     as_is: list[float] | None
 
 
-def across_rows(preset: Preset, arms: Arms, source: Source) -> list[Across]:
+def across_rows(results: Results) -> list[Across]:
     """Every distilled arm whose queries in the teacher's index are known."""
     rows = []
-    for name, found in arms.items():
-        if found[0].config.frozen is None:
+    for name in results:
+        runs = results.runs(name)
+        if runs[0].config.frozen is None:
             continue
-        seen = [source.looks(run, [across(run)])[0] for run in found]
+        seen = [results.look(run, _across(run)) for run in runs]
         if None in seen:
             continue
         rows.append(Across(
+            results.label(name),
             name,
-            found[0].config.degradation.size,
-            [run.config.seed for run in found],
-            [run.record["results"]["test"]["recall"]["1"] for run in found],
+            runs[0].config.degradation.size,
+            [run.config.seed for run in runs],
+            results.values(name),
             [s["aligned"]["recall"]["1"] for s in seen],
             None if seen[0]["as_is"] is None else [s["as_is"]["recall"]["1"] for s in seen],
         ))  # fmt: skip
     return rows
 
 
-def across_table(preset: Preset, arms: Arms, source: Source) -> pd.DataFrame:
+def across_table(results: Results) -> pd.DataFrame:
     """Symmetric and asymmetric retrieval side by side, Recall@1; empty where none is known."""
     return pd.DataFrame([
         {
-            "network": short(row.arm),
+            "network": row.label,
             "px": str(row.pixels),
             "its own index %": mean_and_spread(row.alone),
             "teacher's index, as it is %": (
@@ -227,26 +235,24 @@ def across_table(preset: Preset, arms: Arms, source: Source) -> pd.DataFrame:
             "teacher's index, aligned %": mean_and_spread(row.aligned),
             "seeds": str(len(row.alone)),
         }
-        for row in across_rows(preset, arms, source)
+        for row in across_rows(results)
     ])  # fmt: skip
 
 
-def published(preset: Preset, arms: Arms) -> pd.DataFrame:
+def published(results: Results) -> pd.DataFrame:
     """Table 4 as printed, and beside each row the arm that stands for it here."""
-    by_row = {arm.row: name for name, arm in study(preset, "metric").items() if arm.row}
-    sizes = sizes_of(preset)
-    ours = f"here: {plain_name(sizes.data)} %"
+    by_row = {arm.row: name for name, arm in results.arms.items() if arm.row}
+    ours = f"here: {plain_name(sizes_of(results.preset).data)} %"
     rows = []
     for row in paper.TABLE_4:
         name = by_row.get(row.model)
-        found = arms.get(name, ())
-        values = [run.record["results"]["test"]["recall"]["1"] for run in found]
+        found, values = results.runs(name), results.values(name)
         rows.append({
             "model": row.model,
             "px": str(row.resolution),
             **{title: "–" if value is None else f"{value:.2f}" for title, value in (
                 ("Cars196 %", row.cars), ("CUB-200-2011 %", row.cub), ("SOP %", row.sop))},
-            "arm here": "–" if name is None else short(name),
+            "arm here": "–" if name is None else results.label(name),
             "network": found[0].config.model if found else "–",
             "px here": str(found[0].config.degradation.size) if found else "–",
             ours: mean_and_spread(values) if found else "not run" if name else "no such arm",
