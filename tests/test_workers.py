@@ -194,7 +194,7 @@ import json, sys, torch
 sys.path.insert(0, "tests")
 torch.set_num_threads(1)
 import tiny, test_workers
-from horkd import runs
+from horkd.lab import runner
 record = runner.run(test_workers.job(seed=0).config, tiny.SETTINGS).record
 print(json.dumps({n: record[n] for n in ("files", "results")}))
 """
