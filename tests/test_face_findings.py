@@ -1,7 +1,7 @@
 """What pages say of faces, on results made up by rules that the tests can compute."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import matplotlib as mpl
 import numpy as np
@@ -177,7 +177,7 @@ def test_the_made_up_results_follow_their_rule():
     assert result["standard_error"] is None
     assert result["n"] == EACH
     assert found([10, 20, 30])["accuracies"] == [95.0, 90.0, 85.0]
-    content = {"looks": [{"look": asdict(Look("verification", "lfw", Degradation(8))),
+    content = {"looks": [{"look": Look("verification", "lfw", Degradation(8)).as_json(),
                           "result": result}]}  # fmt: skip
     assert known_looks(json.loads(json.dumps(content))) == {
         Look("verification", "lfw", Degradation(8)): result
