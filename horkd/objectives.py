@@ -189,24 +189,16 @@ class Objective(nn.Module):
         factor = getattr(self, f"factor_{name}", None)
         return self.weights[name] if factor is None else self.weights[name] * factor
 
-    def gradient_norms(self, terms: dict[str, Tensor], features: Tensor) -> dict[str, Tensor]:
+    def rebalance(self, terms: dict[str, Tensor], features: Tensor) -> dict[str, Tensor]:
         """‖∂(w·term)/∂features‖₂ of each term over the batch: who drives the learner?
 
-        Without the ramp. A loss on maps has no gradient at the features and counts as zero.
+        Without the ramp. A loss on maps has no gradient at the features and counts as zero. With
+        `balance` the factors first move half of the way to the measured norms; the first
+        measurement sets them, and before it the distillation terms count nothing.
 
         Args:
             terms: what `forward` returned, its graph still alive.
             features: the learner's features (N, D) that these terms were computed from.
-        """
-        return {
-            name: self._weight(name) * norm
-            for name, norm in self._unweighted_norms(terms, features).items()
-        }
-
-    def rebalance(self, terms: dict[str, Tensor], features: Tensor) -> dict[str, Tensor]:
-        """`gradient_norms`, after moving the factors of `balance` half of the way to the norms.
-
-        The first measurement sets them; before it the distillation terms count nothing.
         """
         norms = self._unweighted_norms(terms, features)
         for name in self.distilled:

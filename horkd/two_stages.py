@@ -20,21 +20,18 @@ a record, validation, an end of the run that is an interruption.
 
 from collections.abc import Mapping
 
-import torch
 from torch import nn
 
-from horkd.answers import Answers
-from horkd.data.batches import Batches
 from horkd.data.images import ImageSet
 from horkd.degradation import Degradation
 from horkd.errors import HorkdError
 from horkd.losses import HybridOrderLoss, class_centers
-from horkd.machine import Settings
+from horkd.machine import Settings, seeded
 from horkd.networks.network import Network
 from horkd.objectives import Frozen, Objective
 from horkd.predict import predict
-from horkd.preprocess import Channels, Preprocess
-from horkd.training import Recipe, fit, new_state
+from horkd.preprocess import Channels
+from horkd.training import Recipe, train
 
 #: α, β, γ of Eq. 8 without L_1, the paper's best subset, for means over tuples.
 WEIGHTS = {"2": 25.0, "3": 50.0, "C": 1.0}
@@ -136,32 +133,27 @@ def distil(
             f"the learner has a classifier for {learner.spec.num_classes} classes, and the images "
             f"are of {classes}: build it with Network(ModelSpec(name, {classes}))"
         )
-    channels = channels or statistics(images)
+    channels, sharp = channels or statistics(images), Degradation(images.size)
     settings = (settings or Settings()).resolve(learner)
-    images = images.to(settings.device)
-    learner, teacher = settings.place(learner), Frozen(settings.place(frozen))
+    images, frozen = images.to(settings.device), settings.place(frozen)
 
-    # What both see: x and x̂ of the same crops.
-    sharp = Degradation(images.size)
-    x = Preprocess.of(frozen, channels, sharp, settings.memory_format)
-    x_hat = Preprocess.of(learner, channels, degradation, settings.memory_format)
-
-    # What is minimised: cross-entropy and Eq. 8, with the frozen model's class centres (Eq. 6).
+    # class centres of the frozen model over the whole training set (Eq. 6)
     features = predict(frozen, images.central, channels, sharp).features
     centers = class_centers(features, images.labels, classes)
+
+    # orders 1 and C compare features themselves: if widths differ, the learner's are projected
     projector = None
     if {"1", "C"} & weights.keys() and learner.width != frozen.width:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded("cpu", seed):
             projector = nn.Linear(learner.width, frozen.width)
-    relations = HybridOrderLoss(weights, centers, projector)
-    objective = Objective(1.0, relations).to(settings.device)
 
-    # How: the one training loop.
-    batches = Batches(images, recipe.batch_size, recipe.crop, flip, recipe.views)
-    state = new_state(learner, objective, recipe)
-    answers = Answers(teacher, x, settings)
-    return fit(state, batches, x_hat, recipe, settings, seed, answers=answers).history
+    # cross-entropy and Eq. 8, minimised by the one training loop
+    objective = Objective(1.0, HybridOrderLoss(weights, centers, projector))
+    state = train(
+        learner, objective, images, channels, degradation, recipe, settings, seed, flip,
+        frozen=Frozen(frozen), frozen_degradation=sharp,
+    )  # fmt: skip
+    return state.history
 
 
 def statistics(images: ImageSet) -> Channels:

@@ -183,3 +183,9 @@ def _rkd_angles(e: torch.Tensor) -> torch.Tensor:
     differences = e[None, :, :] - e[:, None, :]  # (vertex, other end, D)
     unit = F.normalize(differences, p=2, dim=2)
     return torch.bmm(unit, unit.transpose(1, 2))  # (vertex, i, k)
+
+
+def of_fold(pairs, k: int):
+    """The pairs of fold k."""
+    chosen = pairs.fold == k
+    return type(pairs)(*(getattr(pairs, n)[chosen] for n in ("left", "right", "same", "fold")))

@@ -1,11 +1,12 @@
 """Records made up by rules that tests can compute: finished runs without networks.
 
-`Made` is a source of results in memory; `save` writes what a report would keep of them.
+`Made` is a source of results in memory; `save` writes what a report would keep of them, and
+`recorded` reads what a report keeps.
 """
 
 import json
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,10 +15,11 @@ from scipy import stats
 
 from horkd import storage
 from horkd.degradation import Degradation
-from horkd.lab.config import RunConfig
-from horkd.lab.looks import Look
+from horkd.lab.config import RunConfig, config_from_dict
+from horkd.lab.looks import Look, known_looks
 from horkd.lab.store import Run
 from horkd.losses import ORDERS as TERMS
+from horkd.studies.presets import Preset
 from horkd.studies.results import Results, gather
 from horkd.studies.study import configure, seeds, study
 
@@ -190,3 +192,57 @@ def check_page(text: str) -> None:
 def protocol(look: Look) -> str:
     """What is asked: "verification", "identification", "retrieval", …"""
     return look.question
+
+
+def recorded(preset: Preset, studies: Sequence[str], folder: Path) -> Results:
+    """The records that a report keeps under `records/`; there are no networks behind them.
+
+    Raises:
+        HorkdError: if there are none of these studies.
+    """
+    return gather(preset, studies, Recorded(folder))
+
+
+class Recorded:
+    """The records of a report, a `Source`.
+
+    Args:
+        folder: the report's.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.runs: dict[str, Run] = {}
+        self.notes: dict[str, dict] = {}
+        self.tests: dict[str, dict[Degradation, dict]] = {}
+        self.looks: dict[str, dict[Look, dict]] = {}
+        for path in sorted((Path(folder) / "records").glob("*.json")):
+            content = storage.load_json(path)
+            key = content["key"]
+            if path.name.endswith(".views.json"):
+                self.tests[key] = {
+                    Degradation(**view["degradation"]): view["test"] for view in content["views"]
+                }
+            elif path.name.endswith(".open_set.json"):
+                self.looks[key] = known_looks(content)
+            elif path.name.endswith(".diverged.json"):
+                self.notes[key] = content
+            else:
+                config = config_from_dict(content["config"])
+                self.runs[config.key] = Run(config, path.parent, content)
+
+    def find(self, config: RunConfig) -> Run | None:
+        """The run on record."""
+        return self.runs.get(config.key)
+
+    def failed(self, config: RunConfig) -> dict | None:
+        """The failure on record."""
+        return self.notes.get(config.key)
+
+    def at_resolutions(self, run: Run, degradations: Sequence[Degradation]) -> list[dict] | None:
+        """The tests on record, if all are."""
+        tests = [self.tests.get(run.config.key, {}).get(d) for d in degradations]
+        return None if None in tests else tests
+
+    def ask(self, run: Run, looks: Sequence[Look]) -> list[dict | None]:
+        """The looks on record."""
+        return [self.looks.get(run.config.key, {}).get(look) for look in looks]

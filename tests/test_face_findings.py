@@ -7,7 +7,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib import pyplot as plt
-from records import Made, cell, check_page, judged, make, protocol
+from records import Made, cell, check_page, judged, make, protocol, recorded
 
 from horkd import paper
 from horkd.degradation import Degradation
@@ -23,7 +23,7 @@ from horkd.studies.faces import page as face_page
 from horkd.studies.faces import tables as face_tables
 from horkd.studies.faces.setting import FACES, setting
 from horkd.studies.presets import get_preset
-from horkd.studies.results import Results, gather, recorded
+from horkd.studies.results import Results, gather
 from horkd.studies.study import configure, study
 
 mpl.use("Agg")

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
-from records import Made, make
+from records import Made, Recorded, make, recorded
 
 from horkd import paths, storage
 from horkd.degradation import Degradation
@@ -24,7 +24,7 @@ from horkd.studies.faces import page as face_page
 from horkd.studies.faces import tables as face_tables
 from horkd.studies.faces.setting import FACES
 from horkd.studies.presets import get_preset, get_presets
-from horkd.studies.results import Recorded, gather, recorded
+from horkd.studies.results import gather
 from horkd.studies.retrieval import page as metric_page
 from horkd.studies.retrieval import tables as metric_tables
 from horkd.studies.study import configure, seeds, studies_of, study

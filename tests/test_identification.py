@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from horkd.errors import HorkdError
-from horkd.protocols.identification import cmc, dir_at_far, rank_errors, rank_k, split_subjects
+from horkd.protocols.identification import dir_at_far, rank_errors, rank_k, split_subjects
 
 some = settings(max_examples=40, deadline=None)
 #: A failing example is drawn again from its seed alone.
@@ -74,11 +74,7 @@ def test_ranks_equal_an_explicit_loop(subjects, seed, equal):
     assert rank_k(gallery, labels, known, known_labels, KS) == pytest.approx(expected)
     errors = rank_errors(gallery, labels, known, known_labels, KS)
     assert errors == pytest.approx({k: 100 - value for k, value in expected.items()})
-    curve = cmc(gallery, labels, known, known_labels)
-    assert curve == pytest.approx(
-        [100 * sum(r <= k for r in ranks) / len(ranks) for k in range(1, subjects + 1)]
-    )
-    assert curve[-1] == 100
+    assert rank_k(gallery, labels, known, known_labels, [subjects]) == {subjects: 100}
 
 
 def test_the_usual_ranks_are_one_and_five():
@@ -88,22 +84,12 @@ def test_the_usual_ranks_are_one_and_five():
     assert {type(v) for v in rank_k(*data).values()} == {float}
 
 
-@pytest.mark.parametrize("max_rank", [1, 3, 7, 12])
-def test_the_curve_up_to_a_rank(max_rank):
-    data = draw(7)[:4]
-    curve = cmc(*data, max_rank=max_rank)
-    expected = rank_k(*data, ks=range(1, max_rank + 1))
-    assert curve == pytest.approx(list(expected.values()))
-    assert (np.diff(curve) >= 0).all()
-
-
 @some
 @given(**DRAWN, chunk=st.integers(1, 9))
 def test_the_chunk_changes_nothing(subjects, seed, equal, chunk):
     gallery, labels, known, known_labels, unknown = draw(subjects, seed, equal)
     closed = (gallery, labels, known, known_labels)
     assert rank_k(*closed, KS, chunk) == rank_k(*closed, KS)
-    assert cmc(*closed, chunk=chunk).tolist() == cmc(*closed).tolist()
     for a, b in zip(
         dir_at_far(*closed, unknown, FARS, chunk=chunk),
         dir_at_far(*closed, unknown, FARS),
@@ -177,8 +163,8 @@ def test_equal_embeddings_recognise_nobody(value):
     """Ties count against the probe; zero vectors are as near to all."""
     same = np.full((12, 4), value)
     labels = np.arange(12) % 6
-    curve = cmc(same, labels, same[:7], labels[:7])
-    assert curve.tolist() == [0, 0, 0, 0, 0, 100]
+    found = rank_k(same, labels, same[:7], labels[:7], range(1, 7))
+    assert list(found.values()) == [0, 0, 0, 0, 0, 100]
     (row,) = dir_at_far(same, labels, same[:7], labels[:7], same, [0.5], rank=6)
     assert (row["identified"], row["accepted_unknown"]) == (0, 0)
 
@@ -228,9 +214,7 @@ def test_bad_inputs_are_one_clear_line(changes, complaint):
     assert "\n" not in str(caught.value)
 
 
-def test_bad_ranks_of_the_curve_and_of_the_ask():
-    with pytest.raises(HorkdError, match="ranks must be 1 or more, got 0"):
-        cmc(ONE, [0, 1, 2], ONE, [0, 1, 2], max_rank=0)
+def test_bad_ranks_of_the_open_set():
     with pytest.raises(HorkdError, match="ranks must be 1 or more, got -1"):
         dir_at_far(ONE, [0, 1, 2], ONE, [0, 1, 2], ONE, rank=-1)
 

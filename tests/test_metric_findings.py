@@ -13,7 +13,7 @@ import pytest
 import torch
 from matplotlib import colors
 from matplotlib import pyplot as plt
-from records import cell, check_page, judged, make, protocol
+from records import cell, check_page, judged, make, protocol, recorded
 
 from horkd import paper, paths
 from horkd import reproduce as reproduce_
@@ -24,7 +24,7 @@ from horkd.networks.network import ModelSpec, Network
 from horkd.studies import presets as presets_
 from horkd.studies import report
 from horkd.studies.claims import as_lines
-from horkd.studies.results import Results, live, recorded
+from horkd.studies.results import Results, live
 from horkd.studies.retrieval import figures as metric_figures
 from horkd.studies.retrieval import page as metric_page
 from horkd.studies.retrieval import tables as metric_tables

@@ -136,7 +136,7 @@ def test_the_regressor_is_among_what_is_trained_and_saved():
 def test_gradient_norms_equal_autograd_term_by_term():
     made, learner = objective(), learner_output()
     terms = made(learner, labels(), frozen_output())
-    norms = made.gradient_norms(terms, learner.features)
+    norms = made.rebalance(terms, learner.features)
     assert list(norms) == list(made.weights)
     for name, weight in made.weights.items():
         expected = weight * oracle_norm(terms[name], learner.features)
@@ -146,14 +146,14 @@ def test_gradient_norms_equal_autograd_term_by_term():
 
 def test_gradient_norms_do_not_see_the_ramp():
     made, learner = objective(), learner_output()
-    full = made.gradient_norms(made(learner, labels(), frozen_output()), learner.features)
-    early = made.gradient_norms(made(learner, labels(), frozen_output(), 0.1), learner.features)
+    full = made.rebalance(made(learner, labels(), frozen_output()), learner.features)
+    early = made.rebalance(made(learner, labels(), frozen_output(), 0.1), learner.features)
     assert {n: v.item() for n, v in full.items()} == {n: v.item() for n, v in early.items()}
 
 
 def test_a_loss_on_maps_counts_as_zero_at_the_features():
     made, learner = objective(at=1000.0, kd=1.0), learner_output()
-    norms = made.gradient_norms(made(learner, labels(), frozen_output()), learner.features)
+    norms = made.rebalance(made(learner, labels(), frozen_output()), learner.features)
     assert norms["at"] == 0
     assert norms["kd"] > 0
 
@@ -161,7 +161,7 @@ def test_a_loss_on_maps_counts_as_zero_at_the_features():
 def test_without_balance_rebalancing_only_measures():
     made, learner = objective(), learner_output()
     terms = made(learner, labels(), frozen_output())
-    norms = made.gradient_norms(terms, learner.features)
+    norms = made.rebalance(terms, learner.features)
     again = made.rebalance(terms, learner.features)
     assert {n: v.item() for n, v in norms.items()} == {n: v.item() for n, v in again.items()}
     assert not made.state_dict()
@@ -176,7 +176,7 @@ def test_before_the_first_measurement_distillation_counts_nothing():
     terms = made(learner, labels(), frozen_output())
     assert terms["kd"] > 0
     assert terms["loss"].item() == pytest.approx(0.5 * terms["cross_entropy"].item())
-    norms = made.gradient_norms(terms, learner.features)
+    norms = made.rebalance(terms, learner.features)
     assert [name for name, norm in norms.items() if norm > 0] == ["cross_entropy"]
 
 

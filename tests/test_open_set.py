@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from oracles import of_fold
 from PIL import Image
 
 from horkd import data as package
@@ -174,7 +175,7 @@ def test_absent_photos_are_named(monkeypatch, tmp_path):
 def test_training_people_are_never_tested(home, k):
     data = load_dataset(f"lfw-{k}@16")
     assert data.protocol.pairs.folds == (k - 1,)
-    tested = data.protocol.pairs.pairs.of_fold(k - 1)
+    tested = of_fold(data.protocol.pairs.pairs, k - 1)
     index = torch.cat([tested.left, tested.right])
     assert people(data.test, index) <= {name_of(k - 1, person) for person in range(PEOPLE)}
     assert people(data.train) == {
@@ -239,10 +240,10 @@ def test_view_1(home):
     trained = {name_of(f, p) for f in range(6) for p in range(PEOPLE)}
     assert people(data.train) == trained == set(data.train.classes)
     assert data.protocol.pairs.folds == (1,)
-    tested = data.protocol.pairs.pairs.of_fold(1)
+    tested = of_fold(data.protocol.pairs.pairs, 1)
     used = people(data.test, torch.cat([tested.left, tested.right]))
     assert used <= {name_of(f, p) for f in range(7, 10) for p in range(PEOPLE)}
-    assert len(tested) == len(data.protocol.pairs.pairs.of_fold(0)) == 4
+    assert len(tested) == len(of_fold(data.protocol.pairs.pairs, 0)) == 4
 
 
 def test_load_lfw_development_names_the_photos_of_its_files(home):

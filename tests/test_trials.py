@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
-from records import record_of
+from records import Recorded, record_of
 from scipy import stats
 
 from horkd import paths, storage
@@ -20,7 +20,6 @@ from horkd.lab.looks import Look, ask, features
 from horkd.lab.store import export
 from horkd.studies import trials
 from horkd.studies.presets import get_preset
-from horkd.studies.results import Recorded
 from horkd.studies.study import choose, configure, queue, seeds, studies_of, study
 from horkd.studies.task import TRIALS, tasks
 

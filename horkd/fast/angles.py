@@ -28,9 +28,7 @@ features, good to about 1e-6 times the longest normalised distance.
 import functools
 import math
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -144,28 +142,6 @@ def angles_blocked(
 #: process.
 FORMS = ("auto", "blocked", "fused")
 
-_forced: ContextVar[str | None] = ContextVar("form of the loss over angles", default=None)
-
-
-@contextmanager
-def angles_form(form: str) -> Iterator[None]:
-    """Force one of `FORMS` in this context.
-
-    Raises:
-        HorkdError: if there is no such form.
-    """
-    token = _forced.set(_checked(form, "form"))
-    try:
-        yield
-    finally:
-        _forced.reset(token)
-
-
-def _checked(form: str, origin: str) -> str:
-    if form not in FORMS:
-        raise HorkdError(f"{origin} is {form!r}: choose from {', '.join(FORMS)}")
-    return form
-
 
 def angles(p: Tensor, q: Tensor, equal: bool, gradient: bool) -> tuple[Tensor, Tensor]:
     """What `angles_blocked` returns, in its form or the one that is asked for.
@@ -173,7 +149,9 @@ def angles(p: Tensor, q: Tensor, equal: bool, gradient: bool) -> tuple[Tensor, T
     Raises:
         HorkdError: if the fused form is asked for and does not suit, or work on, this device.
     """
-    form = _forced.get() or _checked(os.environ.get("HORKD_ANGLES", "auto"), "HORKD_ANGLES")
+    form = os.environ.get("HORKD_ANGLES", "auto")
+    if form not in FORMS:
+        raise HorkdError(f"HORKD_ANGLES is {form!r}: choose from {', '.join(FORMS)}")
     if form != "fused":
         return angles_blocked(p, q, equal, gradient)
     if q.device.type != "cuda" or q.dtype != torch.float32:

@@ -4,11 +4,11 @@ The score of a subject for a probe is the highest cosine between the probe and a
 the subject. Scores that differ by no more than `TIE` are equal, and equality counts against the
 probe: a network that gives every image the same embedding recognises nobody.
 
-All is computed in float64, for at most chunk² cosines at a time. Rates of `rank_k`, `rank_errors`
-and `cmc` are in percent; those of `dir_at_far` lie in 0 to 1, like the false accept rates it is
+All is computed in float64, for at most chunk² cosines at a time. Rates of `rank_k` and
+`rank_errors` are in percent; those of `dir_at_far` lie in 0 to 1, like the false accept rates it is
 asked for.
 
-Source of ranks, CMC and DIR: Phillips, Grother, Micheals, Evaluation Methods in Face Recognition,
+Source of ranks and DIR: Phillips, Grother, Micheals, Evaluation Methods in Face Recognition,
 in Handbook of Face Recognition, 2nd edition, 2011.
 """
 
@@ -223,37 +223,6 @@ def rank_errors(
     """Percent of probes whose subject is not among the k best: 100 − `rank_k`, same arguments."""
     hits = rank_k(gallery, gallery_labels, probes, probe_labels, ks, chunk)
     return {k: 100 - value for k, value in hits.items()}
-
-
-def cmc(
-    gallery: ArrayLike | Tensor,
-    gallery_labels: ArrayLike | Tensor,
-    probes: ArrayLike | Tensor,
-    probe_labels: ArrayLike | Tensor,
-    max_rank: int | None = None,
-    chunk: int = 4096,
-) -> np.ndarray:
-    """Cumulative match characteristic: `rank_k` at every rank.
-
-    Args:
-        gallery: embeddings (G, D).
-        gallery_labels: int (G,).
-        probes: embeddings (Q, D).
-        probe_labels: int (Q,).
-        max_rank: R; None for the number of subjects, where the curve reaches 100.
-        chunk: as in `rank_k`.
-
-    Returns:
-        float64 (R,), percent at ranks 1 to R.
-
-    Raises:
-        HorkdError: as `rank_k`.
-    """
-    people = _Gallery.of(gallery, gallery_labels, chunk)
-    last = len(people.subjects) if max_rank is None else max_rank
-    at_least_one("ranks", last)
-    ranks, _ = people.identify(probes, probe_labels, "probes")
-    return 100 * np.cumsum(np.bincount(ranks, minlength=last + 1)[1 : last + 1]) / len(ranks)
 
 
 def dir_at_far(

@@ -77,18 +77,6 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.left)
 
-    def of_fold(self, k: int) -> "Pairs":
-        """The pairs of fold k.
-
-        Raises:
-            HorkdError: if there are none.
-        """
-        chosen = self.fold == k
-        if not chosen.any():
-            known = ", ".join(map(str, self.fold.unique().tolist()))
-            raise HorkdError(f"no pairs in fold {k}: there are folds {known or '(none)'}")
-        return Pairs(self.left[chosen], self.right[chosen], self.same[chosen], self.fold[chosen])
-
 
 @dataclass(frozen=True)
 class PairSet:

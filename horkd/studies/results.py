@@ -1,7 +1,7 @@
 """The finished runs of some studies: what tables, figures, claims and pages are made of.
 
-`live` takes runs of this machine, trained where they are missing; `recorded` knows only the records
-that a report keeps, so that a page can be made again without a network.
+`live` takes runs of this machine, trained where they are missing. Any other `Source` will do: the
+tests make every committed page again from the records that its report keeps, without a network.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ from horkd import paths, storage
 from horkd.data.faces import TESTS
 from horkd.degradation import Degradation
 from horkd.lab import looks as looks_
-from horkd.lab.config import RunConfig, config_from_dict
+from horkd.lab.config import RunConfig
 from horkd.lab.looks import Look
 from horkd.lab.store import Run, diverged
 from horkd.machine import Settings
@@ -262,15 +262,6 @@ def live(
     return gather(preset, studies, Live(preset, train_missing, settings), only=only)
 
 
-def recorded(preset: Preset, studies: Sequence[str], folder: Path) -> Results:
-    """The records that a report keeps under `records/`; there are no networks behind them.
-
-    Raises:
-        HorkdError: if there are none of these studies.
-    """
-    return gather(preset, studies, Recorded(folder))
-
-
 class Live:
     """Runs of this machine, a `Source`.
 
@@ -306,48 +297,3 @@ def _is_there(data: str) -> bool:
         return True
     home = paths.data_dir()
     return home is not None and (home / base).is_dir()
-
-
-class Recorded:
-    """The records of a report, a `Source`.
-
-    Args:
-        folder: the report's.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.runs: dict[str, Run] = {}
-        self.notes: dict[str, dict] = {}
-        self.tests: dict[str, dict[Degradation, dict]] = {}
-        self.looks: dict[str, dict[Look, dict]] = {}
-        for path in sorted((Path(folder) / "records").glob("*.json")):
-            content = storage.load_json(path)
-            key = content["key"]
-            if path.name.endswith(".views.json"):
-                self.tests[key] = {
-                    Degradation(**view["degradation"]): view["test"] for view in content["views"]
-                }
-            elif path.name.endswith(".open_set.json"):
-                self.looks[key] = looks_.known_looks(content)
-            elif path.name.endswith(".diverged.json"):
-                self.notes[key] = content
-            else:
-                config = config_from_dict(content["config"])
-                self.runs[config.key] = Run(config, path.parent, content)
-
-    def find(self, config: RunConfig) -> Run | None:
-        """The run on record."""
-        return self.runs.get(config.key)
-
-    def failed(self, config: RunConfig) -> dict | None:
-        """The failure on record."""
-        return self.notes.get(config.key)
-
-    def at_resolutions(self, run: Run, degradations: Sequence[Degradation]) -> list[dict] | None:
-        """The tests on record, if all are."""
-        tests = [self.tests.get(run.config.key, {}).get(d) for d in degradations]
-        return None if None in tests else tests
-
-    def ask(self, run: Run, looks: Sequence[Look]) -> list[dict | None]:
-        """The looks on record."""
-        return [self.looks.get(run.config.key, {}).get(look) for look in looks]
