@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2 import functional as TF
 
 from horkd.errors import HorkdError
 
@@ -151,10 +150,12 @@ class Degradation:
             )
         x = images
         if self.blur:
+            from torchvision.transforms.v2.functional import gaussian_blur  # slow to import
+
             # no wider than what reflection at the border can fill
             kernel = min(2 * int(np.ceil(3 * self.blur)) + 1, 2 * width - 1)
             with torch.autocast(x.device.type, enabled=False):
-                x = TF.gaussian_blur(x.float(), [kernel, kernel], [self.blur, self.blur])
+                x = gaussian_blur(x.float(), [kernel, kernel], [self.blur, self.blur])
             x = _round(x).to(torch.uint8)
         x = resize(x, self.size, self.kernel)
         if self.noise:

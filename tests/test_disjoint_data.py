@@ -534,7 +534,7 @@ def test_a_folder_that_cannot_be_listed(home, monkeypatch):
     def no(_folder):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("horkd.data.folder.find_classes", no)
+    monkeypatch.setattr("torchvision.datasets.folder.find_classes", no)
     assert f"cannot list {home}/locked: Permission denied" in refusal("folder:locked")
 
 

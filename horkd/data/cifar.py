@@ -1,28 +1,33 @@
 """CIFAR-100 from its official files, through torchvision."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.error import URLError
 
 import numpy as np
 import torch
-from torchvision.datasets import CIFAR100
 
 from horkd import paths
 from horkd.data.images import Dataset, ImageSet
 from horkd.data.source import Source
 from horkd.errors import HorkdError
 
+if TYPE_CHECKING:
+    from torchvision.datasets import CIFAR100
+
 #: Channel statistics of the 50,000 training images, scale 0 to 1.
 MEAN, STD = (0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762)
 VALIDATION_PER_CLASS = 50
 
 
-def _open(root: Path, train: bool) -> CIFAR100:
+def _open(root: Path, train: bool) -> "CIFAR100":
     """One split, downloaded if it is not there.
 
     Raises:
         HorkdError: if the files are damaged, or absent and cannot be downloaded.
     """
+    from torchvision.datasets import CIFAR100  # slow to import
+
     folder = root / CIFAR100.base_folder
     there = folder.is_dir() and any(folder.iterdir())
     try:
@@ -39,7 +44,7 @@ def _open(root: Path, train: bool) -> CIFAR100:
         ) from None
 
 
-def _image_set(split: CIFAR100) -> ImageSet:
+def _image_set(split: "CIFAR100") -> ImageSet:
     images = torch.from_numpy(np.ascontiguousarray(split.data.transpose(0, 3, 1, 2)))
     return ImageSet(images, torch.tensor(split.targets), tuple(split.classes))
 

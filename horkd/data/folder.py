@@ -5,12 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torchvision.datasets.folder import (
-    IMG_EXTENSIONS,
-    find_classes,
-    has_file_allowed_extension,
-    make_dataset,
-)
 
 from horkd import paths
 from horkd.data.photos import PhotoFiles
@@ -64,6 +58,8 @@ def halves_of(text: str) -> tuple[PhotoFiles, PhotoFiles]:
 
 def _classes(folder: Path) -> list[str]:
     """Sorted names of the folders in a folder; hidden ones left out."""
+    from torchvision.datasets.folder import find_classes  # slow to import
+
     try:
         return [name for name in find_classes(folder)[0] if name[0] != "."]
     except FileNotFoundError:  # that is: it has none
@@ -78,6 +74,12 @@ def _tree(root: Path, classes: Sequence[str], prefix: str = "") -> PhotoFiles:
     Raises:
         HorkdError: if a folder has no photo.
     """
+    from torchvision.datasets.folder import (
+        IMG_EXTENSIONS,
+        has_file_allowed_extension,
+        make_dataset,
+    )
+
     start = len(os.path.join(root, ""))
 
     def is_photo(path: str) -> bool:  # the copies that Jupyter and macOS hide are none

@@ -1,15 +1,15 @@
 """The architectures of this project, for small images and faces."""
 
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from horkd.errors import HorkdError
 
+#: Kind of block, and how many in each stage.
 _RESNETS = {
-    "resnet18": (BasicBlock, (2, 2, 2, 2)),
-    "resnet34": (BasicBlock, (3, 4, 6, 3)),
-    "resnet50": (Bottleneck, (3, 4, 6, 3)),
-    **{f"resnet{6 * n + 2}": (BasicBlock, (n, n, n)) for n in (1, 2, 3, 5)},
+    "resnet18": ("basic", (2, 2, 2, 2)),
+    "resnet34": ("basic", (3, 4, 6, 3)),
+    "resnet50": ("bottleneck", (3, 4, 6, 3)),
+    **{f"resnet{6 * n + 2}": ("basic", (n, n, n)) for n in (1, 2, 3, 5)},
 }
 
 _VGG11 = ((64,), (128,), (256, 256), (512, 512), (512, 512))
@@ -60,7 +60,10 @@ class _Backbone(nn.Sequential):
 
 def _resnet(architecture: str, width: float) -> tuple[list[nn.Module], dict[int, int], int]:
     """Layers, the index of the last one of each stage with its channels, and those of the last."""
-    block, depths = _RESNETS[architecture]
+    from torchvision.models.resnet import BasicBlock, Bottleneck  # slow to import
+
+    kind, depths = _RESNETS[architecture]
+    block = {"basic": BasicBlock, "bottleneck": Bottleneck}[kind]
     base = 64 if len(depths) == 4 else 16
     widths = [max(1, round(base * 2**stage * width)) for stage in range(len(depths))]
     layers: list[nn.Module] = _conv_bn_relu(3, widths[0])

@@ -14,7 +14,6 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlparse
 
 import torch
-import torchvision
 from torch import Tensor
 
 from horkd.errors import HorkdError
@@ -124,7 +123,9 @@ def _refuse_ours(model: str) -> None:
     """Let a library's network pass: only they have ImageNet weights."""
     architecture, _ = ModelSpec(model, 0).parse()
     if architecture.partition(":")[0] not in LIBRARIES:
-        known = architecture in torchvision.models.list_models(module=torchvision.models)
+        from torchvision import models  # slow to import, as below
+
+        known = architecture in models.list_models(module=models)
         raise HorkdError(
             f"there are no ImageNet weights for {model}, an architecture for small images: "
             f"start from torchvision:{architecture if known else 'resnet18'}"
@@ -151,7 +152,9 @@ def published(model: str) -> list[Published]:
     """
     architecture = model.partition(":")[2]
     if model.startswith("torchvision:"):
-        entries = torchvision.models.get_model_weights(architecture).__members__
+        from torchvision import models
+
+        entries = models.get_model_weights(architecture).__members__
         if _TORCHVISIONS not in entries:
             raise HorkdError(
                 f"torchvision has no weights {_TORCHVISIONS} for {architecture}, only "
@@ -209,10 +212,12 @@ def _as_the_library_reads(path: Path, model: str) -> dict[str, Tensor]:
 
 def as_torchvision_reads(architecture: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The state of torchvision's whole network: old names in the file become today's."""
+    from torchvision import models
+
     # as torchvision.models.densenet does it; other networks do it in load_state_dict
     old = re.compile(r"(.*denselayer\d+\.(?:norm|conv))\.([12]\..*)")
     tensors = {old.sub(r"\1\2", name): t for name, t in tensors.items()}
-    network = torchvision.models.get_model(architecture, weights=None)
+    network = models.get_model(architecture, weights=None)
     counters = {n: t for n, t in network.state_dict().items() if n.endswith("num_batches_tracked")}
     network.load_state_dict(counters | tensors)  # files older than PyTorch 0.4.1 have no counters
     return network.state_dict()

@@ -2,9 +2,7 @@
 
 import sys
 
-import torchvision
 from torch import Tensor, nn
-from torchvision.models.resnet import ResNet
 
 from horkd.errors import HorkdError
 
@@ -45,7 +43,7 @@ class Library(nn.Module):
     def _stages(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """What `trunk(x)` computes, step by step: no hooks that outlive a call or break a graph."""
         net = self.trunk
-        theirs = isinstance(net, ResNet)  # torchvision's; timm names the steps otherwise
+        theirs = _is_torchvisions(net)  # timm names the steps otherwise
         x = net.maxpool((net.relu if theirs else net.act1)(net.bn1(net.conv1(x))))
         kept = []
         for stage in (net.layer1, net.layer2, net.layer3, net.layer4):
@@ -62,7 +60,9 @@ def refuse_unknown(name: str) -> None:
     """
     library, _, architecture = name.partition(":")
     if library == "torchvision":
-        if architecture not in torchvision.models.list_models(module=torchvision.models):
+        from torchvision import models  # slow to import, as below
+
+        if architecture not in models.list_models(module=models):
             raise HorkdError(
                 f"torchvision has no classification network {architecture!r}: "
                 "torchvision.models.list_models(module=torchvision.models) names them"
@@ -78,9 +78,16 @@ def refuse_unknown(name: str) -> None:
         raise HorkdError(f"timm has no network {architecture!r}: timm.list_models() names them")
 
 
+def _is_torchvisions(network: nn.Module) -> bool:
+    """Whether it is a ResNet of torchvision."""
+    from torchvision.models import ResNet
+
+    return isinstance(network, ResNet)
+
+
 def _stage_channels(network: nn.Module) -> tuple[int, ...]:
     """Channels after each stage of a library's ResNet; empty for any other network."""
-    if isinstance(network, ResNet):
+    if _is_torchvisions(network):
         stages = (network.layer1, network.layer2, network.layer3, network.layer4)
         # a block ends in its last convolution, or in the shortcut's, which is as wide
         convolutions = [[m for m in s.modules() if isinstance(m, nn.Conv2d)] for s in stages]
@@ -94,7 +101,9 @@ def _stage_channels(network: nn.Module) -> tuple[int, ...]:
 
 def _torchvision(architecture: str) -> tuple[nn.Module, int]:
     """The network and the width of what its last linear layer was fed."""
-    network = torchvision.models.get_model(architecture, weights=None)
+    from torchvision import models
+
+    network = models.get_model(architecture, weights=None)
     last = [name for name, m in network.named_modules() if isinstance(m, nn.Linear)]
     if not last:
         raise HorkdError(f"torchvision:{architecture} does not end in a linear layer: use timm's")

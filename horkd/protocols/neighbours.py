@@ -29,10 +29,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import normalized_mutual_info_score
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from horkd.checks import at_least_one, float_table, row_parts, whole_numbers
@@ -235,6 +231,11 @@ def nmi(embeddings: Tensor, labels: ArrayLike | Tensor, seed: int = 0) -> float:
     Raises:
         HorkdError: on shapes that do not fit, embeddings that are not finite, or a single class.
     """
+    from sklearn.cluster import KMeans  # slow to import
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.metrics import normalized_mutual_info_score
+    from threadpoolctl import threadpool_limits
+
     float_table(embeddings, "embeddings")
     y = whole_numbers(labels, "labels", len(embeddings))
     clusters = len(np.unique(y))

@@ -14,7 +14,6 @@ from fractions import Fraction
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.metrics import roc_auc_score, roc_curve
 from torch import Tensor
 
 from horkd.checks import flags, numbers
@@ -86,10 +85,12 @@ def roc(
     Raises:
         HorkdError: as `best_threshold`, and on fewer than 3 points.
     """
+    from sklearn import metrics  # slow to import
+
     if points is not None and points < 3:
         raise HorkdError(f"a curve needs 3 points or more, got {points}")
     s, is_same = checked_pairs(scores, same)
-    far, tar, thresholds = roc_curve(is_same, s)
+    far, tar, thresholds = metrics.roc_curve(is_same, s)
     thresholds = np.append(s.max(), np.nextafter(thresholds[1:], -np.inf))
     if points is None or len(far) <= points:
         return far, tar, thresholds
@@ -111,8 +112,10 @@ def auc(scores: ArrayLike | Tensor, same: ArrayLike | Tensor) -> float:
     Raises:
         HorkdError: as `best_threshold`.
     """
+    from sklearn import metrics  # slow to import
+
     s, is_same = checked_pairs(scores, same)
-    return float(roc_auc_score(is_same, s))
+    return float(metrics.roc_auc_score(is_same, s))
 
 
 def eer(scores: ArrayLike | Tensor, same: ArrayLike | Tensor) -> float:

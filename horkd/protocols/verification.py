@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from scipy.stats import binomtest
 from torch import Tensor
 
 from horkd.checks import flags, unit_rows, whole_numbers
@@ -340,6 +339,8 @@ def compare(a_correct: ArrayLike | Tensor, b_correct: ArrayLike | Tensor) -> Com
     Raises:
         HorkdError: on no pairs, unequal lengths, or anything but bool.
     """
+    from scipy.stats import binomtest  # slow to import
+
     a, b = flags(a_correct, "a_correct"), flags(b_correct, "b_correct")
     if len(a) != len(b):
         raise HorkdError(f"{len(a)} and {len(b)} pairs: compare models on the same ones")
