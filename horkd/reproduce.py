@@ -42,7 +42,8 @@ from horkd.machine import commit, describe_machine, versions
 from horkd.notebook_kernel import declared, execute, question, scratch_folder
 from horkd.notebooks import as_text, executed, without_paths
 from horkd.storage import Busy, load_json, locked, replacing, save_json, write_text
-from horkd.studies.presets import Preset, get_presets
+from horkd.studies.preset import Preset
+from horkd.studies.presets import get_presets
 from horkd.studies.task import Study, task_of, tasks
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from horkd.lab.config import RunConfig, config_from_dict
 from horkd.lab.looks import Look, known_looks
 from horkd.lab.store import Run
 from horkd.losses import ORDERS as TERMS
-from horkd.studies.presets import Preset
+from horkd.studies.preset import Preset
 from horkd.studies.results import Results, gather
 from horkd.studies.study import configure, seeds, study
 

@@ -15,7 +15,8 @@ from horkd.lab.config import RunConfig
 from horkd.lab.store import read
 from horkd.reproduce import after, in_order, reproduce
 from horkd.studies.arm import Arm
-from horkd.studies.presets import Preset, get_preset, get_presets, meant_by, presets
+from horkd.studies.preset import Preset
+from horkd.studies.presets import get_preset, get_presets, meant_by, presets
 from horkd.studies.study import (
     choose,
     collect,

@@ -23,7 +23,6 @@ from horkd.machine import Settings, exact_matmul
 from horkd.objectives import Frozen, Objective
 from horkd.predict import predict
 from horkd.preprocess import Preprocess
-from horkd.studies import presets
 from horkd.studies.presets import get_preset
 from horkd.training import Recipe, State, batches_of, fit, new_state, train
 
@@ -438,7 +437,7 @@ def test_auto_is_resolved_without_touching_random_numbers_or_the_network():
 @pytest.mark.parametrize("native", [True, False])
 def test_on_a_cpu_precision_is_decided_not_timed(monkeypatch, native):
     """A stopwatch chose it once, and one key gave different results."""
-    monkeypatch.setattr(presets, "has_bf16", lambda device: native)
+    monkeypatch.setattr("horkd.studies.preset.has_bf16", lambda device: native)
     quick, short = get_preset("quick"), get_preset("paper-short")
     cpu = Settings("cpu")
     assert cpu.resolve(tiny.network()).precision == "fp32"

@@ -1,84 +1,23 @@
-"""How large a study is: networks, data, recipe, seeds.
+"""Presets by name, on their own data or others.
 
-A preset fixes networks, sizes and the recipe of one task; a study (`horkd.studies.task.Study`)
-turns it into named configurations, its arms. Each task has its own fields and lists its presets in
-`horkd/studies/<task>/presets.py`. A name may stand for a preset of several tasks, the main one
-first: smoke and quick are for classification and for metric learning.
+A preset (`horkd.studies.preset`) fixes networks, sizes and the recipe of one task; a study
+(`horkd.studies.task.Study`) turns it into named configurations, its arms. Each task has its own
+fields and lists its presets in `horkd/studies/<task>/presets.py`. A name may stand for a preset of
+several tasks, the main one first: smoke and quick are for classification and for metric learning.
 """
 
-import warnings
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import replace
 
 from horkd.data import DATASETS, is_known
 from horkd.errors import HorkdError
-from horkd.lab.config import RunConfig
-from horkd.machine import Settings, has_bf16
-from horkd.training import Recipe
-
-#: (order, weight) pairs of a hybrid-order loss.
-Weights = tuple[tuple[str, float], ...]
-
-#: Weights between features at unit length, chosen on View 1 of LFW (reports/tuning).
-FACE_ORDERS: Weights = (("1", 1000.0), ("2", 25.0), ("3", 50.0), ("C", 5000.0))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preset:
-    """What presets of all tasks have.
-
-    Attributes:
-        task: the task that it is for, the same for all presets of a class.
-        name: how the command line calls it.
-        data: the data set it is meant for.
-        teacher, compact: names of the teacher's and the assistant's and student's network.
-        recipe: optimisation of everything compact.
-        seeds: how many seeds of each student; teacher and assistant are trained once.
-        orders: weights of the hybrid-order loss.
-        repeat_all: repeat every arm over the seeds, not only the central comparison.
-        omit: patterns of the names of arms that are too much for this size.
-        given: (arm, digest) pairs of networks that are distilled from as they lie in the report's
-            `models/`, instead of training them here.
-        precision: of all its runs on a CPU: "fp32", or "bf16" where the CPU computes in it; a GPU
-            uses bf16 if it has it. It changes results, so that it is no matter of speed alone.
-    """
-
-    task: ClassVar[str] = ""
-
-    name: str
-    data: str
-    teacher: str
-    compact: str
-    recipe: Recipe
-    seeds: int
-    orders: Weights = ()
-    repeat_all: bool = False
-    omit: tuple[str, ...] = ()
-    given: tuple[tuple[str, str], ...] = ()
-    precision: str = "fp32"
-
-    def waits(self, config: RunConfig) -> bool:
-        """Whether a run has to wait for the file of what it learns from."""
-        return False
-
-    def settings(self, settings: Settings) -> Settings:
-        """Settings with the precision that this preset is run in, unless the user asks for one."""
-        if settings.precision != "auto" or settings.on_cuda or self.precision == "fp32":
-            return settings
-        if not has_bf16("cpu"):
-            warnings.warn(
-                f"preset {self.name} is meant for bf16, which this CPU does not compute in: it "
-                "trains in fp32, and such runs are not to be compared with those in bf16",
-                stacklevel=2,
-            )
-            return replace(settings, precision="fp32")
-        return replace(settings, precision=self.precision)
+from horkd.studies.preset import Preset
+from horkd.studies.task import tasks
 
 
 def presets() -> dict[str, tuple[Preset, ...]]:
     """All presets by name; a name that several tasks have stands for each of theirs."""
     found: dict[str, tuple[Preset, ...]] = {}
-    for task in _tasks().values():
+    for task in tasks().values():
         for preset in task.presets:
             found[preset.name] = (*found.get(preset.name, ()), preset)
     return found
@@ -113,7 +52,7 @@ def get_preset(
             return preset
     others = ", ".join(n for n, known in presets().items() if any(p.task == task for p in known))
     raise HorkdError(
-        f"preset {name} on {found[0].data} has no study of {_tasks()[task].what}: choose from "
+        f"preset {name} on {found[0].data} has no study of {tasks()[task].what}: choose from "
         f"{others}"
     )
 
@@ -132,7 +71,7 @@ def get_presets(
     found = _on_data(known[name], data or known[name][0].data)
     if select:
         if not any(hasattr(preset, "select") for preset in found):
-            kinds = (task.what for task in _tasks().values() if hasattr(task.presets[0], "select"))
+            kinds = (task.what for task in tasks().values() if hasattr(task.presets[0], "select"))
             raise HorkdError(f"preset {name} has no study of {' or '.join(kinds)} to select for")
         found = [replace(p, select=select) if hasattr(p, "select") else p for p in found]
     if seeds is not None and seeds < 0:
@@ -143,17 +82,16 @@ def get_presets(
 def _on_data(found: tuple[Preset, ...], data: str) -> list[Preset]:
     """Presets of one name on a data set: the main one goes to others, the rest keep their own."""
     main, *others = found
-    tasks = _tasks()
     if data == main.data:
-        return [tasks[main.task].adapt(main, data), *others]
+        return [tasks()[main.task].adapt(main, data), *others]
     own = [preset for preset in others if preset.data == data]
     if own:
         return own
-    if tasks[main.task].takes(data):
-        return [tasks[main.task].adapt(main, data)]
-    involved = [task for task in tasks.values() if task.sets and task.takes(data)]
-    if tasks[main.task].sets:
-        involved.insert(0, tasks[main.task])
+    if tasks()[main.task].takes(data):
+        return [tasks()[main.task].adapt(main, data)]
+    involved = [task for task in tasks().values() if task.sets and task.takes(data)]
+    if tasks()[main.task].sets:
+        involved.insert(0, tasks()[main.task])
     mains = {name: known[0].task for name, known in presets().items()}
     places = (
         f"{task.sets} go with {', '.join(n for n, of in mains.items() if of == task.name)}"
@@ -175,11 +113,5 @@ def meant_by(data: str, given: bool) -> str:
         data: name of a data set, or "".
         given: whether there is a teacher's weights file.
     """
-    names = (task.meant(data, given) for task in _tasks().values())
+    names = (task.meant(data, given) for task in tasks().values())
     return next(filter(None, names), USUAL)
-
-
-def _tasks():
-    from horkd.studies.task import tasks  # tasks are made of presets
-
-    return tasks()

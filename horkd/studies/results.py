@@ -23,7 +23,7 @@ from horkd.lab.store import Run, diverged
 from horkd.machine import Settings
 from horkd.studies import report
 from horkd.studies.arm import Arm
-from horkd.studies.presets import Preset
+from horkd.studies.preset import Preset
 from horkd.studies.study import collect, configure, finished, seeds, study, trainer
 
 

@@ -13,7 +13,7 @@ from horkd.lab.runner import run
 from horkd.lab.store import Run, read
 from horkd.machine import Settings
 from horkd.studies.arm import Arm
-from horkd.studies.presets import Preset
+from horkd.studies.preset import Preset
 from horkd.studies.task import USUAL, task_of, tasks
 from horkd.training import Diverged
 

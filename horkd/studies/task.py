@@ -11,7 +11,7 @@ from horkd import studies as package
 from horkd.errors import HorkdError
 from horkd.lab.config import RunConfig
 from horkd.studies.arm import Arm
-from horkd.studies.presets import Preset
+from horkd.studies.preset import Preset
 
 #: When a study is run: with all others, when it is asked for by name, or to choose settings.
 USUAL, ON_REQUEST, TRIALS = "usual", "on request", "trials"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from horkd.errors import HorkdError
 from horkd.networks.network import Statistics
-from horkd.studies.presets import Preset
+from horkd.studies.preset import Preset
 from horkd.studies.task import task_of
 
 #: Channel statistics that networks for faces are usually trained with.

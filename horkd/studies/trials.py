@@ -20,7 +20,7 @@ from horkd.lab.pace import learner_macs
 from horkd.lab.store import Run
 from horkd.protocols import main_metric
 from horkd.studies import report
-from horkd.studies.presets import Preset
+from horkd.studies.preset import Preset
 from horkd.studies.results import Results, Source, gather
 from horkd.studies.study import seeds, studies_of
 from horkd.studies.task import TRIALS

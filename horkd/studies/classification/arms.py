@@ -13,7 +13,7 @@ from horkd.studies.arm import (
     subsets,
 )
 from horkd.studies.classification.presets import ClassificationPreset
-from horkd.studies.presets import FACE_ORDERS
+from horkd.studies.preset import FACE_ORDERS
 
 _LITERAL = {"orders": tuple(PAPER_WEIGHTS.items()), "reduction": "sum"}
 #: Between unit-length features the weights are those of faces.

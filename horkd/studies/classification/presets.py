@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from horkd.lab.config import RunConfig
-from horkd.studies.presets import Preset, Weights
+from horkd.studies.preset import Preset, Weights
 from horkd.training import Recipe
 
 #: Weights of orders 2, 3 and C for reduction "mean": the paper's best subset (Fig. 4). 25 and 50

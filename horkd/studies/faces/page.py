@@ -22,7 +22,7 @@ from horkd.studies.faces.tables import (
     tested,
     verification_table,
 )
-from horkd.studies.presets import Preset
+from horkd.studies.preset import Preset
 from horkd.studies.results import Gain, Results
 
 

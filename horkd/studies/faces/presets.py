@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from horkd.networks.network import Statistics
-from horkd.studies.presets import FACE_ORDERS, Preset, Weights
+from horkd.studies.preset import FACE_ORDERS, Preset, Weights
 from horkd.training import Recipe
 
 

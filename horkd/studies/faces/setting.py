@@ -7,7 +7,7 @@ from horkd.data.faces import SIZE, parse
 from horkd.errors import HorkdError
 from horkd.studies.arm import FULL
 from horkd.studies.faces.presets import FacesPreset
-from horkd.studies.presets import Preset
+from horkd.studies.preset import Preset
 
 #: Studies behind the notebook; on sets of faces the first has no arm.
 FACES = ("two_stage", "faces")

@@ -8,7 +8,7 @@ from horkd.data.retrieval import plain_name
 from horkd.studies import claims as claims_
 from horkd.studies import report
 from horkd.studies.claims import as_lines
-from horkd.studies.presets import Preset
+from horkd.studies.preset import Preset
 from horkd.studies.results import Results
 from horkd.studies.retrieval.arms import LABELS, METRIC
 from horkd.studies.retrieval.tables import (

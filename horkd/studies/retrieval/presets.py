@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from horkd.networks.network import Statistics
-from horkd.studies.presets import Preset, Weights
+from horkd.studies.preset import Preset, Weights
 from horkd.training import Recipe
 
 #: Weights for metric learning.

@@ -20,7 +20,7 @@ from horkd.lab.looks import Look
 from horkd.lab.store import Run
 from horkd.networks.network import ModelSpec, macs_of
 from horkd.studies.claims import mean_and_spread
-from horkd.studies.presets import Preset
+from horkd.studies.preset import Preset
 from horkd.studies.results import Results
 from horkd.studies.retrieval.arms import METRIC
 from horkd.studies.retrieval.presets import RetrievalPreset
