@@ -13,7 +13,7 @@ import torch
 from torchvision.datasets import CIFAR100
 from torchvision.datasets import cifar as torchvision_cifar
 
-from horkd.data import Batches, ImageSet, load_dataset, normalise
+from horkd.data import Batches, ImageSet, load_dataset, normalise, training_images
 from horkd.data.cifar import MEAN, STD, load_cifar100
 from horkd.degradation import Degradation
 from horkd.errors import HorkdError
@@ -349,3 +349,14 @@ def test_cifar_few_per_class(cifar):
 
 def test_a_data_set_is_read_once_per_process(cifar):
     assert load_dataset("cifar100") is cifar
+
+
+@pytest.mark.parametrize("per_class", [None, 20, 50, 60])
+def test_images_of_cifar_are_counted_as_they_are_read(per_class):
+    base = os.environ.get("HORKD_DATA", "")
+    if not base or not (Path(base) / CIFAR100.base_folder).is_dir():
+        pytest.skip("HORKD_DATA has no cifar-100-python")
+    data = load_dataset("cifar100", per_class)
+    assert training_images("cifar100", per_class) == len(data.train)
+    both = len(data.train) + len(data.validation)
+    assert training_images("cifar100", per_class, validation=False) == both

@@ -61,7 +61,6 @@ def work(
     settings: Settings | None = None,
     say: Callable[[str], None] = print,
     control: Control | None = None,
-    clock: Callable[[], float] = time.monotonic,
     pause: Callable[[float], None] = time.sleep,
 ) -> Shift:
     """Do the missing jobs in order until the time is up; a run in progress keeps its epochs.
@@ -75,8 +74,8 @@ def work(
         minutes: how long; None until all is done.
         settings: how the machine should do it.
         say: gets a line for each run, and for each epoch that takes long.
-        control: how runs are stopped; its deadline, waiting and lines are set here.
-        clock: the time in seconds, by which the minutes are counted.
+        control: how runs are stopped, and the clock of it all; its deadline, waiting and lines are
+            set here.
         pause: waits so many seconds for others.
 
     Raises:
@@ -85,11 +84,12 @@ def work(
             refuses, and so on.
     """
     _require_positive(minutes)
-    deadline = None if minutes is None else clock() + 60 * minutes
-    control = replace(control or Control(), deadline=deadline, wait=False, say=say)
+    control = control or Control()
+    deadline = None if minutes is None else control.clock() + 60 * minutes
+    control = replace(control, deadline=deadline, wait=False, say=say)
     desk = _Desk(jobs, settings, control)
     while desk.waiting:
-        if deadline is not None and clock() >= deadline:
+        if deadline is not None and control.clock() >= deadline:
             say(f"time is up; {len(desk.waiting)} runs to go")
             break
         job = desk.next()
