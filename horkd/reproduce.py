@@ -49,14 +49,14 @@ from horkd.studies.task import Study, task_of, tasks
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-OWN_PARAMETERS = ("preset", "data", "out")  # given by the batch itself
+OWN_PARAMETERS = ("preset", "data", "out")  # given by `reproduce` itself
 PACKAGE = Path(__file__).resolve().parent
 LARGE_PAGE = 1_500_000  # bytes; a larger page is worth a remark, as it may be committed
 
 
 @dataclass(frozen=True)
-class BatchResult:
-    """What a batch did.
+class Outcome:
+    """What a call of `reproduce` did.
 
     Attributes:
         out: the report folder.
@@ -77,7 +77,7 @@ class BatchResult:
 
 @dataclass(frozen=True)
 class Notebook:
-    """A notebook and what this batch gives it."""
+    """A notebook and what it is given."""
 
     path: Path
     question: str
@@ -100,7 +100,7 @@ def reproduce(
     notebooks: Path | None = None,
     run: Callable[[Notebook, Path], dict] | None = None,
     package: Path = PACKAGE,
-) -> BatchResult:
+) -> Outcome:
     """Run the notebooks that are not up to date, and write the index page.
 
     Progress goes to standard error, the failures again at the end. A failing notebook does not
@@ -123,8 +123,8 @@ def reproduce(
 
     Raises:
         HorkdError: before anything runs, for a preset, data set, notebook or parameter that does
-            not exist, a notebook that cannot be read, a report folder in use by another batch, or
-            papermill not being installed; later only if the disk refuses.
+            not exist, a notebook that cannot be read, a report folder that another process writes
+            to, or papermill not being installed; later only if the disk refuses.
     """
     run = _run if run is None else run
     _require_papermill()
@@ -161,9 +161,7 @@ def reproduce(
                 done.append(notebook.name)
                 _say(f"{label}: done in {stamp['seconds']:.1f} s")
         report = write_report(out, folder, own, parameters)
-    result = BatchResult(
-        out, report, tuple(done), tuple(fresh), failed, time.perf_counter() - started
-    )
+    result = Outcome(out, report, tuple(done), tuple(fresh), failed, time.perf_counter() - started)
     _say_result(result)
     return result
 
@@ -211,7 +209,7 @@ def in_order(names: Sequence[str]) -> list[str]:
 def _require_papermill() -> None:
     for package in ("papermill", "ipykernel"):
         if find_spec(package) is None:
-            raise HorkdError(f"the batch needs {package}: pip install 'horkd[notebook]'")
+            raise HorkdError(f"running notebooks needs {package}: pip install 'horkd[notebook]'")
 
 
 def chosen_notebooks(folder: Path, only: Sequence[str] = ()) -> list[Path]:
@@ -238,7 +236,9 @@ def plan(
     """
     reserved = [name for name in OWN_PARAMETERS if name in extra]
     if reserved:
-        raise HorkdError(f"the batch sets {', '.join(reserved)} itself: not a parameter to pass")
+        raise HorkdError(
+            f"{', '.join(reserved)} is set by `reproduce` itself: not a parameter to pass"
+        )
     known = {path: declared(path) for path in chosen}
     for path, names in known.items():
         lacking = [name for name in OWN_PARAMETERS if name not in names]
@@ -291,7 +291,7 @@ def _locked(out: Path) -> Iterator[None]:
         with locked(state / "lock", wait=False):
             yield
     except Busy:
-        raise HorkdError(f"another batch is writing to {out}: wait for it to end") from None
+        raise HorkdError(f"another process is writing to {out}: wait for it to end") from None
 
 
 def _stamp(out: Path, name: str) -> dict:
@@ -375,7 +375,7 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _say_result(result: BatchResult) -> None:
+def _say_result(result: Outcome) -> None:
     _say(
         f"{len(result.done)} done, {len(result.fresh)} up to date, {len(result.failed)} failed "
         f"in {result.seconds:.1f} s: {result.report}"

@@ -618,7 +618,7 @@ def asked(monkeypatch, tmp_path) -> list[tuple]:
 
     def reproduce(*arguments):
         calls.append(arguments)
-        return reproduce_.BatchResult(tmp_path, tmp_path / "REPORT.md", (), (), {}, 0.0)
+        return reproduce_.Outcome(tmp_path, tmp_path / "REPORT.md", (), (), {}, 0.0)
 
     monkeypatch.setattr(reproduce_, "reproduce", reproduce)
     return calls

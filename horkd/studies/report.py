@@ -166,9 +166,9 @@ def explore(draw: Callable[..., Figure], **controls: Any) -> None:
 
     layout = {"flex_flow": "wrap"}
     display(ipywidgets.HBox(list(controls.values()), layout=layout))
-    view = display(drawn(), display_id=True)
+    shown = display(drawn(), display_id=True)
     for control in controls.values():
-        control.observe(lambda _: view.update(drawn()), names="value")
+        control.observe(lambda _: shown.update(drawn()), names="value")
 
 
 def plot_gradient_shares(run: Run, ax: Axes) -> None:

@@ -13,7 +13,7 @@ from horkd.protocols import Asked
 from horkd.protocols.verification import compare, pair_scores
 from horkd.studies import report
 from horkd.studies.faces.setting import setting
-from horkd.studies.faces.tables import view_of
+from horkd.studies.faces.tables import seen_by
 from horkd.studies.results import Results
 
 
@@ -46,23 +46,23 @@ class Pairs:
     def _run(self, arm: str) -> Run:
         return self.results.runs(arm)[0]
 
-    def _view(self, pixels: int) -> Degradation:
+    def _seen_at(self, pixels: int) -> Degradation:
         """What the student is shown of images of some resolution."""
         return Degradation(pixels, upsample=self.results.config(self.student).degradation.upsample)
 
-    def _cosines(self, run: Run, view: Degradation, index: torch.Tensor) -> np.ndarray:
+    def _cosines(self, run: Run, degradation: Degradation, index: torch.Tensor) -> np.ndarray:
         network = self._networks.setdefault(run.config.key, run.network())
-        return pair_scores(Asked(network, self.data, view), index)
+        return pair_scores(Asked(network, self.data, degradation), index)
 
     def versus_teacher(self) -> str:
         """Student and teacher fed the same images, pair by pair, in a sentence."""
         low, teacher = self.here.lows[0], self._run("teacher")
         own = self.results.config(self.student).degradation
-        view = view_of(self.here, teacher, low)
-        scores = self._cosines(teacher, view, self.inside)
+        degradation = seen_by(self.here, teacher, low)
+        scores = self._cosines(teacher, degradation, self.inside)
         both = compare(
             self._right(self._run(self.student), own, self.scores),
-            self._right(teacher, view, scores),
+            self._right(teacher, degradation, scores),
         )
         return (
             f"{self.student} − teacher fed {low} px: {both.difference:+.2f} points on {both.n} "
@@ -70,9 +70,9 @@ class Pairs:
             f"(McNemar p = {both.p:.2g}, which takes pairs for independent)"
         )
 
-    def _right(self, run: Run, view: Degradation, scores: np.ndarray) -> np.ndarray:
+    def _right(self, run: Run, degradation: Degradation, scores: np.ndarray) -> np.ndarray:
         """Which pairs a network decides rightly, by the threshold of the other folds."""
-        found = self.results.look(run, Look("verification", self.data.name, view))
+        found = self.results.look(run, Look("verification", self.data.name, degradation))
         threshold = dict(zip(found["folds"], found["thresholds"], strict=True))
         limits = np.array([threshold[int(fold)] for fold in self.pairs.fold[self.inside]])
         return (scores > limits) == self.pairs.same[self.inside].numpy()
@@ -85,18 +85,21 @@ class Pairs:
         people = self.data.whole.labels
         return not torch.isin(people[ends], people[self.data.train.ids]).any()
 
-    def _photos(self, pair: int, view: Degradation) -> np.ndarray:
+    def _photos(self, pair: int, degradation: Degradation) -> np.ndarray:
         """Both images as a network sees them, uint8 (2, H, W, 3)."""
         ends = (self.pairs.left[pair], self.pairs.right[pair])
         both = torch.stack([self.images.central[i] for i in ends])
-        return view(both).permute(0, 2, 3, 1).numpy()
+        return degradation(both).permute(0, 2, 3, 1).numpy()
 
     def draw(self, rank: int, pixels: int) -> Figure:
         """A pair at a resolution, and what both networks say of it."""
         pair = self.hardest[[rank]]
         asked = (("teacher", Degradation(pixels, upsample=pixels < self.data.size)),
-                 (self.student, self._view(pixels)))  # fmt: skip
-        said = [f"{n} {self._cosines(self._run(n), view, pair)[0]:+.2f}" for n, view in asked]
+                 (self.student, self._seen_at(pixels)))  # fmt: skip
+        said = [
+            f"{n} {self._cosines(self._run(n), degradation, pair)[0]:+.2f}"
+            for n, degradation in asked
+        ]
         figure, axes = plt.subplots(1, 2, figsize=(5, 2.9))
         report.plot_images(axes, self._photos(int(pair), Degradation(pixels)))
         kind = "same" if self.pairs.same[pair] else "different"
@@ -106,12 +109,12 @@ class Pairs:
     def draw_hardest(self, count: int = 6) -> Figure:
         """The hardest same and different pairs, as the student sees them."""
         figure, axes = plt.subplots(4, count, figsize=(11, 6.2))
-        view = self.results.config(self.student).degradation
+        degradation = self.results.config(self.student).degradation
         for half, kind in enumerate((True, False)):
             chosen = [i for i in self.hardest.tolist() if bool(self.pairs.same[i]) == kind]
             for column, pair in enumerate(chosen[:count]):
                 axis = [axes[2 * half, column], axes[2 * half + 1, column]]
                 title = ["same" if kind else "different"]
-                report.plot_images(axis, self._photos(pair, view), title)
+                report.plot_images(axis, self._photos(pair, degradation), title)
         figure.suptitle(f"the pairs that “{self.student}” finds hardest, as it sees them")
         return figure

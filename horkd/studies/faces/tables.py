@@ -32,7 +32,7 @@ def enlarged(here: Setting, pixels: int) -> Degradation:
     return Degradation(pixels, upsample=pixels < here.side)
 
 
-def view_of(here: Setting, run: Run, pixels: int) -> Degradation:
+def seen_by(here: Setting, run: Run, pixels: int) -> Degradation:
     """What a network sees in the tables: teachers images of any size enlarged, others their own."""
     if run.config.weights or run.config.degradation.size == here.side:
         return enlarged(here, pixels)
@@ -51,12 +51,18 @@ def look_at_all(results: Results) -> None:
     here = setting(results.preset)
     for name in tqdm(list(results), "networks", leave=False, disable=None):
         for run in results.runs(name):
-            views = [view_of(here, run, r) for r in steps(results, name)]
-            wanted = [Look(*asked, view) for view in views for asked in _questions(here, run)]
+            degradations = [seen_by(here, run, r) for r in steps(results, name)]
+            wanted = [
+                Look(*asked, degradation)
+                for degradation in degradations
+                for asked in _questions(here, run)
+            ]
             if results.is_teacher(name):
                 wanted += [look for look, _ in mixed_looks(here, run)]
                 if here.lfw:
-                    wanted += [Look("verification", here.lfw, view) for view in views]
+                    wanted += [
+                        Look("verification", here.lfw, degradation) for degradation in degradations
+                    ]
             results.ask(run, wanted)
 
 
@@ -79,14 +85,14 @@ def _on_folds(run: Run) -> bool:
 
 @dataclass(frozen=True)
 class Tested:
-    """A network and view with what it does: a row of the tables.
+    """A network and resolution with what it does: a row of the tables.
 
     Attributes:
         label: for tables and legends.
         arm: whose runs these are.
         kind: "teacher", "alone" (labels only) or "student".
         pixels: what it sees.
-        view: the same with what is done to it.
+        degradation: the same with what is done to it.
         runs: one per seed.
         results: of verification on the compared pairs, one per run.
         macs: of one image.
@@ -99,7 +105,7 @@ class Tested:
     arm: str
     kind: str
     pixels: int
-    view: Degradation
+    degradation: Degradation
     runs: Sequence[Run]
     results: Sequence[Mapping]
     macs: int
@@ -127,8 +133,8 @@ def tested(results: Results) -> list[Tested]:
             continue
         config = runs[0].config
         for pixels in steps(results, name):
-            view = enlarged(here, pixels) if teacher else config.degradation
-            found = answers(results, runs, "verification", here.compared, view)
+            degradation = enlarged(here, pixels) if teacher else config.degradation
+            found = answers(results, runs, "verification", here.compared, degradation)
             if found is None:
                 continue
             label = name
@@ -136,18 +142,20 @@ def tested(results: Results) -> list[Tested]:
                 full = pixels == here.side
                 label = f"teacher, {here.side} px" if full else f"teacher fed {pixels} px"
             spec = ModelSpec(config.model, 0, config.embedding)
-            cost = macs_of(spec, here.side if view.upsample else view.size)
+            cost = macs_of(spec, here.side if degradation.upsample else degradation.size)
             line = _line(name, pixels)
             kind = "teacher" if teacher else "student" if arm.frozen else "alone"
-            rows.append(Tested(label, name, kind, pixels, view, runs, found, cost, line, arm.what))
+            rows.append(
+                Tested(label, name, kind, pixels, degradation, runs, found, cost, line, arm.what)
+            )
     return rows
 
 
 def answers(
-    results: Results, runs: Sequence[Run], protocol: str, data: str, view: Degradation
+    results: Results, runs: Sequence[Run], protocol: str, data: str, degradation: Degradation
 ) -> list[dict] | None:
     """What all runs of an arm say of a set; None unless it is known of all."""
-    found = [results.look(run, Look(protocol, data, view)) for run in runs]
+    found = [results.look(run, Look(protocol, data, degradation)) for run in runs]
     return None if None in found else found
 
 
@@ -235,7 +243,7 @@ def in_turn(results: Results, row: Tested) -> Folds | None:
 
 
 def verification_table(results: Results) -> pd.DataFrame:
-    """One row per network and view: accuracy, rates at few false accepts, cost."""
+    """One row per network and resolution: accuracy, rates at few false accepts, cost."""
     here, rows = setting(results.preset), []
     compared = "LFW, first held-out fold %" if here.folds else "accuracy %"
     for row in tested(results):
@@ -273,7 +281,7 @@ def identification_table(results: Results, data: str = "") -> pd.DataFrame:
         return pd.DataFrame()
     rows = []
     for row in tested(results):
-        found = answers(results, row.runs, "identification", data or here.compared, row.view)
+        found = answers(results, row.runs, "identification", data or here.compared, row.degradation)
         if found is None:
             continue
         first = found[0]
@@ -298,12 +306,12 @@ def identification_table(results: Results, data: str = "") -> pd.DataFrame:
 
 
 def elsewhere_table(results: Results, data: str) -> pd.DataFrame:
-    """Verification on another set of pairs, with each network's own view; empty if not known."""
+    """Verification on another set of pairs, as each network sees it; empty if not known."""
     rows = []
     for row in tested(results):
         if _on_folds(row.runs[0]):
             continue  # these are the people it was trained on
-        found = answers(results, row.runs, "verification", data, row.view)
+        found = answers(results, row.runs, "verification", data, row.degradation)
         if found is not None:
             rows.append({
                 "network": row.label,

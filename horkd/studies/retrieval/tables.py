@@ -91,7 +91,7 @@ def look_at_all(results: Results) -> None:
 
 @dataclass(frozen=True)
 class Tested:
-    """A network and view with what it retrieves: a row of the tables.
+    """A network and resolution with what it retrieves: a row of the tables.
 
     Attributes:
         label: for tables and legends.
@@ -169,7 +169,7 @@ def _line(arm: str, pixels: int) -> str:
 
 
 def retrieval_table(results: Results) -> pd.DataFrame:
-    """One row per network and view: recall at 1, 2, 4, 8, MAP@R, R-precision, NMI, cost."""
+    """One row per network and resolution: recall at 1, 2, 4, 8, MAP@R, R-precision, NMI, cost."""
     return pd.DataFrame([
         {
             "network": row.label,

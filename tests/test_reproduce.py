@@ -247,7 +247,7 @@ def test_batches_at_once_do_not_disturb_each_other(tmp_path):
 
 def test_a_report_folder_in_use_is_refused(tmp_path):
     add(tmp_path, "01_first", writes("01_first"))
-    with reproduce_._locked(tmp_path / "out"), pytest.raises(HorkdError, match="another batch"):
+    with reproduce_._locked(tmp_path / "out"), pytest.raises(HorkdError, match="another process"):
         reproduce("smoke", out=tmp_path / "out", notebooks=tmp_path)
     assert ran(tmp_path) == []
 
@@ -268,7 +268,7 @@ def test_what_does_not_exist_is_refused_before_anything_runs(tmp_path, monkeypat
     refused("no notebook 04_none; there are: 01_first, 03_third", only=["01_first", "04_none"])
     refused("unknown preset 'quik'", preset="quik")
     refused("unknown data set 'cifar'", data="cifar")
-    refused("sets out itself", parameters={"out": "elsewhere"})
+    refused("out is set by `reproduce` itself", parameters={"out": "elsewhere"})
     add(tmp_path, "04_bare", "1", parameters='preset = "smoke"')
     refused("04_bare.ipynb has no cell tagged `parameters` that sets data, out")
     (tmp_path / "04_bare.ipynb").write_text('{"cells": [')
