@@ -26,6 +26,8 @@
 # * the **student alone**: the same network, resolution, initial weights and batches, labels only;
 # * the **student direct**: distilled from the teacher, skipping the assistant;
 # * the **assistant alone**: the compact network at full resolution, labels only.
+#
+# The method is one page of code: `horkd/two_stages.py`. The runs below are made of the same parts.
 
 # %% tags=["parameters"]
 preset: str = "smoke"  # smoke, quick, cpu, paper-short or paper: sizes and recipe
