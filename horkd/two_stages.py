@@ -67,7 +67,8 @@ def transfer(
         student: trained in place.
         images: labelled, at full resolution.
         low: the student's resolution, in pixels.
-        channels: statistics that normalise the images; None for those of the images.
+        channels: statistics that normalise the images, such as a data set's; None for those of the
+            images.
         weights: order ("1", "2", "3", "C") to weight (`HybridOrderLoss`).
         recipe: optimisation of each stage.
         flip: whether a mirrored image still belongs to its class.
