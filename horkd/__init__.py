@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from horkd.baselines import Baselines
-    from horkd.data import load_dataset
+    from horkd.data import ImageSet, load_dataset
     from horkd.degradation import Degradation
     from horkd.lab.config import RunConfig
     from horkd.lab.runner import run
@@ -45,6 +45,7 @@ _FROM = {
     "Baselines": "baselines",
     "Degradation": "degradation",
     "HybridOrderLoss": "losses",
+    "ImageSet": "data",
     "ModelSpec": "networks.network",
     "Network": "networks.network",
     "Recipe": "training",
@@ -57,10 +58,17 @@ _FROM = {
     "transfer": "two_stages",
 }
 
+#: Modules of the map, to be had as `horkd.losses`.
+_SHELF = (
+    *("baselines", "degradation", "losses", "objectives", "paper", "potentials", "training"),
+    "two_stages",
+)
+
 __all__ = [
     "Baselines",
     "Degradation",
     "HybridOrderLoss",
+    "ImageSet",
     "ModelSpec",
     "Network",
     "Recipe",
@@ -75,9 +83,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name not in _FROM:
-        raise AttributeError(f"module 'horkd' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"horkd.{_FROM[name]}"), name)
+    if name in _FROM:
+        return getattr(importlib.import_module(f"horkd.{_FROM[name]}"), name)
+    if name in _SHELF:
+        return importlib.import_module(f"horkd.{name}")
+    raise AttributeError(f"module 'horkd' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

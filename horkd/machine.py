@@ -14,16 +14,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from horkd import paths
 from horkd.errors import HorkdError
-from horkd.networks.network import (
-    Network,
-)
 from horkd.storage import Busy as Busy
+
+if TYPE_CHECKING:
+    from horkd.networks.network import Network
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Settings:
     cache: str = "auto"
     progress: bool = True
 
-    def resolve(self, network: Network) -> "Settings":
+    def resolve(self, network: "Network") -> "Settings":
         """Replace each "auto" by what suits this machine and network. Nothing is timed.
 
         Raises:
@@ -215,7 +216,7 @@ def _cpu_name() -> str:
 
 
 @torch.no_grad()
-def latency(network: Network, resolution: int, repeats: int = 30) -> float:
+def latency(network: "Network", resolution: int, repeats: int = 30) -> float:
     """Median milliseconds for one image (batch 1) on the network's device, in eval mode."""
     parameter = next(network.parameters())
     x = torch.zeros(1, 3, resolution, resolution, device=parameter.device)

@@ -1,6 +1,7 @@
 """Relational potentials ψ: the energy of a tuple of features.
 
-Pure functions of a batch of features. The paper's three potentials are
+Pure functions of a batch of features, to read and to look at: the losses compare the same
+potentials, but compute them together with their gradients in `horkd.fast`. The paper's three are
 
     ψ_d(a, b)    = ‖a − b‖₂ / μ, μ the mean pairwise distance of the batch       (Eq. 3)
     ψ_a(a, b, c) = cosine of the angle at b between a − b and c − b              (Eqs. 4, 5)

@@ -107,7 +107,7 @@ def reproduce(
     stop the others. Ctrl-C stops the kernel and leaves nothing half-written; the next call goes on.
 
     Args:
-        preset: the notebooks' `preset`, one of `horkd.studies.presets.PRESETS`.
+        preset: the notebooks' `preset`, one of `horkd.studies.presets.presets`.
         data: the notebooks' `data`; the preset's own if None or empty.
         only: names of notebooks (`02_two_stage_transfer`) or their numbers (`02`); by default all
             that the preset has runs for.

@@ -108,6 +108,8 @@ def distil(
 ) -> list[dict]:
     """One stage: train a learner on labels and on the relations of a frozen model.
 
+    Both end in eval mode, and the frozen model without gradients.
+
     Args:
         frozen: sees the images as they are; its weights stay as they are.
         learner: a network with a classifier, trained in place.
@@ -137,10 +139,13 @@ def distil(
     channels, sharp = channels or statistics(images), Degradation(images.size)
     settings = (settings or Settings()).resolve(learner)
     images, frozen = images.to(settings.device), settings.place(frozen)
+    learner.requires_grad_(True)  # an assistant of an earlier call is frozen
 
     # class centres of the frozen model over the whole training set (Eq. 6)
-    features = predict(frozen, images.central, channels, sharp).features
-    centers = class_centers(features, images.labels, classes)
+    centers = None
+    if "C" in weights:
+        features = predict(frozen, images.central, channels, sharp).features
+        centers = class_centers(features, images.labels, classes)
 
     # orders 1 and C compare features themselves: if widths differ, the learner's are projected
     projector = None
@@ -154,6 +159,7 @@ def distil(
         learner, objective, images, channels, degradation, recipe, settings, seed, flip,
         frozen=Frozen(frozen), frozen_degradation=sharp,
     )  # fmt: skip
+    learner.eval()
     return state.history
 
 

@@ -1,1 +1,1 @@
-"""Configuration, store, runner and queue of runs."""
+"""A configuration becomes a record: configuration, runner, store, looks, and doing many runs."""

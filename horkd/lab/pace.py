@@ -1,4 +1,10 @@
-"""How long runs take on this machine: multiply-accumulates, and how many a second."""
+"""Which runs are missing, and how long they take on this machine.
+
+Work is counted in multiply-accumulates: three per weight and place for training (forward, and twice
+that for both gradients), one for looking. How many a second this machine does of a network is
+learnt from the records of its finished runs of equal precision and threads, or else from a few
+steps of each network, as it will be trained.
+"""
 
 import statistics
 import time

@@ -1,10 +1,4 @@
-"""Time: what the missing runs of a preset will take, and doing as many as fit.
-
-Work is counted in multiply-accumulates: three per weight and place for training (forward, and twice
-that for both gradients), one for looking. How many a second this machine does of a network is
-learnt from the records of its finished runs of equal precision and threads, or else from a few
-steps of each network, as it will be trained.
-"""
+"""Doing the missing runs: as many as fit into the time, alone or by several processes."""
 
 import multiprocessing
 import os
