@@ -4,13 +4,12 @@ import ast
 import os
 import re
 import sys
-import warnings
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from horkd.errors import HorkdError
+from horkd.errors import HorkdError, warnings_as_lines
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -324,7 +323,7 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Run a command; a user's mistake ends in one line on standard error and exit code 2."""
-    warnings.showwarning = lambda message, *rest: print(f"horkd: {message}", file=sys.stderr)
+    warnings_as_lines()
     try:
         code = app(standalone_mode=False)
     except HorkdError as error:

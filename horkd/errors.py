@@ -1,4 +1,7 @@
-"""The one exception that users are meant to read."""
+"""The one exception that users are meant to read, and warnings as lines like it."""
+
+import sys
+import warnings
 
 
 class HorkdError(Exception):
@@ -6,3 +9,19 @@ class HorkdError(Exception):
 
     The command line prints the message without a traceback and exits with code 2.
     """
+
+
+def warnings_as_lines(prefix: str = "") -> None:
+    """From now on a warning is one line on standard error, without file and line number.
+
+    Files and sockets that some library left to the garbage collector are no user's business.
+
+    Args:
+        prefix: who says it.
+    """
+
+    def show(message: Warning | str, category: type[Warning], *where: object) -> None:
+        if not issubclass(category, ResourceWarning):
+            print(f"horkd: {prefix}{message}", file=sys.stderr, flush=True)
+
+    warnings.showwarning = show

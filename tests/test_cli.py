@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import tiny
 import torch
 
 from horkd import cli, storage
+from horkd.errors import warnings_as_lines
 from horkd.lab import runner
 from horkd.lab.store import read
 from horkd.networks.network import load_network
@@ -333,3 +333,16 @@ def test_help_names_every_command(horkd):
     assert code == 0
     for command in ("queue", "work", "reproduce", "export"):
         assert command in out
+
+
+def test_what_a_library_left_open_is_not_said(capsys):
+    before = warnings.showwarning
+    try:
+        warnings_as_lines("worker 1: ")
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.warn("a file was damaged", stacklevel=1)
+            warnings.warn("unclosed event loop", ResourceWarning, stacklevel=1)
+    finally:
+        warnings.showwarning = before
+    assert capsys.readouterr().err == "horkd: worker 1: a file was damaged\n"

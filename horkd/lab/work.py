@@ -5,13 +5,12 @@ import os
 import signal
 import sys
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
-from horkd.errors import HorkdError
+from horkd.errors import HorkdError, warnings_as_lines
 from horkd.lab import checkpoint, runner
 from horkd.lab.checkpoint import Control
 from horkd.lab.job import Job
@@ -292,9 +291,7 @@ def _worker(
 ) -> None:
     """One of the processes of `work_together`."""
     prefix = f"worker {number + 1}: "
-    warnings.showwarning = lambda message, *rest: print(
-        f"horkd: {prefix}{message}", file=sys.stderr, flush=True
-    )
+    warnings_as_lines(prefix)
     if background:
         lowest_priority()
     torch.set_num_threads(threads)
