@@ -4,7 +4,12 @@ import ast
 import re
 from pathlib import Path
 
-from horkd import paths
+import tiny
+
+from horkd import paths, studies
+from horkd.lab.work import work
+from horkd.studies.presets import get_preset
+from horkd.studies.study import choose, collect
 
 #: From the ground up, as CONTRIBUTING has it.
 LAYERS = (
@@ -85,3 +90,17 @@ def test_the_map_names_every_part():
     text = (paths.root() / "CONTRIBUTING.md").read_text(encoding="utf-8")
     for name in FLOOR:
         assert f"`{name}.py`" in text or f"`{name}/`" in text, name
+
+
+def test_a_task_is_a_folder_and_a_line(monkeypatch, tmp_path):
+    """`tests/toys` beside the folders of the package, and its name among them: nothing else."""
+    monkeypatch.setattr(studies, "__path__", [*studies.__path__, str(Path(__file__).parent)])
+    monkeypatch.setattr(studies, "TASKS", (*studies.TASKS, "toys"))
+    monkeypatch.setenv("HORKD_RUNS", str(tmp_path))
+    tiny.patch(monkeypatch)
+    preset = get_preset("toys-small")
+    jobs = choose(preset, ["play"])
+    assert [job.arm for job in jobs] == ["toy teacher", "toy student", "toy student"]
+    assert work(jobs, settings=tiny.SETTINGS, say=lambda line: None).left == 0
+    found = collect(preset, "play")
+    assert {name: len(runs) for name, runs in found.items()} == {"toy teacher": 1, "toy student": 2}

@@ -1,0 +1,1 @@
+"""A task as a folder: what CONTRIBUTING says that one needs, in thirty lines."""
