@@ -143,7 +143,7 @@ def distil(
 
     # class centres of the frozen model over the whole training set (Eq. 6)
     centers = None
-    if "C" in weights:
+    if weights.get("C"):
         features = predict(frozen, images.central, channels, sharp).features
         centers = class_centers(features, images.labels, classes)
 
