@@ -295,9 +295,10 @@ def export(
     ] = 16,
 ) -> None:
     """Write finished networks (seed 0) as safetensors with all that a prediction needs."""
-    from horkd.lab import store, work
+    from horkd.lab import store
     from horkd.lab.store import read
     from horkd.networks.weights import digest
+    from horkd.protocols import headline
     from horkd.studies.study import choose, usual_exports
 
     teacher = (teacher_weights, teacher_model, teacher_statistics)
@@ -313,7 +314,7 @@ def export(
         results = store.export(finished, path, bits)
         line = f"{path}  {path.stat().st_size / 1e6:.2f} MB  digest {digest(path)}"
         if "rounded" in results:
-            before, after = (work.headline(results[name]) for name in ("test", "rounded"))
+            before, after = (headline(results[name]) for name in ("test", "rounded"))
             line += f"  {before} % before, {after} % with 8 bits"
         typer.echo(line)
 

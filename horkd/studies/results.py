@@ -21,6 +21,7 @@ from horkd.lab.config import RunConfig
 from horkd.lab.looks import Look
 from horkd.lab.store import Run, diverged
 from horkd.machine import Settings
+from horkd.protocols import headline
 from horkd.studies import report
 from horkd.studies.arm import Arm
 from horkd.studies.preset import Preset
@@ -82,10 +83,9 @@ class Gain:
         return "holds" if self.mean > 0 else "does not hold"
 
 
-def main_number(run: Run) -> float:
-    """What a test is summed up by, in percent: top-1 of the last epoch, or Recall@1."""
-    test = run.record["results"]["test"]
-    return test["top1"] if "top1" in test else test["recall"]["1"]
+def tested(run: Run) -> float:
+    """What the test of a run is summed up by, in percent."""
+    return headline(run.record["results"]["test"]).percent
 
 
 class Source(Protocol):
@@ -149,13 +149,13 @@ class Results:
 
     def values(self, arm: str) -> list[float]:
         """The main number of an arm's test (%), one per seed."""
-        return [main_number(run) for run in self.runs(arm)]
+        return [tested(run) for run in self.runs(arm)]
 
     def gain(self, arm: str, control: str) -> Gain | None:
         """Difference of two arms in the main number, paired over seeds; None without a pair."""
-        controls = {run.config.seed: main_number(run) for run in self.runs(control)}
+        controls = {run.config.seed: tested(run) for run in self.runs(control)}
         values = tuple(
-            main_number(run) - controls[run.config.seed]
+            tested(run) - controls[run.config.seed]
             for run in self.runs(arm)
             if run.config.seed in controls
         )

@@ -18,7 +18,7 @@ from horkd import storage
 from horkd.errors import HorkdError
 from horkd.lab.pace import learner_macs
 from horkd.lab.store import Run
-from horkd.protocols import main_metric
+from horkd.protocols import headline
 from horkd.studies import report
 from horkd.studies.preset import Preset
 from horkd.studies.results import Results, Source, gather
@@ -32,8 +32,7 @@ _DECIDED = ("batch_size", "learning_rate", "weight_decay", "schedule", "climb")
 
 def score(run: Run) -> float:
     """Percent on the validation split after the last epoch."""
-    result = run.record["results"]["validation"]
-    return result[main_metric(result)]
+    return headline(run.record["results"]["validation"]).percent
 
 
 def sampling_error(percent: float, images: int) -> float:
