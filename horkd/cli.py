@@ -257,13 +257,16 @@ def work_(
 def trials_(preset: PresetOption = "paper-short") -> None:
     """Write the page of a preset's trials: reports/PRESET-DATA/trials/TRIALS.md, with records."""
     from horkd import paths
-    from horkd.studies import trials
     from horkd.studies.presets import get_preset
     from horkd.studies.results import Live
+    from horkd.studies.task import task_of
 
     chosen = get_preset(preset)
     out = paths.reports_dir() / f"{chosen.name}-{chosen.data}" / "trials"
-    page = trials.write(chosen, Live(chosen, train_missing=False), out)
+    write = task_of(chosen).trials_page
+    if write is None:
+        raise HorkdError(f"preset {preset} has no trials: its recipe is not searched")
+    page = write(chosen, Live(chosen, train_missing=False), out)
     typer.echo(f"trials: {os.path.relpath(page)}")
 
 

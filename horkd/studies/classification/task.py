@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from horkd.data import is_faces, is_retrieval
 from horkd.degradation import Degradation
@@ -18,6 +18,9 @@ from horkd.studies.classification.presets import PRESETS, ClassificationPreset
 from horkd.studies.classification.trials import loss_arms, recipe_arms
 from horkd.studies.task import ON_REQUEST, TRIALS, Study, Task
 from horkd.training import Recipe
+
+if TYPE_CHECKING:
+    from horkd.studies.results import Source
 
 
 def configure(preset: ClassificationPreset, arm: Arm, seed: int) -> RunConfig:
@@ -108,6 +111,13 @@ def with_teacher(
     return preset
 
 
+def trials_page(preset: ClassificationPreset, source: "Source", out: Path) -> Path:
+    """The page of a preset's trials: `horkd.studies.classification.trials_page.write`."""
+    from horkd.studies.classification import trials_page  # slow: pandas
+
+    return trials_page.write(preset, source, out)
+
+
 STUDIES = (
     Study(
         "campaign",
@@ -188,4 +198,5 @@ TASK = Task(
     adapt=adapt,
     meant=meant,
     with_teacher=with_teacher,
+    trials_page=trials_page,
 )
