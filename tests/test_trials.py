@@ -9,7 +9,7 @@ import tiny
 from records import Recorded, record_of
 from scipy import stats
 
-from horkd import paths, storage
+from horkd import cli, paths, storage
 from horkd import predict as predict_
 from horkd.degradation import Degradation
 from horkd.errors import HorkdError
@@ -279,6 +279,12 @@ def test_without_a_trial_the_page_is_one_line(tmp_path):
     with pytest.raises(HorkdError, match="no trial of preset paper-short is finished") as error:
         trials_page.page(SHORT, Recorded(tmp_path))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["quick", "metric"])  # without trials, and of a task without any
+def test_a_preset_whose_recipe_is_not_searched_has_no_page(name):
+    with pytest.raises(HorkdError, match=f"preset {name} has no trials: its recipe is not"):
+        cli.trials_(name)
 
 
 @pytest.mark.parametrize("folder", sorted(REPORTS.glob("*/trials")), ids=lambda f: f.parent.name)

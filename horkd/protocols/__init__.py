@@ -203,6 +203,8 @@ class Question:
         mixed: whether it knows `Asked.other`.
         flips: whether it knows `Asked.flip`.
         refusal: what is said of an option that it does not know.
+        own_images: whether it is about the very test images of the data set: of a network trained
+            on fewer images per class, those that are left with so many.
     """
 
     name: str
@@ -211,6 +213,7 @@ class Question:
     mixed: bool = True
     flips: bool = True
     refusal: str = ""
+    own_images: bool = False
 
     def check(self, other: Degradation | None, flip: bool) -> None:
         """Refuse options that this question does not know.

@@ -13,8 +13,8 @@ import numpy as np
 from scipy import stats
 from torch import Tensor
 
-from horkd import paths, storage
-from horkd.data.faces import TESTS
+from horkd import storage
+from horkd.data import find
 from horkd.degradation import Degradation
 from horkd.lab import looks as looks_
 from horkd.lab.config import RunConfig
@@ -283,17 +283,13 @@ class Live:
         return looks_.at_resolutions(run, degradations, self.settings)
 
     def ask(self, run: Run, looks: Sequence[Look]) -> list[dict | None]:
-        """Measured now, unless it was before; None for sets of faces that are not here."""
-        there = [look for look in looks if _is_there(look.data)]
+        """Measured now, unless it was before; None for test sets that are not here."""
+        there = [look for look in looks if not _left_out(look.data)]
         measured = looks_.ask(run, there, self.settings)
         results = dict(zip(there, measured, strict=True))
         return [results.get(look) for look in looks]
 
 
-def _is_there(data: str) -> bool:
-    """Whether a test set of faces is on this machine; any other set is, or is worth an error."""
-    base = data.partition("@")[0]
-    if base not in TESTS[1:]:
-        return True
-    home = paths.data_dir()
-    return home is not None and (home / base).is_dir()
+def _left_out(data: str) -> bool:
+    source = find(data)
+    return source is not None and source.left_out(data)

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from horkd.data import is_faces, is_retrieval
+from horkd.data import find
 from horkd.degradation import Degradation
 from horkd.errors import HorkdError
 from horkd.lab.config import RunConfig
@@ -75,7 +75,8 @@ def frozen_of(preset: ClassificationPreset, name: str) -> RunConfig:
 
 def takes(data: str) -> bool:
     """Whether a data set can be learnt to be classified: its classes are tested, too."""
-    return not (is_faces(data) or is_retrieval(data))
+    source = find(data)
+    return source is not None and source.kind == "images"
 
 
 def adapt(preset: ClassificationPreset, data: str) -> ClassificationPreset:
