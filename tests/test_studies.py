@@ -277,7 +277,7 @@ def test_weights_are_the_presets_and_order_1_has_weight_1(preset):
 
 def test_scale_multiplies_one_weight():
     preset = replace(get_preset("smoke"), orders=(("2", 3.0), ("3", 5.0), ("C", 7.0)))
-    arm = Arm("x", "", None, "assistant", orders="13C", scale={"3": 2.0, "1": 0.5})
+    arm = Arm("x", "", frozen="assistant", orders="13C", scale={"3": 2.0, "1": 0.5})
     assert configure(preset, arm).orders == (("1", 0.5), ("3", 10.0), ("C", 7.0))
 
 

@@ -1,7 +1,7 @@
 """One kind of run, as data."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from itertools import combinations
 from typing import Any
 
@@ -44,6 +44,7 @@ class Arm:
     name: str
     what: str
     pixels: int | None = None
+    _: KW_ONLY
     frozen: str | None = None
     network: str = "compact"
     orders: str = ""
