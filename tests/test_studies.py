@@ -10,8 +10,8 @@ from horkd.degradation import Degradation
 from horkd.errors import HorkdError
 from horkd.lab.config import RunConfig
 from horkd.lab.store import Run, diverged
-from horkd.studies import arm as arm_
 from horkd.studies.arm import Arm, subset_name, subsets
+from horkd.studies.classification.presets import FULL
 from horkd.studies.presets import get_preset, get_presets
 from horkd.studies.study import (
     choose,
@@ -564,4 +564,4 @@ def test_a_trainer_leaves_out_what_diverges(small):
 
 
 def test_full_resolution_is_that_of_the_data():
-    assert tiny.data().size == arm_.FULL
+    assert tiny.data().size == FULL

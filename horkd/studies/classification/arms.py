@@ -5,15 +5,14 @@ from typing import Any
 
 from horkd.losses import PAPER_WEIGHTS
 from horkd.studies.arm import (
-    FULL,
     RKD,
     UNIT_NO_LABELS,
     Arm,
     subset_name,
     subsets,
 )
-from horkd.studies.classification.presets import ClassificationPreset
-from horkd.studies.preset import FACE_ORDERS
+from horkd.studies.classification.presets import FULL, ClassificationPreset
+from horkd.studies.faces.presets import FACE_ORDERS
 
 _LITERAL = {"orders": tuple(PAPER_WEIGHTS.items()), "reduction": "sum"}
 #: Between unit-length features the weights are those of faces.

@@ -12,9 +12,9 @@ from horkd.lab.runner import import_network
 from horkd.networks.network import load_network
 from horkd.networks.weights import digest
 from horkd.storage import DamagedFile
-from horkd.studies.arm import FULL, Arm
+from horkd.studies.arm import Arm
 from horkd.studies.classification import arms as arms_
-from horkd.studies.classification.presets import PRESETS, ClassificationPreset
+from horkd.studies.classification.presets import FULL, PRESETS, ClassificationPreset
 from horkd.studies.classification.trials import loss_arms, recipe_arms
 from horkd.studies.task import ON_REQUEST, TRIALS, Study, Task
 from horkd.training import Recipe

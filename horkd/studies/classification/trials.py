@@ -4,8 +4,8 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from horkd.studies.arm import FULL, Arm
-from horkd.studies.classification.presets import ClassificationPreset
+from horkd.studies.arm import Arm
+from horkd.studies.classification.presets import FULL, ClassificationPreset
 from horkd.training import Recipe
 
 #: Each changes one value of the preset's trial recipe.
