@@ -91,20 +91,18 @@ def fed(results: Results) -> dict[str, dict]:
     """Teacher and assistant on the student's images: as they are, and enlarged back.
 
     Returns:
-        Label -> `model`, `degradation`, `macs` of one image, `parameters` and `test` (accuracy);
-        without those that are not known.
+        Label -> `model`, `macs` of one image, `parameters` and `test` (accuracy); without those
+        that are not known.
     """
     rows, low = {}, results.preset.low
     for name, enlarged in product(("teacher", "assistant"), (False, True)):
         if name not in results:
             continue
         run = results.runs(name)[0]
-        degradation = Degradation(low, upsample=enlarged)
-        tests = results.at_resolutions(run, [degradation])
+        tests = results.at_resolutions(run, [Degradation(low, upsample=enlarged)])
         if tests is not None:
             rows[f"{name} fed {low} px{', enlarged' if enlarged else ''}"] = {
                 "model": run.config.model,
-                "degradation": degradation,
                 "macs": macs_of(ModelSpec(run.config.model, 100), FULL if enlarged else low),
                 "parameters": run.record["cost"]["parameters"],
                 "test": tests[0],
