@@ -256,13 +256,16 @@ def work_(
 def trials_(preset: PresetOption = "paper-short") -> None:
     """Write the page of a preset's trials: reports/PRESET-DATA/trials/TRIALS.md, with records."""
     from horkd import paths
-    from horkd.studies import trials
     from horkd.studies.presets import get_preset
     from horkd.studies.results import Live
+    from horkd.studies.task import task_of
 
     chosen = get_preset(preset)
     out = paths.reports_dir() / f"{chosen.name}-{chosen.data}" / "trials"
-    page = trials.write(chosen, Live(chosen, train_missing=False), out)
+    write = task_of(chosen).trials_page
+    if write is None:
+        raise HorkdError(f"preset {preset} has no trials: its recipe is not searched")
+    page = write(chosen, Live(chosen, train_missing=False), out)
     typer.echo(f"trials: {os.path.relpath(page)}")
 
 
@@ -294,9 +297,10 @@ def export(
     ] = 16,
 ) -> None:
     """Write finished networks (seed 0) as safetensors with all that a prediction needs."""
-    from horkd.lab import store, work
+    from horkd.lab import store
     from horkd.lab.store import read
     from horkd.networks.weights import digest
+    from horkd.protocols import headline
     from horkd.studies.study import choose, usual_exports
 
     teacher = (teacher_weights, teacher_model, teacher_statistics)
@@ -312,7 +316,7 @@ def export(
         results = store.export(finished, path, bits)
         line = f"{path}  {path.stat().st_size / 1e6:.2f} MB  digest {digest(path)}"
         if "rounded" in results:
-            before, after = (work.headline(results[name]) for name in ("test", "rounded"))
+            before, after = (headline(results[name]) for name in ("test", "rounded"))
             line += f"  {before} % before, {after} % with 8 bits"
         typer.echo(line)
 

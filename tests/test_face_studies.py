@@ -20,7 +20,7 @@ from horkd import cli, paths, storage
 from horkd import predict as predict_
 from horkd import reproduce as reproduce_
 from horkd.data import faces as face_data
-from horkd.data import load_dataset, training_images
+from horkd.data import find, load_dataset, training_images
 from horkd.data.images import Dataset
 from horkd.degradation import Degradation
 from horkd.errors import HorkdError
@@ -1071,6 +1071,10 @@ def test_sets_that_are_not_there(own, name):
     with pytest.raises(HorkdError, match=name) as error:
         load_dataset(name)
     one_line(error)
+    assert find(name).left_out(f"{name}@16")
+    (own / name).mkdir()
+    assert not find(name).left_out(f"{name}@16")
+    assert not find("umdfaces").left_out("umdfaces")  # without it pages are an error
 
 
 def test_looks_of_a_finished_teacher_are_kept(file, home):

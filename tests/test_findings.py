@@ -15,10 +15,11 @@ from horkd.degradation import Degradation
 from horkd.errors import HorkdError
 from horkd.lab.config import config_from_dict
 from horkd.studies import report
-from horkd.studies.arm import FULL, subset_name
+from horkd.studies.arm import subset_name
 from horkd.studies.claims import as_lines, claims, mean_and_spread
 from horkd.studies.classification import figures, tables
 from horkd.studies.classification import page as pages
+from horkd.studies.classification.presets import FULL
 from horkd.studies.classification.tables import TABLE1, TWO_STAGE
 from horkd.studies.faces import page as face_page
 from horkd.studies.faces import tables as face_tables

@@ -29,7 +29,7 @@ from horkd.data.retrieval import listing_digest, load_retrieval
 from horkd.degradation import Degradation
 from horkd.errors import HorkdError
 from horkd.lab import looks as looks_
-from horkd.lab import runner, work
+from horkd.lab import runner
 from horkd.lab.config import RunConfig, config_from_dict, set_fields
 from horkd.lab.looks import Look, ask
 from horkd.lab.pace import images_of, learner_macs
@@ -42,7 +42,7 @@ from horkd.networks.weights import load_pretrained
 from horkd.objectives import Objective, Triplet
 from horkd.paper import TABLE_4
 from horkd.preprocess import Preprocess
-from horkd.protocols import Asked, alignment, main_metric, neighbours, retrieval
+from horkd.protocols import Asked, alignment, headline, neighbours, retrieval
 from horkd.protocols.retrieval import PIXELS, RETRIEVAL, Retrieval
 from horkd.studies import teacher as teacher_
 from horkd.studies.presets import get_preset
@@ -773,8 +773,8 @@ def test_real_scores_are_recall_at_1(folder):
     rates = neighbours.measure(found, whole.validation.labels)
     assert max(scores) == rates["recall"]["1"]
     assert record["results"]["selected"]["score"]["n"] == HELD * EACH
-    assert main_metric({"recall1": 1.0, "n": 2}) == "recall1"
-    assert main_metric({"top1": 1.0, "n": 2}) == "top1"
+    assert headline({"recall1": 1.0, "n": 2}).key == "recall1"
+    assert headline({"top1": 1.0, "n": 2}).key == "top1"
 
 
 @pytest.mark.parametrize("select", ["last", "test"])
@@ -1485,9 +1485,9 @@ def test_costs_count_what_a_run_is_shown():
     assert learner_macs(config) == 3 * macs * images_of(config) * recipe.epochs
     plain = replace(config, recipe=replace(recipe, batches=None))
     assert images_of(plain) == training_images("glyphs-disjoint")
-    assert work.headline({"recall": {"1": 12.345}}) == "Recall@1 12.35"
-    assert work.headline({"top1": 1.0}) == "top-1 1.00"
-    assert work.headline({"accuracy": 1.0}) == "verification 1.00"
+    assert str(headline({"recall": {"1": 12.345}})) == "Recall@1 12.35"
+    assert str(headline({"top1": 1.0})) == "top-1 1.00"
+    assert str(headline({"accuracy": 1.0})) == "verification 1.00"
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from horkd.degradation import Degradation
 from horkd.errors import HorkdError
 from horkd.lab.config import RunConfig
 from horkd.lab.store import Run, diverged
-from horkd.studies import arm as arm_
 from horkd.studies.arm import Arm, subset_name, subsets
+from horkd.studies.classification.presets import FULL
 from horkd.studies.presets import get_preset, get_presets
 from horkd.studies.study import (
     choose,
@@ -277,7 +277,7 @@ def test_weights_are_the_presets_and_order_1_has_weight_1(preset):
 
 def test_scale_multiplies_one_weight():
     preset = replace(get_preset("smoke"), orders=(("2", 3.0), ("3", 5.0), ("C", 7.0)))
-    arm = Arm("x", "", None, "assistant", orders="13C", scale={"3": 2.0, "1": 0.5})
+    arm = Arm("x", "", frozen="assistant", orders="13C", scale={"3": 2.0, "1": 0.5})
     assert configure(preset, arm).orders == (("1", 0.5), ("3", 10.0), ("C", 7.0))
 
 
@@ -564,4 +564,4 @@ def test_a_trainer_leaves_out_what_diverges(small):
 
 
 def test_full_resolution_is_that_of_the_data():
-    assert tiny.data().size == arm_.FULL
+    assert tiny.data().size == FULL

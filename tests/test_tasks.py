@@ -42,7 +42,7 @@ class ToyPreset(Preset):
 
 ARMS = (
     Arm("toy teacher", "wide, 16 px", 16, network="teacher", role="teacher"),
-    Arm("toy student", "narrow, small", None, "toy teacher", orders="23", repeated=True),
+    Arm("toy student", "narrow, small", frozen="toy teacher", orders="23", repeated=True),
 )
 
 

@@ -9,7 +9,7 @@ import tiny
 from records import Recorded, record_of
 from scipy import stats
 
-from horkd import paths, storage
+from horkd import cli, paths, storage
 from horkd import predict as predict_
 from horkd.degradation import Degradation
 from horkd.errors import HorkdError
@@ -18,7 +18,7 @@ from horkd.lab import runner
 from horkd.lab.config import RunConfig, config_from_dict
 from horkd.lab.looks import Look, ask, features
 from horkd.lab.store import export
-from horkd.studies import trials
+from horkd.studies.classification import trials_page
 from horkd.studies.presets import get_preset
 from horkd.studies.study import choose, configure, queue, seeds, studies_of, study
 from horkd.studies.task import TRIALS, tasks
@@ -230,21 +230,21 @@ def test_the_page_says_what_was_found_and_what_is_missing(tmp_path):
         fake(configure(SHORT, arm), 45.0 + number, tmp_path)
     for number, arm in enumerate(list(arms(SHORT, "losses"))[:6]):
         fake(configure(SHORT, arm, 100), 40.0 + number, tmp_path)
-    text = trials.page(SHORT, Recorded(tmp_path))
+    text = trials_page.page(SHORT, Recorded(tmp_path))
     assert f"3 of {len(study(SHORT, 'recipe'))} runs." in text
     assert f"6 of {len(study(SHORT, 'losses'))} runs." in text
     error = 100 * (0.47 * 0.53 / 5000) ** 0.5
     assert f"near 47 % on 5,000 images has a standard error of {error:.1f} points" in text
     assert "cross-entropy 75.0, order C 25.0" in text
     assert "- {2,3,C}: 2.5, 5, 10 (42.00 %), best of 1 of 4 trials" in text
-    table = trials.table(trials.gather_trials(SHORT, Recorded(tmp_path))["recipe"])
+    table = trials_page.table(trials_page.gather_trials(SHORT, Recorded(tmp_path))["recipe"])
     assert list(table["validation top-1 %"]) == ["45.00", "46.00", "47.00"]
 
 
 def test_of_equal_settings_the_first_is_taken(tmp_path):
     for arm in arms(SHORT, "losses"):
         fake(configure(SHORT, arm, 100), 46.0, tmp_path)
-    text = trials.page(SHORT, Recorded(tmp_path))
+    text = trials_page.page(SHORT, Recorded(tmp_path))
     plan = (REPORTS / "paper-short-cifar100" / "PLAN.md").read_text()
     for method, first in (("{2,3,C}", "2.5, 5, 10"), ("{1,2,3,C}", "1, 2.5, 5, 10")):
         assert f"- {method}: {first} (46.00 %), best of 4 of 4 trials" in text
@@ -262,7 +262,7 @@ def test_progressive_resolution_is_judged_over_seeds(tmp_path):
         for seed, percent in enumerate(percents):
             seconds = 300.0 if name == "progressive" else 400.0
             fake(configure(preset, arm, seed), percent, tmp_path, seconds)
-    text = trials.page(preset, Recorded(tmp_path))
+    text = trials_page.page(preset, Recorded(tmp_path))
     a, b = (np.array(values[n]) for n in ("progressive", "full"))
     va, vb = a.var(ddof=1) / 3, b.var(ddof=1) / 3
     freedom = (va + vb) ** 2 / (va**2 / 2 + vb**2 / 2)  # Welch and Satterthwaite
@@ -277,14 +277,20 @@ def test_progressive_resolution_is_judged_over_seeds(tmp_path):
 
 def test_without_a_trial_the_page_is_one_line(tmp_path):
     with pytest.raises(HorkdError, match="no trial of preset paper-short is finished") as error:
-        trials.page(SHORT, Recorded(tmp_path))
+        trials_page.page(SHORT, Recorded(tmp_path))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["quick", "metric"])  # without trials, and of a task without any
+def test_a_preset_whose_recipe_is_not_searched_has_no_page(name):
+    with pytest.raises(HorkdError, match=f"preset {name} has no trials: its recipe is not"):
+        cli.trials_(name)
 
 
 @pytest.mark.parametrize("folder", sorted(REPORTS.glob("*/trials")), ids=lambda f: f.parent.name)
 def test_committed_pages_are_made_of_their_records(folder):
     preset = get_preset(folder.parent.name.removesuffix("-cifar100"))
-    assert (folder / "TRIALS.md").read_text() == trials.page(preset, Recorded(folder))
+    assert (folder / "TRIALS.md").read_text() == trials_page.page(preset, Recorded(folder))
     for path in folder.glob("records/*.json"):
         record = storage.load_json(path)
         config = config_from_dict(record["config"])

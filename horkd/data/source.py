@@ -19,6 +19,8 @@ class Source:
         kind: "images" (classification), "faces" or "retrieval": which studies it is for.
         classes: of a set that is classified; 0 for others.
         version: of the drawing, of a set that is drawn here.
+        left_out: whether pages do without it, by its full name: a set for tests alone that is not
+            on this machine. That any other one is missing is an error.
     """
 
     load: Callable[[str, int | None], Dataset]
@@ -27,3 +29,4 @@ class Source:
     kind: str = "images"
     classes: int = 0
     version: int | None = None
+    left_out: Callable[[str], bool] = lambda name: False

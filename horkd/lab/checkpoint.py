@@ -14,7 +14,7 @@ from horkd import storage
 from horkd.errors import HorkdError
 from horkd.lab.config import RunConfig, config_from_dict
 from horkd.machine import Interruption, Settings, commit, duration
-from horkd.protocols import main_metric
+from horkd.protocols import headline
 from horkd.storage import Busy as Busy
 from horkd.training import State
 
@@ -99,8 +99,8 @@ class Saver:
             parts[0] += f" at {entry['pixels']} px"
         parts.append(f"loss {entry['terms']['loss']:.4g}")
         if "validation" in entry:
-            metric = main_metric(entry["validation"])
-            parts.append(f"validation {metric} {entry['validation'][metric]:.2f} %")
+            score = headline(entry["validation"])
+            parts.append(f"validation {score.key} {score.percent:.2f} %")
         parts.append(f"{state.seconds[-1]:.0f} s")
         # an epoch takes as long as its images have pixels; the fastest of equal ones tells, since
         # others may have waited for the frozen model's answers

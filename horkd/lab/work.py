@@ -17,20 +17,12 @@ from horkd.lab.job import Job
 from horkd.lab.pace import missing
 from horkd.lab.store import Run, read
 from horkd.machine import Interruption, Settings, lowest_priority
+from horkd.protocols import headline
 from horkd.storage import Busy
 from horkd.training import Diverged
 
 #: How often a worker looks again at what others are doing.
 POLL_SECONDS = 5.0
-
-
-def headline(test: dict) -> str:
-    """The first number of a test, with its name."""
-    if "recall1" in test:
-        return f"Recall@1 {test['recall1']:.2f}"
-    if "recall" in test:
-        return f"Recall@1 {test['recall']['1']:.2f}"
-    return f"top-1 {test['top1']:.2f}" if "top1" in test else f"verification {test['accuracy']:.2f}"
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ Beyond its test a finished network can be asked the questions of `questions`.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -32,9 +32,46 @@ if TYPE_CHECKING:
 Says = Callable[[str, "torch.Tensor | PhotoFiles"], Output]
 
 
-def main_metric(result: Mapping[str, float]) -> str:
-    """The name of what epochs are compared by: recall1 of retrieval, else top1."""
-    return "recall1" if "recall1" in result else "top1"
+#: What sums up a result, and what it is called; the first that is there.
+_HEADLINES = {
+    "recall1": "Recall@1",
+    "recall": "Recall@1",
+    "top1": "top-1",
+    "accuracy": "verification",
+}
+
+
+class Headline(NamedTuple):
+    """The number that sums up a result; as text `top-1 85.00`.
+
+    Attributes:
+        key: of the result.
+        name: in words.
+        percent: the number.
+    """
+
+    key: str
+    name: str
+    percent: float
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.percent:.2f}"
+
+
+def headline(result: Mapping[str, Any]) -> Headline:
+    """The number that sums up a score, a test or the answer to a question.
+
+    Args:
+        result: of `Protocol.score` or `Protocol.test`, or of a `Question`.
+
+    Raises:
+        KeyError: if nothing in it sums it up.
+    """
+    for key, name in _HEADLINES.items():
+        if key in result:
+            found = result[key]
+            return Headline(key, name, found["1"] if isinstance(found, Mapping) else found)
+    raise KeyError(f"none of {', '.join(_HEADLINES)} in a result")
 
 
 class Protocol:
@@ -166,6 +203,8 @@ class Question:
         mixed: whether it knows `Asked.other`.
         flips: whether it knows `Asked.flip`.
         refusal: what is said of an option that it does not know.
+        own_images: whether it is about the very test images of the data set: of a network trained
+            on fewer images per class, those that are left with so many.
     """
 
     name: str
@@ -174,6 +213,7 @@ class Question:
     mixed: bool = True
     flips: bool = True
     refusal: str = ""
+    own_images: bool = False
 
     def check(self, other: Degradation | None, flip: bool) -> None:
         """Refuse options that this question does not know.

@@ -19,5 +19,5 @@ def question(name: str) -> Question:
         HorkdError: if there is none.
     """
     if name not in QUESTIONS:
-        raise HorkdError(f"unknown task {name!r}: choose from {', '.join(QUESTIONS)}")
+        raise HorkdError(f"unknown question {name!r}: choose from {', '.join(QUESTIONS)}")
     return QUESTIONS[name]

@@ -159,6 +159,7 @@ RETRIEVAL = Question(
     _MISSING,
     flips=False,
     refusal="retrieval knows no mirrored images: leave flip out",
+    own_images=True,
 )
 PIXELS = Question(
     "pixels",
@@ -167,6 +168,7 @@ PIXELS = Question(
     mixed=False,
     flips=False,
     refusal="retrieval by pixels knows neither other= nor flip=: leave them out",
+    own_images=True,
 )
 ACROSS = Question(
     "across",
@@ -175,4 +177,5 @@ ACROSS = Question(
     mixed=False,
     flips=False,
     refusal="queries in the teacher's index know neither other= nor flip=",
+    own_images=True,
 )

@@ -1,11 +1,9 @@
 """One kind of run, as data."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from itertools import combinations
 from typing import Any
-
-FULL = 32  # pixels of the images that are classified
 
 #: What a run is for: others are distilled from it ("teacher", "assistant"), it is distilled
 #: ("student"), a control on labels ("alone"), another way of distillation ("method"), or settings
@@ -22,8 +20,8 @@ class Arm:
         what: what it is, in a line.
         pixels: what the learner sees; None for the preset's low resolution.
         frozen: name of the arm that is distilled from, None for labels only.
-        network: field of the preset that names the network, as "teacher" or "compact"; of faces
-            also "scratch" for the teacher's network without its weights.
+        network: field of the preset that names the network, as "teacher" or "compact", or
+            another name that the task knows.
         orders: subset of "123C", with the preset's weights.
         role: one of `ROLES`.
         scale: order -> factor of its weight.
@@ -44,6 +42,7 @@ class Arm:
     name: str
     what: str
     pixels: int | None = None
+    _: KW_ONLY
     frozen: str | None = None
     network: str = "compact"
     orders: str = ""

@@ -11,9 +11,6 @@ from horkd.training import Recipe
 #: (order, weight) pairs of a hybrid-order loss.
 Weights = tuple[tuple[str, float], ...]
 
-#: Weights between features at unit length, chosen on View 1 of LFW (reports/tuning).
-FACE_ORDERS: Weights = (("1", 1000.0), ("2", 25.0), ("3", 50.0), ("C", 5000.0))
-
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:

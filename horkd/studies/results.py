@@ -13,14 +13,15 @@ import numpy as np
 from scipy import stats
 from torch import Tensor
 
-from horkd import paths, storage
-from horkd.data.faces import TESTS
+from horkd import storage
+from horkd.data import find
 from horkd.degradation import Degradation
 from horkd.lab import looks as looks_
 from horkd.lab.config import RunConfig
 from horkd.lab.looks import Look
 from horkd.lab.store import Run, diverged
 from horkd.machine import Settings
+from horkd.protocols import headline
 from horkd.studies import report
 from horkd.studies.arm import Arm
 from horkd.studies.preset import Preset
@@ -82,10 +83,9 @@ class Gain:
         return "holds" if self.mean > 0 else "does not hold"
 
 
-def main_number(run: Run) -> float:
-    """What a test is summed up by, in percent: top-1 of the last epoch, or Recall@1."""
-    test = run.record["results"]["test"]
-    return test["top1"] if "top1" in test else test["recall"]["1"]
+def tested(run: Run) -> float:
+    """What the test of a run is summed up by, in percent."""
+    return headline(run.record["results"]["test"]).percent
 
 
 class Source(Protocol):
@@ -149,13 +149,13 @@ class Results:
 
     def values(self, arm: str) -> list[float]:
         """The main number of an arm's test (%), one per seed."""
-        return [main_number(run) for run in self.runs(arm)]
+        return [tested(run) for run in self.runs(arm)]
 
     def gain(self, arm: str, control: str) -> Gain | None:
         """Difference of two arms in the main number, paired over seeds; None without a pair."""
-        controls = {run.config.seed: main_number(run) for run in self.runs(control)}
+        controls = {run.config.seed: tested(run) for run in self.runs(control)}
         values = tuple(
-            main_number(run) - controls[run.config.seed]
+            tested(run) - controls[run.config.seed]
             for run in self.runs(arm)
             if run.config.seed in controls
         )
@@ -283,17 +283,13 @@ class Live:
         return looks_.at_resolutions(run, degradations, self.settings)
 
     def ask(self, run: Run, looks: Sequence[Look]) -> list[dict | None]:
-        """Measured now, unless it was before; None for sets of faces that are not here."""
-        there = [look for look in looks if _is_there(look.data)]
+        """Measured now, unless it was before; None for test sets that are not here."""
+        there = [look for look in looks if not _left_out(look.data)]
         measured = looks_.ask(run, there, self.settings)
         results = dict(zip(there, measured, strict=True))
         return [results.get(look) for look in looks]
 
 
-def _is_there(data: str) -> bool:
-    """Whether a test set of faces is on this machine; any other set is, or is worth an error."""
-    base = data.partition("@")[0]
-    if base not in TESTS[1:]:
-        return True
-    home = paths.data_dir()
-    return home is not None and (home / base).is_dir()
+def _left_out(data: str) -> bool:
+    source = find(data)
+    return source is not None and source.left_out(data)

@@ -6,12 +6,16 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from horkd import studies as package
 from horkd.errors import HorkdError
 from horkd.lab.config import RunConfig
 from horkd.studies.arm import Arm
 from horkd.studies.preset import Preset
+
+if TYPE_CHECKING:
+    from horkd.studies.results import Source
 
 #: When a study is run: with all others, when it is asked for by name, or to choose settings.
 USUAL, ON_REQUEST, TRIALS = "usual", "on request", "trials"
@@ -75,6 +79,8 @@ class Task:
             file; "" where it is none of this task.
         with_teacher: a preset with a teacher from a file: path, architecture or "", statistics.
         notebooks_take_teacher: whether its notebooks can be given such a file.
+        trials_page: writes page and records of a preset's trials into a folder, from a
+            `horkd.studies.results.Source`, and gives the page's path; None without such a page.
     """
 
     name: str
@@ -89,6 +95,7 @@ class Task:
     meant: Callable[[str, bool], str] = lambda data, given: ""
     with_teacher: Callable[[Preset, Path, str, str], Preset] = _no_file
     notebooks_take_teacher: bool = False
+    trials_page: "Callable[[Preset, Source, Path], Path] | None" = None
 
 
 _registered: dict[str, Task] = {}

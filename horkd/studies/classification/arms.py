@@ -5,15 +5,14 @@ from typing import Any
 
 from horkd.losses import PAPER_WEIGHTS
 from horkd.studies.arm import (
-    FULL,
     RKD,
     UNIT_NO_LABELS,
     Arm,
     subset_name,
     subsets,
 )
-from horkd.studies.classification.presets import ClassificationPreset
-from horkd.studies.preset import FACE_ORDERS
+from horkd.studies.classification.presets import FULL, ClassificationPreset
+from horkd.studies.faces.presets import FACE_ORDERS
 
 _LITERAL = {"orders": tuple(PAPER_WEIGHTS.items()), "reduction": "sum"}
 #: Between unit-length features the weights are those of faces.
@@ -25,12 +24,12 @@ TWO_STAGE = (
     Arm(
         "assistant",
         "assistant: compact, full resolution, distilled from the teacher (stage 1)",
-        FULL, "teacher", orders="23C", role="assistant", row="OUR-32-R",
+        FULL, frozen="teacher", orders="23C", role="assistant", row="OUR-32-R",
     ),
     Arm(
         "student",
         "student: compact, low resolution, distilled from the assistant (stage 2)",
-        None, "assistant", orders="23C", repeated=True, row="OUR-16-R",
+        frozen="assistant", orders="23C", repeated=True, row="OUR-16-R",
     ),
     Arm(
         "student alone", "control: the same student trained on labels only", role="alone",
@@ -39,7 +38,7 @@ TWO_STAGE = (
     Arm(
         "student direct",
         "control: the same student distilled from the teacher, no assistant",
-        None, "teacher", orders="23C", repeated=True,
+        frozen="teacher", orders="23C", repeated=True,
     ),
     Arm("assistant alone", "control: the assistant's network trained on labels only", FULL,
         role="alone"),
@@ -68,7 +67,7 @@ _CENTRAL = ("KD", "KD standardised")  # repeated over seeds at the low resolutio
 def low_methods() -> list[Arm]:
     """Every method at the student's resolution, distilled from the teacher."""
     return [
-        Arm(name, what, None, "teacher", role="method", repeated=name in _CENTRAL, **made)
+        Arm(name, what, frozen="teacher", role="method", repeated=name in _CENTRAL, **made)
         for name, what, made, _ in _METHODS
     ]
 
@@ -76,7 +75,7 @@ def low_methods() -> list[Arm]:
 def full_methods() -> list[Arm]:
     """The paper's rows: the same network and methods at full resolution."""
     return [
-        Arm(f"{name} {FULL}", what, FULL, "teacher", role="method", row=row, **made)
+        Arm(f"{name} {FULL}", what, FULL, frozen="teacher", role="method", row=row, **made)
         for name, what, made, row in _METHODS
     ]
 
@@ -85,27 +84,27 @@ CONTROLS = (
     Arm(
         "student, paper's weights",
         "literal sums with 0.02, 0.01 and 1, as the paper writes them, from the same assistant",
-        None, "assistant", fields=_LITERAL,
+        frozen="assistant", fields=_LITERAL,
     ),
     Arm(
         "student, paper's weights, clipped",
         "the same with the gradient's norm limited to 1",
-        None, "assistant", recipe={"clip": 1.0}, fields=_LITERAL,
+        frozen="assistant", recipe={"clip": 1.0}, fields=_LITERAL,
     ),
     Arm(
         "student from the assistant's weights",
         "stage 2 starting from the assistant instead of from scratch",
-        None, "assistant", orders="23C", fields={"start": "frozen"},
+        frozen="assistant", orders="23C", fields={"start": "frozen"},
     ),
     Arm(
         "assistant fine-tuned on small images",
         "control: the same start, then labels only",
-        None, "assistant", role="alone", fields={"start": "frozen"},
+        frozen="assistant", role="alone", fields={"start": "frozen"},
     ),
     Arm(
         "student direct, equal epochs",
         "no assistant, with the epochs of both stages together",
-        None, "teacher", orders="23C", epochs=2,
+        frozen="teacher", orders="23C", epochs=2,
     ),
     Arm(
         "student alone, equal epochs",
@@ -115,12 +114,12 @@ CONTROLS = (
     Arm(
         "KD from the assistant",
         "stage 2 by softened answers instead of relations",
-        None, "assistant", role="method", answers="kd",
+        frozen="assistant", role="method", answers="kd",
     ),
     Arm(
         "KD patient",
         "only the teacher's answers, same views, long cosine (Beyer et al. 2022)",
-        None, "teacher", role="method", epochs="patience", recipe={"schedule": "cosine"},
+        frozen="teacher", role="method", epochs="patience", recipe={"schedule": "cosine"},
         fields={"baselines": (("kd", 1.0),), "cross_entropy": 0.0},
     ),
     Arm(
@@ -132,10 +131,10 @@ CONTROLS = (
 
 
 SECOND = (
-    Arm("assistant V", "stage 1 with the second network", FULL, "teacher", "second", "23C",
-        role="assistant", row="OUR-32-V"),
-    Arm("student V", "stage 2 with the second network", None, "assistant V", "second", "23C",
-        row="OUR-16-V"),
+    Arm("assistant V", "stage 1 with the second network", FULL, frozen="teacher",
+        network="second", orders="23C", role="assistant", row="OUR-32-V"),
+    Arm("student V", "stage 2 with the second network", frozen="assistant V",
+        network="second", orders="23C", row="OUR-16-V"),
     Arm("student V alone", "control: the second network on labels only", network="second",
         role="alone"),
     Arm("assistant V alone", "control: the same at full resolution", FULL, network="second",
@@ -145,20 +144,20 @@ SECOND = (
 
 PLUS = (
     Arm("student + KD", "adds softened answers of the assistant",
-        None, "assistant", orders="23C", answers="kd"),
+        frozen="assistant", orders="23C", answers="kd"),
     Arm("student + KD standardised", "adds answers of the assistant as z-scores",
-        None, "assistant", orders="23C", answers="kd_standardised"),
+        frozen="assistant", orders="23C", answers="kd_standardised"),
     Arm("student, balanced", "each order's gradient kept at a tenth of the cross-entropy's",
-        None, "assistant", fields={
+        frozen="assistant", fields={
             "orders": (("2", 0.1), ("3", 0.1), ("C", 0.1)), "balance": True}),
     Arm("student, warm-up", "relations rise to their weights over the first epoch",
-        None, "assistant", orders="23C", fields={"warmup": 1.0}),
+        frozen="assistant", orders="23C", fields={"warmup": 1.0}),
     Arm("horkd+ from the assistant's weights",
         "relations and standardised answers of the assistant, starting from its weights",
-        None, "assistant", orders="23C", answers="kd_standardised",
+        frozen="assistant", orders="23C", answers="kd_standardised",
         fields={"start": "frozen"}),
     Arm("horkd+", "relations and standardised answers, both of the teacher, without an assistant",
-        None, "teacher", orders="23C", repeated=True, answers="kd_standardised"),
+        frozen="teacher", orders="23C", repeated=True, answers="kd_standardised"),
 )  # fmt: skip
 
 
@@ -169,7 +168,7 @@ def order_arms(preset: ClassificationPreset) -> list[Arm]:
             subset_name(orders, pixels),
             f"orders {', '.join(orders) or 'none: labels only'}",
             pixels,
-            (None if not orders else "teacher" if pixels == FULL else "assistant"),
+            frozen=None if not orders else "teacher" if pixels == FULL else "assistant",
             orders=orders,
             role="student" if orders else "alone",
         )
@@ -186,8 +185,7 @@ def weight_arms(preset: ClassificationPreset) -> list[Arm]:
         Arm(
             f"order {order} × {factor:g}",
             f"weight of order {order} times {factor:g}",
-            None,
-            "assistant",
+            frozen="assistant",
             orders="23C",
             scale={order: factor},
         )
@@ -209,7 +207,7 @@ def campaign_arms(preset: ClassificationPreset) -> list[Arm]:
     return [
         *(replace(known[name], repeated=name in repeated) for name in names),
         Arm("student direct + KD", "relations and softened answers, both of the teacher",
-            None, "teacher", orders="23C", answers="kd"),
+            frozen="teacher", orders="23C", answers="kd"),
         Arm("student alone, equal compute",
             "control: labels only, with the computation of assistant and student together",
             role="alone", epochs="compute"),
@@ -250,7 +248,7 @@ def nested_arms(preset: ClassificationPreset) -> list[Arm]:
         arms += [
             replace(assistant, name=name, seed=seed, row=None),
             Arm(f"student of {name}", f"stage 2 from the assistant of seed {seed}",
-                None, name, orders="23C", repeated=True),
+                frozen=name, orders="23C", repeated=True),
         ]  # fmt: skip
     return arms
 
@@ -259,14 +257,15 @@ def resolution_arms(preset: ClassificationPreset) -> list[Arm]:
     """Students at every resolution, and two that are trained on other kernels."""
     arms = []
     for r in (FULL, *(r for r in preset.sweep if r != preset.low)):
-        arms.append(Arm(f"student {r}", f"stage 2 at {r} px", r, "assistant", orders="23C"))
+        arms.append(Arm(f"student {r}", f"stage 2 at {r} px", r, frozen="assistant", orders="23C"))
         if r != FULL:  # at full resolution these are the assistant and its control
             arms += [
                 Arm(f"student {r} alone", f"labels only at {r} px", r, role="alone"),
-                Arm(f"student {r} direct", f"no assistant, {r} px", r, "teacher", orders="23C"),
-            ]
+                Arm(f"student {r} direct", f"no assistant, {r} px", r, frozen="teacher",
+                    orders="23C"),
+            ]  # fmt: skip
     return arms + [
-        Arm(f"student {kernel}", f"stage 2 on images reduced by {kernel}", None, "assistant",
+        Arm(f"student {kernel}", f"stage 2 on images reduced by {kernel}", frozen="assistant",
             orders="23C", kernel=kernel)
         for kernel in ("area", "nearest")
     ]  # fmt: skip
@@ -279,11 +278,11 @@ def table1_arms(preset: ClassificationPreset) -> list[Arm]:
 
 EMBEDDED_FACES = (
     Arm("student, no labels", "photos alone: orders 1, 2, 3 of the teacher, no labels",
-        None, "teacher", fields={**_UNIT_123, "cross_entropy": 0.0}),
+        frozen="teacher", fields={**_UNIT_123, "cross_entropy": 0.0}),
     Arm("student, clusters", "photos alone: order C to clusters instead of classes",
-        None, "teacher", fields={**UNIT_NO_LABELS, "orders": FACE_ORDERS, "clusters": 100}),
+        frozen="teacher", fields={**UNIT_NO_LABELS, "orders": FACE_ORDERS, "clusters": 100}),
     Arm("student, margin", "labels by CosFace and orders 1, 2, 3 of the teacher",
-        None, "teacher", fields={**_UNIT_123, "head": "cosface"}),
+        frozen="teacher", fields={**_UNIT_123, "head": "cosface"}),
     Arm("student alone, margin", "control: labels only, by CosFace",
         role="alone", fields={"head": "cosface"}),
 )  # fmt: skip

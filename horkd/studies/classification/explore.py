@@ -54,8 +54,8 @@ def draw_changes(networks: Networks, right: str, wrong: str, count: int = 8) -> 
     found = (networks.answers(right) == labels) & (networks.answers(wrong) != labels)
     index = found.nonzero()[0]
     figure, axes = plt.subplots(1, count, figsize=(1.5 * count, 2.3))
-    view = networks.results.config(right).degradation
-    images = _seen(networks.data.test.images[index[:count]], view) if len(index) else ()
+    degradation = networks.results.config(right).degradation
+    images = _seen(networks.data.test.images[index[:count]], degradation) if len(index) else ()
     titles = [
         f"{networks.class_name(labels[i])}\nnot {networks.class_name(networks.answers(wrong)[i])}"
         for i in index[:count]
@@ -68,9 +68,9 @@ def draw_changes(networks: Networks, right: str, wrong: str, count: int = 8) -> 
     return figure
 
 
-def _seen(images: torch.Tensor, view: Degradation) -> np.ndarray:
+def _seen(images: torch.Tensor, degradation: Degradation) -> np.ndarray:
     """Degraded images as uint8 (N, H, W, 3)."""
-    return view(images).permute(0, 2, 3, 1).numpy()
+    return degradation(images).permute(0, 2, 3, 1).numpy()
 
 
 def draw_subset(results: Results, pixels: int, chosen: Mapping[str, bool]) -> Figure:

@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 from horkd import paper
 from horkd.losses import ORDERS as TERMS
 from horkd.studies import report
-from horkd.studies.arm import FULL, ORDERS, subset_name
+from horkd.studies.arm import ORDERS, subset_name
 from horkd.studies.claims import mean_and_spread
+from horkd.studies.classification.presets import FULL
 from horkd.studies.classification.tables import (
     ablations,
     at_resolution,

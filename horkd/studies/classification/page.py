@@ -7,9 +7,10 @@ import pandas as pd
 
 from horkd import paper
 from horkd.studies import report
-from horkd.studies.arm import FULL, ORDERS, subset_name, subsets
+from horkd.studies.arm import ORDERS, subset_name, subsets
 from horkd.studies.claims import as_lines, claims, mean_and_spread
 from horkd.studies.claims import provenance as provenance_
+from horkd.studies.classification.presets import FULL
 from horkd.studies.classification.tables import (
     ablations,
     at_resolution,

@@ -16,6 +16,8 @@ from horkd.lab.config import RunConfig
 from horkd.studies.preset import Preset, Weights
 from horkd.training import Recipe
 
+FULL = 32  # pixels of the images that are classified
+
 #: Weights of orders 2, 3 and C for reduction "mean": the paper's best subset (Fig. 4). 25 and 50
 #: are the numbers usual for RKD in classification; order 2 here is on squares, twice RKD's. They
 #: were not calibrated on the paper's networks.

@@ -15,8 +15,9 @@ from horkd.lab.config import RunConfig
 from horkd.lab.store import Run
 from horkd.losses import ORDERS as TERMS
 from horkd.networks.network import ModelSpec, macs_of
-from horkd.studies.arm import FULL, ORDERS, Arm, subset_name, subsets
+from horkd.studies.arm import ORDERS, Arm, subset_name, subsets
 from horkd.studies.claims import mean_and_spread
+from horkd.studies.classification.presets import FULL
 from horkd.studies.results import Gain, Results
 from horkd.studies.study import study
 
@@ -90,20 +91,18 @@ def fed(results: Results) -> dict[str, dict]:
     """Teacher and assistant on the student's images: as they are, and enlarged back.
 
     Returns:
-        Label -> `model`, `view`, `macs` of one image, `parameters` and `test` (accuracy); without
-        those that are not known.
+        Label -> `model`, `macs` of one image, `parameters` and `test` (accuracy); without those
+        that are not known.
     """
     rows, low = {}, results.preset.low
     for name, enlarged in product(("teacher", "assistant"), (False, True)):
         if name not in results:
             continue
         run = results.runs(name)[0]
-        view = Degradation(low, upsample=enlarged)
-        tests = results.at_resolutions(run, [view])
+        tests = results.at_resolutions(run, [Degradation(low, upsample=enlarged)])
         if tests is not None:
             rows[f"{name} fed {low} px{', enlarged' if enlarged else ''}"] = {
                 "model": run.config.model,
-                "view": view,
                 "macs": macs_of(ModelSpec(run.config.model, 100), FULL if enlarged else low),
                 "parameters": run.record["cost"]["parameters"],
                 "test": tests[0],
@@ -382,11 +381,11 @@ def swapped(results: Results) -> pd.DataFrame:
     return _matrix(results, students, swapped_kernels(results.preset.low))
 
 
-def _matrix(results: Results, students: Mapping, views: Mapping) -> pd.DataFrame:
+def _matrix(results: Results, students: Mapping, degradations: Mapping) -> pd.DataFrame:
     rows = {}
     for label, name in students.items():
         if name in results:
-            tests = results.at_resolutions(results.runs(name)[0], list(views.values()))
+            tests = results.at_resolutions(results.runs(name)[0], list(degradations.values()))
             if tests is not None:
                 rows[label] = [test["top1"] for test in tests]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=list(views))
+    return pd.DataFrame.from_dict(rows, orient="index", columns=list(degradations))

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from horkd.data import is_faces, is_retrieval
+from horkd.data import find
 from horkd.degradation import Degradation
 from horkd.errors import HorkdError
 from horkd.lab.config import RunConfig
@@ -12,12 +12,15 @@ from horkd.lab.runner import import_network
 from horkd.networks.network import load_network
 from horkd.networks.weights import digest
 from horkd.storage import DamagedFile
-from horkd.studies.arm import FULL, Arm
+from horkd.studies.arm import Arm
 from horkd.studies.classification import arms as arms_
-from horkd.studies.classification.presets import PRESETS, ClassificationPreset
+from horkd.studies.classification.presets import FULL, PRESETS, ClassificationPreset
 from horkd.studies.classification.trials import loss_arms, recipe_arms
 from horkd.studies.task import ON_REQUEST, TRIALS, Study, Task
 from horkd.training import Recipe
+
+if TYPE_CHECKING:
+    from horkd.studies.results import Source
 
 
 def configure(preset: ClassificationPreset, arm: Arm, seed: int) -> RunConfig:
@@ -72,7 +75,8 @@ def frozen_of(preset: ClassificationPreset, name: str) -> RunConfig:
 
 def takes(data: str) -> bool:
     """Whether a data set can be learnt to be classified: its classes are tested, too."""
-    return not (is_faces(data) or is_retrieval(data))
+    source = find(data)
+    return source is not None and source.kind == "images"
 
 
 def adapt(preset: ClassificationPreset, data: str) -> ClassificationPreset:
@@ -106,6 +110,13 @@ def with_teacher(
         ) from None
     import_network(frozen_of(preset, "teacher"), file)
     return preset
+
+
+def trials_page(preset: ClassificationPreset, source: "Source", out: Path) -> Path:
+    """The page of a preset's trials: `horkd.studies.classification.trials_page.write`."""
+    from horkd.studies.classification import trials_page  # slow: pandas
+
+    return trials_page.write(preset, source, out)
 
 
 STUDIES = (
@@ -188,4 +199,5 @@ TASK = Task(
     adapt=adapt,
     meant=meant,
     with_teacher=with_teacher,
+    trials_page=trials_page,
 )

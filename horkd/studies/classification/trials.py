@@ -4,8 +4,8 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from horkd.studies.arm import FULL, Arm
-from horkd.studies.classification.presets import ClassificationPreset
+from horkd.studies.arm import Arm
+from horkd.studies.classification.presets import FULL, ClassificationPreset
 from horkd.training import Recipe
 
 #: Each changes one value of the preset's trial recipe.
@@ -26,8 +26,8 @@ _RECIPE_TRIALS = (
 _SHORT_NAMES = {"learning_rate": "rate", "weight_decay": "decay", "batch_size": "batch"}
 
 
-#: What of a trial's recipe may differ from the preset's.
-DECIDED = (
+#: Fields of the recipe that a trial has of its own; the rest is the preset's.
+_RECIPE_FIELDS = (
     *("epochs", "batch_size", "learning_rate", "weight_decay", "schedule", "climb", "clip"),
     *("progressive", "views"),
 )
@@ -40,7 +40,7 @@ def _trial(
     """A run that is read on the validation split only, with a recipe of its own."""
     return Arm(
         f"trial {name}", f"trial: {what}", pixels, role="trial", label=name,
-        recipe={field: getattr(recipe, field) for field in DECIDED},
+        recipe={field: getattr(recipe, field) for field in _RECIPE_FIELDS},
         fields={**fields, "trial": True}, **others,
     )  # fmt: skip
 

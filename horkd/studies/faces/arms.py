@@ -18,22 +18,22 @@ def face_arms(preset: FacesPreset) -> list[Arm]:
             role="teacher", row="VGGFace2 (teacher)"),
         *(arm for r in preset.lows for arm in _three(preset, r)),
         Arm(f"student {first} with names", "the same and, by CosFace, the people's names",
-            first, "teacher", orders=main, fields={**_NAMES, "unit": True}),
+            first, frozen="teacher", orders=main, fields={**_NAMES, "unit": True}),
         Arm(f"student {first} with classes", "order C to the people's centres added",
-            first, "teacher", orders=main + "C", fields=UNIT_NO_LABELS),
+            first, frozen="teacher", orders=main + "C", fields=UNIT_NO_LABELS),
         Arm(f"student {first} with clusters", "order C to the centres of clusters added",
-            first, "teacher", orders=main + "C",
+            first, frozen="teacher", orders=main + "C",
             fields={**UNIT_NO_LABELS, "clusters": preset.clusters}),
         *(_student(preset, first, fold) for fold in folds),
-        *(Arm(subset_name(orders, first), f"orders {', '.join(orders)}", first, "teacher",
+        *(Arm(subset_name(orders, first), f"orders {', '.join(orders)}", first, frozen="teacher",
               orders=orders, fields=UNIT_NO_LABELS) for orders in subsets() if orders),
         *_other_teachers(preset),
         Arm("assistant", f"stage 1: {preset.assistant} px, from the teacher", preset.assistant,
-            "teacher", orders=main, role="assistant", fields=UNIT_NO_LABELS),
-        *(Arm(f"student {r} of the assistant", "stage 2", r, "assistant", orders=main,
+            frozen="teacher", orders=main, role="assistant", fields=UNIT_NO_LABELS),
+        *(Arm(f"student {r} of the assistant", "stage 2", r, frozen="assistant", orders=main,
               fields=UNIT_NO_LABELS) for r in preset.lows),
-        *(Arm(f"student {r} slim", "the paper's slimmed ResNet34", r, "teacher", "slim",
-              orders=main, fields=UNIT_NO_LABELS) for r in preset.lows),
+        *(Arm(f"student {r} slim", "the paper's slimmed ResNet34", r, frozen="teacher",
+              network="slim", orders=main, fields=UNIT_NO_LABELS) for r in preset.lows),
         *(_tuned(preset, r, fold) for fold in folds for r in preset.lows),
         *(_student(preset, r, fold) for r in preset.lows[1:] for fold in folds),
     ]  # fmt: skip
@@ -55,11 +55,11 @@ def _other_teachers(preset: FacesPreset) -> list[Arm]:
         Arm("small teacher", f"control: compact, {high} px, on the names alone", high,
             role="teacher", fields=_NAMES),
         Arm(f"student {first} of the small teacher", "distilled from it instead", first,
-            "small teacher", orders=preset.main, fields=UNIT_NO_LABELS),
+            frozen="small teacher", orders=preset.main, fields=UNIT_NO_LABELS),
         Arm("scratch teacher", "control: the teacher's network, from scratch, on the names alone",
             parse(preset.data)[1], network="scratch", role="teacher", fields=_NAMES),
         Arm(f"student {first} of the scratch teacher", "distilled from it instead", first,
-            "scratch teacher", orders=preset.main, fields=UNIT_NO_LABELS),
+            frozen="scratch teacher", orders=preset.main, fields=UNIT_NO_LABELS),
     ]  # fmt: skip
 
 
@@ -70,7 +70,7 @@ def held_out(fold: int) -> str:
 
 def _student(preset: FacesPreset, r: int, fold: int = 0) -> Arm:
     return Arm(
-        f"student {r}{held_out(fold)}", f"compact, {r} px, no names", r, "teacher",
+        f"student {r}{held_out(fold)}", f"compact, {r} px, no names", r, frozen="teacher",
         orders=preset.main, repeated=not fold, fold=fold, fields=UNIT_NO_LABELS,
     )  # fmt: skip
 
@@ -78,6 +78,6 @@ def _student(preset: FacesPreset, r: int, fold: int = 0) -> Arm:
 def _tuned(preset: FacesPreset, r: int, fold: int = 0) -> Arm:
     what = f"the teacher's network and weights, tuned to {r} px enlarged; no names"
     return Arm(
-        f"{TUNED} {r}{held_out(fold)}", what, r, "teacher", "teacher", preset.main,
-        fold=fold, fields={**UNIT_NO_LABELS, "start": "frozen"},
+        f"{TUNED} {r}{held_out(fold)}", what, r, frozen="teacher", network="teacher",
+        orders=preset.main, fold=fold, fields={**UNIT_NO_LABELS, "start": "frozen"},
     )  # fmt: skip

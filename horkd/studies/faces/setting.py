@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from horkd.data import full_size
 from horkd.data.faces import SIZE, parse
 from horkd.errors import HorkdError
-from horkd.studies.arm import FULL
 from horkd.studies.faces.presets import FacesPreset
 from horkd.studies.preset import Preset
 
@@ -57,7 +57,8 @@ def setting(preset: Preset) -> Setting:
     if preset.data == "cifar100":
         raise HorkdError("CIFAR-100 has no classes that are never trained on: take preset quick")
     if not isinstance(preset, FacesPreset):
-        return Setting(FULL, (preset.low,), _ladder(FULL, (24, 16, 12, 8)), preset.data)
+        side = full_size(preset.data)
+        return Setting(side, (preset.low,), _ladder(side, (24, 16, 12, 8)), preset.data)
     side = parse(preset.data)[1]
 
     def at(name: str) -> str:

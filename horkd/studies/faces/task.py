@@ -60,6 +60,7 @@ def _network(preset: FacesPreset, arm: Arm) -> dict[str, Any]:
             "model": preset.slim, "embedding": preset.slim_embedding, "recipe": preset.recipe,
         },
         "teacher": {**teachers, "recipe": preset.tuned},
+        # the teacher's network without its weights
         "scratch": {**teachers, "recipe": preset.recipe},
     }[arm.network]  # fmt: skip
 

@@ -51,12 +51,12 @@ def metric_arms(preset: RetrievalPreset) -> list[Arm]:
         _arm("teacher", f"teacher: full resolution, {loss}", full, network="teacher",
              role="teacher", row="Teacher (ResNet50)", fields=labels),
         _arm("assistant", "assistant: compact, full resolution, relations of the teacher (stage 1)",
-             full, TEACHER, orders="23C", role="assistant", fields=NO_LABELS),
+             full, frozen=TEACHER, orders="23C", role="assistant", fields=NO_LABELS),
         *_three(preset, main),
         *_methods_at(preset, main)[:1],
         _arm(f"student {main} for the index",
              f"{main} px, the teacher's features themselves and their relations (orders 1, 2, 3)",
-             main, TEACHER, orders="123", fields=NO_LABELS),
+             main, frozen=TEACHER, orders="123", fields=NO_LABELS),
         *(arm for r in preset.lows[1:] for arm in _three(preset, r)),
         *_methods_at(preset, main)[1:],
         *_three(preset, full),
@@ -66,8 +66,8 @@ def metric_arms(preset: RetrievalPreset) -> list[Arm]:
     ]  # fmt: skip
 
 
-def _arm(label: str, what: str, *others: Any, **named: Any) -> Arm:
-    return Arm(f"{METRIC}{label}", what, *others, label=label, **named)
+def _arm(label: str, what: str, pixels: int, **others: Any) -> Arm:
+    return Arm(f"{METRIC}{label}", what, pixels, label=label, **others)
 
 
 def _three(preset: RetrievalPreset, r: int) -> list[Arm]:
@@ -77,13 +77,13 @@ def _three(preset: RetrievalPreset, r: int) -> list[Arm]:
     printed = round(r * _PRINTED_FULL / full)
     row = f"OUR-{printed}-R" if printed in _PRINTED else None
     return [
-        _arm(f"student {r}", f"{r} px, relations of the assistant (stage 2)", r, ASSISTANT,
+        _arm(f"student {r}", f"{r} px, relations of the assistant (stage 2)", r, frozen=ASSISTANT,
              orders="23C", repeated=first, row=row, fields=NO_LABELS),
         _arm(f"student {r} alone", f"control: {r} px, {loss}, no teacher", r, role="alone",
              repeated=first, fields=labels,
              row="Student alone (ResNet18)" if r == full else None),
-        _arm(f"student {r} direct", f"{r} px, relations of the teacher, no assistant", r, TEACHER,
-             orders="23C", repeated=first, fields=NO_LABELS),
+        _arm(f"student {r} direct", f"{r} px, relations of the teacher, no assistant", r,
+             frozen=TEACHER, orders="23C", repeated=first, fields=NO_LABELS),
     ]  # fmt: skip
 
 
@@ -91,7 +91,7 @@ def _methods_at(preset: RetrievalPreset, r: int) -> list[Arm]:
     """Every other method at a resolution, distilled from the teacher."""
     full = full_size(preset.data)
     return [
-        _arm(f"{name} {r}", f"{r} px: {what}", r, TEACHER, role="method", fields=fields,
+        _arm(f"{name} {r}", f"{r} px: {what}", r, frozen=TEACHER, role="method", fields=fields,
              row=(row or None) if r == full else None)
         for name, what, fields, row in _methods(preset)
     ]  # fmt: skip

@@ -18,7 +18,7 @@ from horkd import storage
 from horkd.errors import HorkdError
 from horkd.lab.pace import learner_macs
 from horkd.lab.store import Run
-from horkd.protocols import main_metric
+from horkd.protocols import headline
 from horkd.studies import report
 from horkd.studies.preset import Preset
 from horkd.studies.results import Results, Source, gather
@@ -26,14 +26,13 @@ from horkd.studies.study import seeds, studies_of
 from horkd.studies.task import TRIALS
 from horkd.training import Recipe
 
-#: What is decided by a trial of the recipe; epochs and views are not.
-_DECIDED = ("batch_size", "learning_rate", "weight_decay", "schedule", "climb")
+#: What the trials of the recipe search; epochs and views are none of it.
+_SEARCHED = ("batch_size", "learning_rate", "weight_decay", "schedule", "climb")
 
 
 def score(run: Run) -> float:
     """Percent on the validation split after the last epoch."""
-    result = run.record["results"]["validation"]
-    return result[main_metric(result)]
+    return headline(run.record["results"]["validation"]).percent
 
 
 def sampling_error(percent: float, images: int) -> float:
@@ -55,7 +54,7 @@ def interval(a: list[float], b: list[float]) -> tuple[float, float]:
 def _chosen(preset: Preset, run: Run) -> bool:
     """Whether the preset has the recipe of this trial."""
     ours: Recipe = preset.recipe
-    return all(getattr(run.config.recipe, name) == getattr(ours, name) for name in _DECIDED)
+    return all(getattr(run.config.recipe, name) == getattr(ours, name) for name in _SEARCHED)
 
 
 def _shares(run: Run) -> str:
@@ -206,7 +205,7 @@ def _of_recipe(results: Results) -> list[str]:
         for name, run in first.items()
         if _chosen(preset, run) and run.config.model == preset.compact
     ]
-    shown = ", ".join(f"{n} {getattr(preset.recipe, n)}" for n in _DECIDED)
+    shown = ", ".join(f"{n} {getattr(preset.recipe, n)}" for n in _SEARCHED)
     which = f" ({', '.join(ours)})" if ours else ""
     return [
         "",
