@@ -13,7 +13,7 @@ import tiny
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
-from test_open_set import casia_tree, lfw_tree, with_unseen
+from test_face_data_sets import casia_tree, lfw_tree, with_unseen
 from torch import Tensor
 
 from horkd import answers, storage

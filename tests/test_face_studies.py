@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from test_open_set import FOLDS, PEOPLE, PHOTOS, face, lfw_tree, name_of
+from test_face_data_sets import FOLDS, PEOPLE, PHOTOS, face, lfw_tree, name_of
 
 from horkd import cli, paths, storage
 from horkd import predict as predict_
@@ -593,7 +593,7 @@ def test_networks_without_classes_are_timed(home):
     assert pace.source == "a few steps of each network"
 
 
-# The command line and the batch -------------------------------------------------------------------
+# The command line and notebooks ------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -613,7 +613,7 @@ def horkd(monkeypatch, capsys):
 
 @pytest.fixture
 def asked(monkeypatch, tmp_path) -> list[tuple]:
-    """What the command line asks of the batch, which does nothing."""
+    """What the command line asks of `reproduce`, which does nothing."""
     calls = []
 
     def reproduce(*arguments):

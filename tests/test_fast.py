@@ -460,7 +460,7 @@ has_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA dev
 
 INTERPRETED = """
 import torch
-from test_kernels import pairwise_distances, sides
+from test_fast import pairwise_distances, sides
 from horkd.fast import angles
 from horkd.fast.fused import angles_fused
 
