@@ -23,7 +23,6 @@ from horkd.errors import HorkdError
 from horkd.networks.network import (
     Network,
 )
-from horkd.storage import Busy as Busy
 
 
 @dataclass(frozen=True)
