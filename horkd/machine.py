@@ -21,7 +21,6 @@ from torch import nn
 
 from horkd import paths
 from horkd.errors import HorkdError
-from horkd.storage import Busy as Busy
 
 if TYPE_CHECKING:
     from horkd.networks.network import Network

@@ -1,6 +1,8 @@
 import os
 import signal
 import socket
+import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # tests that interrupt a process would wait for ever.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Fixtures import what needs torch, which takes seconds, only when they are asked for.
 
 #: Notebooks and the longest files, which `make test` gives to its workers first: none of them is
 #: then left for one worker at the end.
@@ -43,6 +47,51 @@ def own_folders(monkeypatch, tmp_path_factory, shared_folder):
     monkeypatch.setenv("HORKD_RUNS", str(base / "runs"))
     monkeypatch.setenv("HORKD_REPORTS", str(base / "reports"))
     monkeypatch.setenv("HORKD_CACHE", str(shared_folder / "cache"))  # drawn characters and such
+
+
+@pytest.fixture(scope="session")
+def faces_tree(tmp_path_factory) -> Path:
+    """A data folder with the small LFW of `face_trees`, which no test changes."""
+    from face_trees import lfw_tree
+
+    return lfw_tree(tmp_path_factory.mktemp("faces"))
+
+
+@pytest.fixture(scope="module")
+def six_characters():
+    """Every data set is the six characters of `tiny`, for all tests of a module."""
+    import tiny
+
+    with tiny.registered():
+        yield
+
+
+@pytest.fixture
+def passes():
+    """Images in each batch that a frozen model has looked at in training."""
+    import tiny
+
+    from horkd.objectives import Frozen
+
+    seen = []
+    with tiny.before(Frozen, lambda module, inputs: seen.append(len(inputs[0]))):
+        yield seen
+
+
+@pytest.fixture
+def horkd(monkeypatch, capsys):
+    """Call the command line in this process: (exit code, standard output, standard error)."""
+    from horkd import cli
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["horkd", *arguments])
+        with warnings.catch_warnings():  # restores what main does to warnings
+            warnings.simplefilter("always")
+            with pytest.raises(SystemExit) as stopped:
+                cli.main()
+        return stopped.value.code or 0, *capsys.readouterr()
+
+    return call
 
 
 @pytest.fixture

@@ -185,6 +185,29 @@ def _rkd_angles(e: torch.Tensor) -> torch.Tensor:
     return torch.bmm(unit, unit.transpose(1, 2))  # (vertex, i, k)
 
 
+def features(
+    n: int, d: int = 12, seed: int = 0, dtype: torch.dtype = torch.float64
+) -> torch.Tensor:
+    """Rows of unequal scale around an offset, so that no index order or axis is symmetric."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, d, generator=generator, dtype=torch.float64)
+    rows = torch.linspace(0.5, 2.0, max(n, 1), dtype=torch.float64)[:n, None]
+    return (x * rows + 0.3).to(dtype)
+
+
+def draw(*shape: int, seed: int = 0, scale: float = 1.0) -> torch.Tensor:
+    """Normal numbers."""
+    return scale * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def gradient(loss, *features: torch.Tensor, to: int = -1, **options) -> torch.Tensor:
+    """The gradient of `loss(*features, **options)` with respect to features number `to`."""
+    inputs = list(features)
+    inputs[to] = inputs[to].detach().clone().requires_grad_()
+    loss(*inputs, **options).backward()
+    return inputs[to].grad
+
+
 def of_fold(pairs, k: int):
     """The pairs of fold k."""
     chosen = pairs.fold == k

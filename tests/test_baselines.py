@@ -8,6 +8,7 @@ import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracles import draw, gradient
 from torch import nn
 
 from horkd.baselines import (
@@ -32,17 +33,6 @@ on_logits = pytest.mark.parametrize("loss", ON_LOGITS)
 #: A failing example is drawn again from its seed alone.
 SHAPES = {"n": st.integers(1, 5), "c": st.integers(2, 9), "seed": st.integers(0, 2**16)}
 some = settings(max_examples=25, deadline=None)
-
-
-def draw(*shape: int, seed: int = 0, scale: float = 1.0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return scale * torch.randn(*shape, generator=generator)
-
-
-def gradient(loss, learner: torch.Tensor) -> torch.Tensor:
-    learner = learner.detach().clone().requires_grad_()
-    loss(learner).backward()
-    return learner.grad
 
 
 # --- oracles: plain Python floats, one loop per index ---------------------------------------

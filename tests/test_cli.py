@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ import pytest
 import tiny
 import torch
 
-from horkd import cli, storage
+from horkd import storage
 from horkd.errors import warnings_as_lines
 from horkd.lab import runner
 from horkd.lab.store import read
@@ -25,21 +24,6 @@ from horkd.studies.study import configure, queue, study
 from horkd.studies.task import registered, tasks
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture
-def horkd(monkeypatch, capsys):
-    """Call the command line in this process: (exit code, standard output, standard error)."""
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["horkd", *arguments])
-        with warnings.catch_warnings():  # restores what main does to warnings
-            warnings.simplefilter("always")
-            with pytest.raises(SystemExit) as stopped:
-                cli.main()
-        return stopped.value.code or 0, *capsys.readouterr()
-
-    return call
 
 
 def assert_one_line(err: str, complaint: str) -> None:

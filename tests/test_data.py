@@ -221,17 +221,11 @@ def test_cifar_per_class_out_of_range(per_class, no_network, data_folder):
         load_cifar100(per_class)
 
 
-def one_line(caught) -> str:
-    line = str(caught.value)
-    assert "\n" not in line
-    return line
-
-
 def test_missing_data_without_network_is_one_clear_line(no_network, data_folder):
     with pytest.raises(HorkdError) as caught:
         load_cifar100()
     assert len(no_network) == 1
-    assert f"CIFAR-100 is not in {data_folder} and could not be downloaded" in one_line(caught)
+    assert f"CIFAR-100 is not in {data_folder} and could not be downloaded" in tiny.one_line(caught)
     assert "set HORKD_DATA to the folder that holds cifar-100-python/" in str(caught.value)
 
 
@@ -263,7 +257,7 @@ def test_truncated_files_name_their_folder_and_are_not_replaced(files, no_networ
         (folder / name).write_bytes(content)
     with pytest.raises(HorkdError) as caught:
         load_cifar100()
-    assert f"the CIFAR-100 files in {folder} are incomplete or damaged" in one_line(caught)
+    assert f"the CIFAR-100 files in {folder} are incomplete or damaged" in tiny.one_line(caught)
     assert not no_network
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == files
 

@@ -12,8 +12,8 @@ import pytest
 import tiny
 import torch
 import torch.nn.functional as F
+from face_trees import casia_tree, lfw_tree
 from safetensors.torch import save_file
-from test_open_set import casia_tree, lfw_tree, with_unseen
 from torch import Tensor
 
 from horkd import answers, storage
@@ -44,22 +44,11 @@ PHOTOS = 180
 TEACHER = "resnet8x0.5"
 
 
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory) -> Path:
-    return lfw_tree(tmp_path_factory.mktemp("faces"))
-
-
 @pytest.fixture(autouse=True)
-def faces(tree, monkeypatch) -> None:
-    monkeypatch.setenv("HORKD_DATA", str(tree))
+def faces(faces_tree, monkeypatch) -> None:
+    monkeypatch.setenv("HORKD_DATA", str(faces_tree))
     _SAID.clear()
     answers._VIEWS.clear()
-
-
-def one_line(error: pytest.ExceptionInfo) -> str:
-    message = str(error.value)
-    assert "\n" not in message
-    return message
 
 
 def weights(folder: Path, model: str = TEACHER, seed: int = 0, suffix: str = "safetensors") -> Path:
@@ -120,14 +109,6 @@ def teacher(path, folder) -> RunConfig:
     config = given(path)
     import_network(config, path, OFF, folder)
     return config
-
-
-@pytest.fixture
-def passes() -> Iterator[list[int]]:
-    """Images in each batch that a frozen model has looked at in training."""
-    seen = []
-    with tiny.before(Frozen, lambda module, inputs: seen.append(len(inputs[0]))):
-        yield seen
 
 
 @pytest.fixture
@@ -200,10 +181,10 @@ def test_another_file_is_refused(path, folder, tmp_path):
     config = given(path)
     with pytest.raises(HorkdError, match=f"has digest {digest(other)}") as error:
         import_network(config, other, OFF, folder)
-    assert config.weights in one_line(error)
+    assert config.weights in tiny.one_line(error)
     with pytest.raises(HorkdError, match="there is no weights file") as error:
         import_network(config, tmp_path / "none.pt", OFF, folder)
-    one_line(error)
+    tiny.one_line(error)
     assert not (folder / config.name).exists()
 
 
@@ -211,7 +192,7 @@ def test_a_file_of_another_architecture_is_refused(path, folder):
     config = given(path, model="resnet8x0.25")
     with pytest.raises(HorkdError, match=r"does not fit resnet8x0\.25") as error:
         import_network(config, path, OFF, folder)
-    one_line(error)
+    tiny.one_line(error)
     assert read(config, folder) is None
 
 
@@ -565,7 +546,7 @@ def test_without_cross_entropy_there_is_no_classifier(teacher, folder):
 @pytest.mark.parametrize("changes", [{"cross_entropy": 0.0}, {"head": "arcface"}])
 def test_without_a_classifier_there_is_no_best_epoch(changes, folder):
     """A validation split is held out and of no use; the characters never seen are the test."""
-    with tiny.registered(lambda name, per_class: with_unseen()):
+    with tiny.registered(lambda name, per_class: tiny.with_unseen()):
         run = runner.run(tiny.student(**changes), OFF, folder)
     assert run.network().classifier is None
     assert set(run.record["results"]) == {"test"}
@@ -578,7 +559,7 @@ def test_answers_of_a_network_without_classes_are_refused(teacher, folder, name)
     config = student(teacher, orders=(), baselines=((name, 1.0),), cross_entropy=1.0)
     with pytest.raises(HorkdError, match=r"kd compares logits over the same classes") as error:
         runner.run(config, OFF, folder)
-    one_line(error)
+    tiny.one_line(error)
 
 
 @pytest.mark.parametrize(
@@ -595,7 +576,7 @@ def test_a_librarys_network_has_no_maps_to_learn_from(tmp_path, folder, name):
     asked = student(config, orders=(), baselines=((name, 1.0),), cross_entropy=1.0)
     with pytest.raises(HorkdError, match="maps") as error:
         runner.run(asked, OFF, folder)
-    one_line(error)
+    tiny.one_line(error)
 
 
 def test_a_run_without_teacher_on_faces(folder):
@@ -651,7 +632,7 @@ def test_there_is_no_validation_split_of_faces(teacher, folder):
     config = student(teacher, validation=True)
     with pytest.raises(HorkdError, match="no validation split: set validation=False") as error:
         runner.run(config, OFF, folder)
-    assert "lfw-1@16" in one_line(error)
+    assert "lfw-1@16" in tiny.one_line(error)
 
 
 def test_both_models_must_see_one_crop(folder, path):
@@ -659,7 +640,7 @@ def test_both_models_must_see_one_crop(folder, path):
     import_network(config, path, OFF, folder)
     with pytest.raises(HorkdError, match=r"lfw@40 and lfw-1@32 differ in size") as error:
         runner.run(student(config, data="lfw-1@32"), OFF, folder)
-    one_line(error)
+    tiny.one_line(error)
 
 
 def test_a_resolution_above_the_faces_is_refused(teacher, folder):
@@ -710,7 +691,7 @@ def test_equal_statistics_are_the_same_run(path):
 def test_odd_configurations_are_refused(path, changes, says):
     with pytest.raises(HorkdError) as error:
         student(given(path), **changes)
-    assert says in one_line(error)
+    assert says in tiny.one_line(error)
 
 
 # Normalisation

@@ -1,8 +1,6 @@
 """The study of faces: its arms, teachers from files, the command line, sets of people to find."""
 
 import json
-import sys
-import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from fractions import Fraction
@@ -11,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 import torch
+from face_trees import FOLDS, PEOPLE, PHOTOS, face, lfw_tree, name_of
 from PIL import Image
 from safetensors.torch import save_file
-from test_open_set import FOLDS, PEOPLE, PHOTOS, face, lfw_tree, name_of
 
-from horkd import cli, paths, storage
+from horkd import paths, storage
 from horkd import predict as predict_
 from horkd import reproduce as reproduce_
 from horkd.data import faces as face_data
@@ -57,12 +56,6 @@ def arms_of(preset) -> dict[str, arm_.Arm]:
 
 def config_of(preset, name: str, seed: int = 0) -> RunConfig:
     return configure(preset, arms_of(preset)[name], seed)
-
-
-def one_line(error: pytest.ExceptionInfo) -> str:
-    message = str(error.value)
-    assert "\n" not in message
-    return message
 
 
 # Arms ---------------------------------------------------------------------------------------------
@@ -304,10 +297,10 @@ def test_choose():
     assert job.config == config_of(FACES, "student 16")
     with pytest.raises(HorkdError, match="unknown arm 'student': choose from assistant, ") as error:
         choose(FACES, arms=["student"])
-    one_line(error)
+    tiny.one_line(error)
     with pytest.raises(HorkdError, match="study two_stage has no arm in preset faces") as error:
         choose(FACES, ["two_stage"])
-    one_line(error)
+    tiny.one_line(error)
     with pytest.raises(HorkdError, match="unknown study 'lfw'"):
         choose(FACES, ["lfw"])
 
@@ -320,7 +313,7 @@ def test_choose():
 def test_other_presets_are_not_made_for_faces(name, data):
     with pytest.raises(HorkdError, match=f"preset {name} is not made for {data}") as error:
         get_preset(name, data)
-    assert "sets of faces go with faces, faces-paper, others with the rest" in one_line(error)
+    assert "sets of faces go with faces, faces-paper, others with the rest" in tiny.one_line(error)
 
 
 @pytest.mark.parametrize("name", ["faces", "faces-paper"])
@@ -328,7 +321,7 @@ def test_other_presets_are_not_made_for_faces(name, data):
 def test_presets_of_faces_are_made_for_nothing_else(name, data):
     with pytest.raises(HorkdError, match=f"preset {name} is not made for {data}") as error:
         get_preset(name, data)
-    one_line(error)
+    tiny.one_line(error)
 
 
 @pytest.mark.parametrize(
@@ -355,7 +348,7 @@ def test_presets_take_their_own_data(name, data):
 def test_what_cannot_be_trained_on_is_refused(name, data):
     with pytest.raises(HorkdError) as error:
         get_preset(name, data)
-    one_line(error)
+    tiny.one_line(error)
 
 
 def test_folds_and_views_follow_the_training_set():
@@ -377,16 +370,11 @@ def test_seeds_of_a_preset_of_faces():
 # Teachers from files ------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory) -> Path:
-    return lfw_tree(tmp_path_factory.mktemp("faces"))
-
-
 @pytest.fixture
-def home(tree, monkeypatch, tmp_path) -> Path:
-    monkeypatch.setenv("HORKD_DATA", str(tree))
+def home(faces_tree, monkeypatch, tmp_path) -> Path:
+    monkeypatch.setenv("HORKD_DATA", str(faces_tree))
     monkeypatch.setenv("HORKD_RUNS", str(tmp_path / "runs"))
-    return tree
+    return faces_tree
 
 
 def small(preset=FACES):
@@ -433,22 +421,22 @@ def test_a_preset_that_classifies_takes_only_files_of_our_own(name, file, home):
     ):
         with pytest.raises(HorkdError, match=complaint) as error:
             with_teacher(get_preset(name), *given)
-        one_line(error)
+        tiny.one_line(error)
     assert not list(paths.runs_dir().glob("*/*"))
 
 
 def test_files_and_names_that_do_not_fit(tmp_path, file, home):
     with pytest.raises(HorkdError, match=r"there is no weights file .*nothing\.pth") as error:
         with_teacher(small(), tmp_path / "nothing.pth")
-    one_line(error)
+    tiny.one_line(error)
     with pytest.raises(HorkdError, match="a teacher's model needs its weights file, too") as error:
         with_teacher(small(), "", "resnet8x0.25")
-    assert "--teacher-weights FILE" in one_line(error)
+    assert "--teacher-weights FILE" in tiny.one_line(error)
     with pytest.raises(HorkdError, match="unknown statistics 'mnist': choose from imagenet, half"):
         with_teacher(small(), file, "", "mnist")
     with pytest.raises(HorkdError, match=r"does not fit resnet8x0\.5") as error:
         with_teacher(small(), file, "resnet8x0.5")
-    one_line(error)
+    tiny.one_line(error)
     with pytest.raises(HorkdError, match="unknown"):
         with_teacher(small(), file, "resnet")
     assert not list((tmp_path / "runs").glob("*/record.json"))
@@ -459,7 +447,7 @@ def test_without_the_data_a_teacher_is_not_imported(monkeypatch, tmp_path, file)
     monkeypatch.setenv("HORKD_RUNS", str(tmp_path / "runs"))
     with pytest.raises(HorkdError, match=r"lfw") as error:
         with_teacher(small(), file)
-    one_line(error)
+    tiny.one_line(error)
     assert not list((tmp_path / "runs").glob("*/record.json"))
 
 
@@ -528,7 +516,7 @@ def test_statistics_as_six_numbers(file, home):
 def test_statistics_that_are_none(file, text):
     with pytest.raises(HorkdError, match="unknown statistics") as error:
         with_teacher(small(), file, "", text)
-    assert one_line(error).endswith("or give means and deviations as m,m,m/s,s,s")
+    assert tiny.one_line(error).endswith("or give means and deviations as m,m,m/s,s,s")
 
 
 def test_students_of_an_imported_teacher_are_trained(file, home):
@@ -593,27 +581,12 @@ def test_networks_without_classes_are_timed(home):
     assert pace.source == "a few steps of each network"
 
 
-# The command line and the batch -------------------------------------------------------------------
-
-
-@pytest.fixture
-def horkd(monkeypatch, capsys):
-    """Call the command line in this process: (exit code, standard output, standard error)."""
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["horkd", *arguments])
-        with warnings.catch_warnings():
-            warnings.simplefilter("always")
-            with pytest.raises(SystemExit) as stopped:
-                cli.main()
-        return stopped.value.code or 0, *capsys.readouterr()
-
-    return call
+# The command line and notebooks ------------------------------------------------------------------
 
 
 @pytest.fixture
 def asked(monkeypatch, tmp_path) -> list[tuple]:
-    """What the command line asks of the batch, which does nothing."""
+    """What the command line asks of `reproduce`, which does nothing."""
     calls = []
 
     def reproduce(*arguments):
@@ -811,7 +784,7 @@ def test_numbers_are_names_of_notebooks(tmp_path):
     assert [name for name, _ in ran] == ["02_two_stage_transfer"]  # what is asked for by name
     with pytest.raises(HorkdError, match="there is no notebook 07, 6; there are: 00_tour, ") as e:
         reproduce(ran, "faces", only=["06", "07", "6"], out=tmp_path / "new", notebooks=folder)
-    one_line(e)
+    tiny.one_line(e)
     assert not (tmp_path / "new").exists()
 
 
@@ -920,7 +893,7 @@ def test_people_with_one_photo_are_unknown(own):
 def test_all_of_lfw_has_nobody_to_find(home):
     with pytest.raises(HorkdError, match="has no subjects that are never trained on") as error:
         IDENTIFICATION(Asked(network(), load_dataset("lfw@16"), Degradation(16)))
-    one_line(error)
+    tiny.one_line(error)
 
 
 def test_people_of_view_1(home):
@@ -1000,7 +973,7 @@ def test_uccs_with_too_few_subjects(own):
     uccs_tree(own, 5)
     with pytest.raises(HorkdError, match="cannot draw 180 subjects: 5 have two images") as error:
         load_dataset("uccs@8")
-    one_line(error)
+    tiny.one_line(error)
 
 
 def tinyface_tree(root: Path, subjects: int, distractors: int) -> None:
@@ -1070,7 +1043,7 @@ def test_xqlfw(own):
 def test_sets_that_are_not_there(own, name):
     with pytest.raises(HorkdError, match=name) as error:
         load_dataset(name)
-    one_line(error)
+    tiny.one_line(error)
     assert find(name).left_out(f"{name}@16")
     (own / name).mkdir()
     assert not find(name).left_out(f"{name}@16")

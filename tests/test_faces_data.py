@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,11 +20,12 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from horkd.data.face_sets import TRAINING, load_tinyface, load_training_faces, load_uccs
-from horkd.data.lfw import Pairs, load_lfw, load_xqlfw
+from horkd.data.lfw import load_lfw, load_xqlfw
 from horkd.data.listing import LAYOUTS
 from horkd.data.pairs import sample_pairs
 from horkd.data.photos import BOX_CROP, CENTRE_CROP, FULL_CROP, Crop, PhotoFiles
 from horkd.errors import HorkdError
+from horkd.protocols.verification import Pairs
 
 
 def ramp(width: int, height: int) -> np.ndarray:
@@ -56,12 +58,6 @@ def expected(x: float, y: float, side: float, size: int) -> np.ndarray:
     columns = [x - side / 2 + (j + 0.5) * step - 0.5 for j in range(size)]
     rows = [y - side / 2 + (j + 0.5) * step - 0.5 for j in range(size)]
     return np.stack(np.meshgrid(columns, rows))
-
-
-def one_line(error: pytest.ExceptionInfo) -> str:
-    message = str(error.value)
-    assert "\n" not in message
-    return message
 
 
 # Crops
@@ -186,7 +182,7 @@ def test_no_box_crashes(tmp_path_factory, width, height, size, margin, box, scal
 def test_odd_crops_are_refused(arguments, says):
     with pytest.raises(HorkdError) as error:
         Crop(*arguments)
-    assert says in one_line(error)
+    assert says in tiny.one_line(error)
 
 
 # Decoding
@@ -267,7 +263,7 @@ def test_a_photo_that_cannot_be_decoded_is_named(tmp_path, suffix, damage):
     damage(path)
     with pytest.raises(HorkdError) as error:
         files[0]
-    assert f"broken.{path.suffix[1:]}" in one_line(error)
+    assert f"broken.{path.suffix[1:]}" in tiny.one_line(error)
 
 
 # PhotoFiles
@@ -360,7 +356,7 @@ def test_odd_face_files_are_refused(fields, says):
     whole = {"labels": torch.zeros(2, dtype=torch.int64), **fields}
     with pytest.raises(HorkdError) as error:
         PhotoFiles(root=Path(), files=("a", "b"), names=("x",), **whole)
-    assert says in one_line(error)
+    assert says in tiny.one_line(error)
 
 
 @pytest.mark.parametrize(
@@ -370,7 +366,7 @@ def test_an_empty_box_is_named(tmp_path, box):
     files = one(write(tmp_path / "a.png"), boxes=torch.tensor([box]), crop=BOX_CROP)
     with pytest.raises(HorkdError) as error:
         files[0]
-    assert "box of a.png is empty" in one_line(error)
+    assert "box of a.png is empty" in tiny.one_line(error)
 
 
 # LFW and XQLFW
@@ -440,7 +436,7 @@ def test_opening_lists_and_does_not_decode(tmp_path):
     assert len(lfw.faces) == 9
     with pytest.raises(HorkdError) as error:
         lfw.faces[0]
-    assert "Ann_A_0001.jpg" in one_line(error)
+    assert "Ann_A_0001.jpg" in tiny.one_line(error)
 
 
 LOADERS = {
@@ -462,14 +458,14 @@ def test_without_data_the_tree_is_described(tmp_path, monkeypatch, name):
     monkeypatch.delenv("HORKD_DATA", raising=False)
     with pytest.raises(HorkdError) as error:
         LOADERS[name]()
-    message = one_line(error)
+    message = tiny.one_line(error)
     assert "set HORKD_DATA" in message
     assert LAYOUTS[name] in message
     for make in (lambda: None, (tmp_path / name).mkdir):
         make()  # first no folder, then an empty one
         with pytest.raises(HorkdError) as error:
             LOADERS[name](tmp_path)
-        message = one_line(error)
+        message = tiny.one_line(error)
         assert str(tmp_path / name) in message
         assert LAYOUTS[name] in message
 
@@ -496,7 +492,7 @@ def test_damaged_pairs(tmp_path, pairs, says):
     (lfw_tree(tmp_path) / "lfw" / "pairs.txt").write_text(pairs)
     with pytest.raises(HorkdError) as error:
         load_lfw(tmp_path)
-    assert says in one_line(error)
+    assert says in tiny.one_line(error)
     assert "pairs.txt" in str(error.value)
 
 
@@ -519,7 +515,7 @@ def test_damaged_people(tmp_path, people, says):
     (lfw_tree(tmp_path) / "lfw" / "people.txt").write_text(people)
     with pytest.raises(HorkdError) as error:
         load_lfw(tmp_path)
-    assert says in one_line(error)
+    assert says in tiny.one_line(error)
     assert "people.txt" in str(error.value)
 
 
@@ -604,7 +600,7 @@ def test_damaged_umdfaces(tmp_path, header, row, says):
     write_csv(path, header, row)
     with pytest.raises(HorkdError) as error:
         load_training_faces("umdfaces", tmp_path)
-    assert says in one_line(error)
+    assert says in tiny.one_line(error)
     assert path.name in str(error.value)
 
 
@@ -869,7 +865,7 @@ SAMPLED = ([2, 4, 0, 0, 1, 1, 7, 11], [10, 8, 6, 2, 5, 9, 1, 1])
 def test_too_few_images_for_pairs(labels, arguments, says):
     with pytest.raises(HorkdError) as error:
         sample_pairs(labels, *arguments)
-    assert says in one_line(error)
+    assert says in tiny.one_line(error)
 
 
 # The real LFW

@@ -23,23 +23,18 @@ from horkd.lab import runner
 from horkd.lab.checkpoint import Control, TimeUp
 from horkd.lab.config import RunConfig, config_from_dict
 from horkd.lab.looks import at_resolutions
-from horkd.lab.runner import Busy
 from horkd.lab.store import Run, diverged, read
 from horkd.machine import commit
 from horkd.networks.network import ModelSpec, Network, save_network
 from horkd.objectives import Frozen, Objective
 from horkd.protocols.classification import Classification
+from horkd.storage import Busy
 from horkd.studies.presets import get_preset
 from horkd.studies.study import configure, study
 from horkd.training import Diverged
 
+pytestmark = pytest.mark.usefixtures("six_characters")
 VIEWS = (Degradation(8), Degradation(16), Degradation(8, "area"), Degradation(4, upsample=True))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def small():
-    with tiny.registered():
-        yield
 
 
 @pytest.fixture
@@ -71,29 +66,21 @@ def scored() -> Iterator[list[Degradation]]:
 
 
 @pytest.fixture(scope="module")
-def whole(small, tmp_path_factory) -> Run:
+def whole(six_characters, tmp_path_factory) -> Run:
     """The student's run (after its teacher's), never interrupted."""
     return tiny.run(tiny.student(), tmp_path_factory.mktemp("whole"))
 
 
-def copy_run(source: Path, target: Path, config: RunConfig) -> Path:
-    folder = target / config.name
-    folder.mkdir(parents=True)
-    for file in (source / config.name).iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
-    return folder
-
-
 @pytest.fixture
 def with_teacher(whole, tmp_path) -> Path:
-    copy_run(whole.folder.parent, tmp_path, tiny.teacher())
+    tiny.copy_run(whole.folder.parent, tmp_path, tiny.teacher())
     return tmp_path
 
 
 @pytest.fixture
 def finished(whole, with_teacher) -> Run:
     """A copy of the student's run, to leave views in."""
-    copy_run(whole.folder.parent, with_teacher, tiny.student())
+    tiny.copy_run(whole.folder.parent, with_teacher, tiny.student())
     return read(tiny.student(), with_teacher)
 
 
@@ -372,7 +359,7 @@ def test_a_deadline_also_holds_for_the_teacher(whole, tmp_path, steps):
 def test_factors_regressor_and_ramp_go_on_where_they_were(change, with_teacher, tmp_path, steps):
     config = tiny.student(**change)
     source, parts = with_teacher, tmp_path / "parts"
-    copy_run(source, parts, tiny.teacher())
+    tiny.copy_run(source, parts, tiny.teacher())
     run = tiny.run(config, source)
     ramps = steps.copy()
     steps.clear()
@@ -627,7 +614,7 @@ def test_the_same_fields_train_the_same_network_twice(with_teacher, tmp_path):
         baselines=(("kd", 0.9),), balance=True, warmup=1.0, recipe=replace(tiny.RECIPE, epochs=2)
     )
     other = tmp_path / "other"
-    copy_run(with_teacher, other, tiny.teacher())
+    tiny.copy_run(with_teacher, other, tiny.teacher())
     assert_same(tiny.run(config, other), tiny.run(config, with_teacher))
 
 
@@ -729,7 +716,7 @@ def test_a_run_that_stops_within_an_epoch_ends_as_one_that_never_did(what, cache
     settings = replace(tiny.SETTINGS, cache=cache)
     config = tiny.student(**WITHIN[what])
     whole = runner.run(config, settings, tmp_path / "whole")
-    copy_run(tmp_path / "whole", tmp_path / "parts", config.frozen)
+    tiny.copy_run(tmp_path / "whole", tmp_path / "parts", config.frozen)
     stops, within = 0, 0
     while True:
         try:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracles import draw, gradient
 
 from horkd.baselines import NAMES, Baselines, darkrank, mkd_absolute, mkd_relative, pkt
 from horkd.errors import HorkdError
@@ -27,20 +28,9 @@ SHAPES = {"n": st.integers(3, 7), "d": st.integers(2, 6), "seed": st.integers(0,
 some = settings(max_examples=12, deadline=None)
 
 
-def draw(*shape: int, seed: int = 0, scale: float = 1.0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return scale * torch.randn(*shape, generator=generator)
-
-
 def pair(n: int, d: int, seed: int = 0, scale: float = 0.5) -> tuple[torch.Tensor, torch.Tensor]:
     """Features of equal width; in those of length 1 darkrank's scores are of order 1."""
     return draw(n, d, seed=seed, scale=scale), draw(n, d, seed=seed + 1, scale=scale)
-
-
-def gradient(loss, learner: torch.Tensor) -> torch.Tensor:
-    learner = learner.detach().clone().requires_grad_()
-    loss(learner).backward()
-    return learner.grad
 
 
 def rotation(d: int, seed: int) -> torch.Tensor:

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from test_runs import assert_same, interrupted
 from torch import Tensor
 
-from horkd import cli, data, storage
+from horkd import data, storage
 from horkd import predict as predict_
 from horkd.data import Batches, Dataset, FileBatches, ImageSet, load_dataset, training_images
 from horkd.data.batches import balanced_order
@@ -116,12 +116,6 @@ def student(**changes) -> RunConfig:
         "seed": 3,
     }
     return teacher(**{**values, **changes})
-
-
-def one_line(error: pytest.ExceptionInfo) -> str:
-    message = str(error.value)
-    assert "\n" not in message
-    return message
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +214,7 @@ def test_without_the_package_balanced_batches_are_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "pytorch_metric_learning.samplers", None)
     with pytest.raises(HorkdError, match=r"pip install 'horkd\[metric\]'") as error:
         balanced_order(torch.arange(4).repeat(3), 4, 2, 1, 0)
-    one_line(error)
+    tiny.one_line(error)
 
 
 def numbered(count: int, classes: int, size: int = 4) -> ImageSet:
@@ -364,7 +358,7 @@ def test_training_draws_nothing_from_the_generators_outside():
 def test_bad_recipes(fields, says):
     with pytest.raises(HorkdError, match=says) as error:
         Recipe(**fields)
-    one_line(error)
+    tiny.one_line(error)
 
 
 def test_defaults_leave_older_keys_as_they_are():
@@ -668,7 +662,7 @@ def test_without_the_package_the_triplet_loss_is_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "pytorch_metric_learning.miners", None)
     with pytest.raises(HorkdError, match=r"pip install 'horkd\[metric\]'") as error:
         Triplet()
-    one_line(error)
+    tiny.one_line(error)
 
 
 WILD = {"optimizer": "sgd", "learning_rate": 1e18}
@@ -821,7 +815,7 @@ def test_a_classifier_learns_all_classes_that_train(tmp_path):
 def test_odd_configurations(fields, says):
     with pytest.raises(HorkdError, match=says) as error:
         teacher(**fields)
-    one_line(error)
+    tiny.one_line(error)
 
 
 def test_only_triplets_need_several_images_of_a_class():
@@ -837,7 +831,7 @@ def test_nothing_can_be_selected_without_a_score(select, tmp_path):
     of = {"data": "glyphs", "recipe": ONE, "select": select}
     with pytest.raises(HorkdError, match="a classifier or a disjoint set") as error:
         tiny.run(teacher(**of), tmp_path)
-    one_line(error)
+    tiny.one_line(error)
 
 
 def test_classifiers_can_be_selected_too(tmp_path):
@@ -984,7 +978,7 @@ def test_after_a_damaged_state_a_run_starts_from_the_weights_again(eighths, tmp_
 def test_our_own_networks_have_no_imagenet_weights(tmp_path):
     with pytest.raises(HorkdError, match=r"no ImageNet weights for resnet8x0\.5") as error:
         tiny.run(teacher(backbone="imagenet", recipe=ONE), tmp_path)
-    one_line(error)
+    tiny.one_line(error)
     assert not list(tmp_path.glob("*/record.json"))
 
 
@@ -1029,10 +1023,10 @@ def test_features_of_a_run_are_what_its_network_says(folder):
 def test_retrieve_refuses(finished):
     with pytest.raises(HorkdError, match="glyphs has no test classes of its own") as error:
         RETRIEVAL(Asked(finished.network(), tiny.data(), Degradation(8)))
-    assert "glyphs-disjoint" in one_line(error)
+    assert "glyphs-disjoint" in tiny.one_line(error)
     with pytest.raises(HorkdError, match="retrieval knows no mirrored images") as error:
         RETRIEVAL(Asked(finished.network(), disjoint(), Degradation(8), flip=True))
-    one_line(error)
+    tiny.one_line(error)
 
 
 def test_pixels_are_found_by_a_loop_over_images(folder):
@@ -1056,7 +1050,7 @@ def test_pixels_refuse():
     for more in ({"flip": True}, {"other": Degradation(16)}):
         with pytest.raises(HorkdError, match="knows neither other= nor flip=") as error:
             PIXELS(Asked(None, disjoint(), Degradation(8), **more))
-        one_line(error)
+        tiny.one_line(error)
 
 
 def test_looks_at_retrieval_are_kept(folder, tmp_path):
@@ -1118,11 +1112,11 @@ def test_across_needs_a_teacher(folder, tmp_path):
     run = read(teacher(), folder)
     with pytest.raises(HorkdError, match="has no teacher whose index it could query") as error:
         ask(run, [ACROSS], tiny.SETTINGS)
-    one_line(error)
+    tiny.one_line(error)
     copied(folder, tmp_path, student())
     with pytest.raises(HorkdError, match=r"the teacher .* is not there") as error:
         ask(read(student(), tmp_path), [ACROSS], tiny.SETTINGS)
-    one_line(error)
+    tiny.one_line(error)
 
 
 @pytest.mark.parametrize(
@@ -1137,7 +1131,7 @@ def test_across_needs_a_teacher(folder, tmp_path):
 def test_across_refuses_what_it_does_not_do(look, finished):
     with pytest.raises(HorkdError) as error:
         ask(finished, [look], tiny.SETTINGS)
-    one_line(error)
+    tiny.one_line(error)
 
 
 # Presets and arms
@@ -1326,13 +1320,13 @@ def test_other_selections_train_on_everything(preset, select):
 def test_odd_presets(arguments, says):
     with pytest.raises(HorkdError, match=says) as error:
         get_preset(*arguments)
-    one_line(error)
+    tiny.one_line(error)
 
 
 def test_an_unknown_selection_is_refused():
     with pytest.raises(HorkdError, match="unknown selection 'best'") as error:
         queue(get_preset("metric", select="best"), "metric")
-    one_line(error)
+    tiny.one_line(error)
 
 
 def test_a_folder_may_be_called_disjoint():
@@ -1413,7 +1407,7 @@ def test_among_one_class_everything_is_found(birds, tmp_path):
         if refused:
             with pytest.raises(HorkdError, match="too few classes to hold two out") as error:
                 tiny.run(alone, tmp_path / "runs")
-            assert "--select last" in one_line(error)
+            assert "--select last" in tiny.one_line(error)
         else:
             assert tiny.run(alone, tmp_path / "runs").record["training_images"] == 27
 
@@ -1447,12 +1441,12 @@ def test_a_teacher_that_ends_in_an_embedding(birds, tmp_path):
     assert named(known, "student 12").embedding == 24
     with pytest.raises(HorkdError, match=r"name what it holds \(timm:resnet18@24\)") as error:
         with_teacher(preset, again, "timm:resnet18")
-    one_line(error)
+    tiny.one_line(error)
     for model, says in (("timm:resnet18@", "after @ stands"), ("timm:resnet18@0", "after @ stands"),
                         ("timm:resnet18@25", "has 0 linear layers of 25×512")):  # fmt: skip
         with pytest.raises(HorkdError, match=says) as error:
             with_teacher(preset, path, model)
-        one_line(error)
+        tiny.one_line(error)
 
 
 def test_every_method_fits_a_given_teacher(monkeypatch, tmp_path):
@@ -1491,19 +1485,9 @@ def test_costs_count_what_a_run_is_shown():
 
 
 @pytest.fixture
-def horkd(monkeypatch, capsys, tmp_path):
-    """Runs the command line here: (exit code, standard output, standard error)."""
+def horkd(horkd, monkeypatch, tmp_path):
     monkeypatch.setenv("HORKD_RUNS", str(tmp_path / "runs"))
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["horkd", *arguments])
-        with warnings.catch_warnings():
-            warnings.simplefilter("always")
-            with pytest.raises(SystemExit) as stopped:
-                cli.main()
-        return stopped.value.code or 0, *capsys.readouterr()
-
-    return call
+    return horkd
 
 
 SMOKE = ("--preset", "smoke", "--study", "metric")

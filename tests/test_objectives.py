@@ -5,6 +5,7 @@ import math
 import pytest
 import tiny
 import torch
+from oracles import draw
 from torch import nn
 
 from horkd.baselines import Baselines
@@ -14,10 +15,6 @@ from horkd.networks.network import Output
 from horkd.objectives import Frozen, Objective
 
 N, WIDTH = 6, 5
-
-
-def draw(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def labels() -> torch.Tensor:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracles import features
 from torch.autograd import gradcheck
 
 from horkd.errors import HorkdError
@@ -19,14 +20,6 @@ SHAPES = {
     "seed": st.integers(0, 2**31),
 }
 INVARIANT = {"distances": pairwise_distances, "cosines": angle_cosines}
-
-
-def features(n: int, d: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-    """Rows of unequal scale around an offset, so that no index order or axis is symmetric."""
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(n, d, generator=generator, dtype=torch.float64)
-    rows = torch.linspace(0.5, 2.0, n, dtype=torch.float64)[:, None]
-    return (x * rows + 0.3).to(dtype)
 
 
 def rotation(d: int, seed: int) -> torch.Tensor:

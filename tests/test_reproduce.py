@@ -1,4 +1,4 @@
-"""The batch: real kernels on small notebooks made here."""
+"""Reports made in one call: real kernels on small notebooks made here."""
 
 import base64
 import io
@@ -349,12 +349,12 @@ def test_an_executed_notebook_stays_small_and_names_no_folder(monkeypatch, tmp_p
     monkeypatch.setenv("HORKD_DATA", str(tmp_path))
     notebook = with_outputs(
         new_output("display_data", data={"image/png": noise}),
-        new_output("stream", name="stderr", text=f"{paths.root()}/horkd/train.py:3: {tmp_path}/x"),
+        new_output("stream", name="stderr", text=f"{paths.root()}/horkd/losses.py:3: {tmp_path}/x"),
         new_output("error", ename="E", evalue=f"{tmp_path}/y", traceback=[f"{tmp_path}/z"]),
     )
     page = as_text(executed(notebook))
     assert len(page) < 0.5 * len(noise)
-    assert "./horkd/train.py:3: $HORKD_DATA/x" in page
+    assert "./horkd/losses.py:3: $HORKD_DATA/x" in page
     assert '"evalue": "$HORKD_DATA/y"' in page
     assert str(tmp_path) not in page
     assert without_paths(f"{tmp_path}2") != "$HORKD_DATA2"

@@ -35,11 +35,7 @@ from horkd.studies.presets import get_preset, presets
 from horkd.studies.study import configure, study
 from horkd.training import Diverged, Recipe
 
-
-@pytest.fixture(autouse=True, scope="module")
-def small():
-    with tiny.registered():
-        yield
+pytestmark = pytest.mark.usefixtures("six_characters")
 
 
 @pytest.fixture
@@ -51,7 +47,7 @@ def count_steps() -> Iterator[list[int]]:
 
 
 @pytest.fixture(scope="module")
-def whole(small, tmp_path_factory) -> Run:
+def whole(six_characters, tmp_path_factory) -> Run:
     """The student's run (after its teacher's), never interrupted."""
     return tiny.run(tiny.student(), tmp_path_factory.mktemp("whole"))
 
@@ -59,16 +55,8 @@ def whole(small, tmp_path_factory) -> Run:
 @pytest.fixture
 def with_teacher(whole, tmp_path) -> Path:
     """A folder of runs in which the teacher is finished."""
-    copy_run(whole.folder.parent, tmp_path, tiny.teacher())
+    tiny.copy_run(whole.folder.parent, tmp_path, tiny.teacher())
     return tmp_path
-
-
-def copy_run(source: Path, target: Path, config: RunConfig) -> Path:
-    folder = target / config.name
-    folder.mkdir(parents=True)
-    for file in (source / config.name).iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
-    return folder
 
 
 def assert_same(run: Run, whole: Run) -> None:
@@ -506,7 +494,7 @@ def listed(folder: Path) -> None:
     ],
 )
 def test_a_damaged_run_is_set_aside_and_done_again(whole, with_teacher, damage, count_steps):
-    folder = copy_run(whole.folder.parent, with_teacher, tiny.student())
+    folder = tiny.copy_run(whole.folder.parent, with_teacher, tiny.student())
     damage(folder)
     damaged = {p.name: p.read_bytes() for p in folder.iterdir()}
     with pytest.warns(UserWarning, match=r"set aside as .*\.damaged and done again") as warned:
@@ -521,7 +509,7 @@ def test_a_damaged_run_is_set_aside_and_done_again(whole, with_teacher, damage, 
 
 def test_the_record_of_another_configuration_is_not_taken(whole, with_teacher, count_steps):
     other = tiny.student(seed=5)
-    source = copy_run(whole.folder.parent, with_teacher, tiny.student())
+    source = tiny.copy_run(whole.folder.parent, with_teacher, tiny.student())
     source.rename(with_teacher / other.name)
     with pytest.warns(UserWarning, match="is the record of another configuration"):
         run = tiny.run(other, with_teacher)

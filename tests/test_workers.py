@@ -17,11 +17,12 @@ from horkd import storage
 from horkd.errors import HorkdError
 from horkd.lab import checkpoint, runner, work
 from horkd.lab.checkpoint import Control
+from horkd.lab.job import Job
 from horkd.lab.pace import missing
 from horkd.lab.store import read
 from horkd.machine import Interruption, duration
 from horkd.studies.presets import get_preset
-from horkd.studies.study import Job, choose
+from horkd.studies.study import choose
 from horkd.training import Recipe, State
 
 ROOT = Path(__file__).resolve().parent.parent

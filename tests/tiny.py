@@ -1,8 +1,10 @@
 """Glyphs few enough, and networks small enough, that a whole run takes a fraction of a second."""
 
 import functools
+import shutil
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from torch.nn.modules.module import (
 from horkd import data as data_
 from horkd.data import DATASETS, Dataset, Source
 from horkd.data.glyphs import CHARACTERS, render
+from horkd.data.unseen import with_unseen as classification_with
 from horkd.degradation import Degradation
 from horkd.lab import runner
 from horkd.lab.checkpoint import Control
@@ -43,6 +46,12 @@ def data() -> Dataset:
 def load(name: str, per_class: int | None = None) -> Dataset:
     """Stands in for the loader of any data set."""
     return replace(data(), name=name)
+
+
+def with_unseen(characters: int = 30, each: int = 4) -> Dataset:
+    """The same with characters that no network is trained on."""
+    unseen = render(CHARACTERS[10 : 10 + characters], each, 0, "unseen")
+    return replace(data(), unseen=unseen, protocol=classification_with(unseen))
 
 
 def network(name: str = "resnet8x0.25", seed: int = 0, classes: int = CLASSES) -> Network:
@@ -98,6 +107,19 @@ def patch(monkeypatch: pytest.MonkeyPatch, stand_in=load) -> None:
     """The same for the duration of a test."""
     for name, source in sources(stand_in).items():
         monkeypatch.setitem(DATASETS, name, source)
+
+
+def one_line(error: pytest.ExceptionInfo, longest: int = 500) -> str:
+    """What an error says, which has to be one line that can be read."""
+    message = str(error.value)
+    assert "\n" not in message
+    assert len(message) < longest
+    return message
+
+
+def copy_run(source: Path, target: Path, config: RunConfig) -> Path:
+    """The folder of the same run under `target`."""
+    return Path(shutil.copytree(source / config.name, target / config.name))
 
 
 @contextmanager

@@ -15,7 +15,6 @@ from horkd.errors import HorkdError
 from horkd.lab.config import RunConfig, config_from_dict
 from horkd.machine import Interruption, Settings, commit, duration
 from horkd.protocols import headline
-from horkd.storage import Busy as Busy
 from horkd.training import State
 
 

@@ -20,7 +20,6 @@ from horkd.networks.network import (
     Statistics,
 )
 from horkd.objectives import Objective
-from horkd.storage import Busy as Busy
 from horkd.training import Recipe
 
 HEADS = ("linear", "cosface", "arcface", "triplet")

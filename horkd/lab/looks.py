@@ -20,7 +20,6 @@ from horkd.networks.network import Output
 from horkd.predict import predict
 from horkd.protocols import Asked
 from horkd.protocols.questions import question
-from horkd.storage import Busy as Busy
 
 
 def features(finished: Run, settings: Settings | None = None) -> Tensor:

@@ -42,7 +42,6 @@ from horkd.networks.weights import digest, load_pretrained
 from horkd.objectives import Frozen
 from horkd.preprocess import Preprocess
 from horkd.protocols import Says
-from horkd.storage import Busy as Busy
 from horkd.training import Diverged, State, batches_of, fit, new_state
 
 

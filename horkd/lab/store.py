@@ -14,7 +14,6 @@ from horkd.lab.config import FORMAT, RunConfig
 from horkd.machine import Settings, commit, describe_machine, latency, versions
 from horkd.networks.network import Network, load_network, macs, parameters, save_network
 from horkd.networks.weights import digest
-from horkd.storage import Busy as Busy
 from horkd.training import Diverged
 
 

@@ -68,7 +68,7 @@ def rates(arm: str, count: int = 3) -> np.ndarray:
 
 
 def found(rate: float) -> dict:
-    """What `evaluate.retrieve` gives."""
+    """What `protocols.retrieval.retrieve` gives."""
     return {
         "recall": {"1": rate, "2": rate + 3, "4": rate + 7, "8": rate + 13},
         "map_at_r": rate / 4, "r_precision": rate / 2, "nmi": rate / 3 + 40,
@@ -77,7 +77,7 @@ def found(rate: float) -> dict:
 
 
 def crossed(arm: str, seed: int, widths_differ: bool = False) -> dict:
-    """What `evaluate.retrieve_across` gives: only one kind of student can query as it is."""
+    """What `retrieve_across` gives: only one kind of student can query as it is."""
     rate = rate_of(arm, seed)
     as_is = rate - 1 if arm.endswith("for the index") else 2.0 + seed
     return {
@@ -1091,7 +1091,7 @@ def test_queries_of_a_network_without_the_other():
     plt.close(figure)
 
 
-# The batch
+# Notebooks
 
 
 def notebooks() -> list[str]:

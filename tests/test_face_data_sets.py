@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from face_trees import FOLDS, PEOPLE, PHOTOS, casia_tree, face, lfw_tree, name_of
 from oracles import of_fold
 from PIL import Image
 
 from horkd import data as package
 from horkd.data import (
     Batches,
-    Dataset,
     FileBatches,
     ImageSet,
     PhotoFiles,
@@ -23,13 +23,11 @@ from horkd.data import (
     load_dataset,
     normalise,
 )
-from horkd.data import faces as face_data
 from horkd.data.batches import _hash
+from horkd.data.face_sets import load_training_faces
 from horkd.data.faces import load_faces, parse, whole_of
-from horkd.data.glyphs import CHARACTERS, render
 from horkd.data.lfw import load_lfw, load_lfw_development
 from horkd.data.photos import FULL_CROP
-from horkd.data.unseen import with_unseen as classification_with
 from horkd.degradation import Degradation
 from horkd.errors import HorkdError
 from horkd.networks.network import ModelSpec, Network
@@ -39,67 +37,11 @@ from horkd.protocols import Asked
 from horkd.protocols.thresholds import auc, eer, roc, tar_at_far
 from horkd.protocols.verification import VERIFICATION, cosine, k_fold, summary
 
-FOLDS, PEOPLE, PHOTOS = 10, 6, 3  # of each fold, of each person
-
-
-def name_of(fold: int, person: int) -> str:
-    return f"P{fold}_{person}"
-
-
-def face(fold: int, person: int, photo: int, side: int = 40) -> np.ndarray:
-    """A pattern that belongs to the person, with noise that belongs to the photo."""
-    own = np.random.default_rng([fold, person]).integers(0, 256, (5, 5, 3))
-    noise = np.random.default_rng([fold, person, photo]).integers(-40, 41, (side, side, 3))
-    pattern = np.kron(own, np.ones((side // 5, side // 5, 1)))
-    return np.clip(pattern + noise, 0, 255).astype(np.uint8)
-
-
-def lfw_tree(root: Path, side: int = 40) -> Path:
-    """Ten folds of six people with three photos each; two pairs of either kind in a fold."""
-    home = root / "lfw"
-    for fold in range(FOLDS):
-        for person in range(PEOPLE):
-            name = name_of(fold, person)
-            folder = home / "lfw-deepfunneled" / name
-            folder.mkdir(parents=True)
-            for photo in range(1, PHOTOS + 1):
-                pixels = Image.fromarray(face(fold, person, photo, side))
-                pixels.save(folder / f"{name}_{photo:04d}.jpg", quality=95)
-    pairs, people = [f"{FOLDS}\t2"], [str(FOLDS)]
-    for fold in range(FOLDS):
-        names = [name_of(fold, person) for person in range(PEOPLE)]
-        pairs += pairs_of(names)
-        people += [str(PEOPLE), *(f"{name}\t{PHOTOS}" for name in names)]
-    (home / "pairs.txt").write_text("\n".join(pairs) + "\n")
-    (home / "people.txt").write_text("\n".join(people) + "\n")
-    for part, folds in (("DevTrain", range(6)), ("DevTest", range(7, 10))):  # fold 6 in neither
-        names = [name_of(fold, person) for fold in folds for person in range(PEOPLE)]
-        lines = [str(len(names)), *(f"{name}\t{PHOTOS}" for name in names)]
-        (home / f"people{part}.txt").write_text("\n".join(lines) + "\n")
-        (home / f"pairs{part}.txt").write_text("\n".join(["2", *pairs_of(names)]) + "\n")
-    return root
-
-
-def pairs_of(names: list[str]) -> list[str]:
-    a, b, c, d = names[:4]
-    return [f"{a}\t1\t2", f"{b}\t3\t1", f"{a}\t1\t{c}\t2", f"{b}\t2\t{d}\t3"]
-
-
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory) -> Path:
-    return lfw_tree(tmp_path_factory.mktemp("faces"))
-
 
 @pytest.fixture
-def home(tree, monkeypatch) -> Path:
-    monkeypatch.setenv("HORKD_DATA", str(tree))
-    return tree
-
-
-def one_line(error: pytest.ExceptionInfo) -> str:
-    message = str(error.value)
-    assert "\n" not in message
-    return message
+def home(faces_tree, monkeypatch) -> Path:
+    monkeypatch.setenv("HORKD_DATA", str(faces_tree))
+    return faces_tree
 
 
 def people(images: ImageSet, of: torch.Tensor | None = None) -> set[str]:
@@ -128,7 +70,7 @@ def test_parse(name, expected):
 def test_odd_sizes_are_refused(size):
     with pytest.raises(HorkdError, match="write NAME@SIZE") as error:
         parse(f"lfw@{size}")
-    assert f"lfw@{size}" in one_line(error)
+    assert f"lfw@{size}" in tiny.one_line(error)
 
 
 def test_digits_that_are_no_number():
@@ -162,7 +104,7 @@ def test_absent_photos_are_named(monkeypatch, tmp_path):
     monkeypatch.setenv("HORKD_DATA", str(tmp_path))
     with pytest.raises(HorkdError, match="lfw is not there: the data folder must hold") as error:
         load_dataset("lfw-1@16")
-    one_line(error)
+    tiny.one_line(error)
     monkeypatch.delenv("HORKD_DATA")
     with pytest.raises(HorkdError, match="set HORKD_DATA to the folder that holds lfw/"):
         load_dataset("lfw@16")
@@ -290,7 +232,7 @@ def test_damaged_view_1(tmp_path, file, content, says):
         path.write_text(content)
     with pytest.raises(HorkdError) as error:
         load_lfw_development(tmp_path)
-    assert says in one_line(error)
+    assert says in tiny.one_line(error)
 
 
 def test_sizes(home):
@@ -298,15 +240,6 @@ def test_sizes(home):
         data = load_dataset(f"lfw-1@{size}")
         assert (data.size, data.train.margin) == (size, margin)
         assert data.whole.central.shape == (180, 3, size, size)
-
-
-def casia_tree(root: Path) -> Path:
-    for person in range(5):
-        folder = root / "casia" / f"{person:07d}"
-        folder.mkdir(parents=True)
-        for photo in range(4):
-            Image.fromarray(face(20, person, photo)).save(folder / f"{photo:03d}.jpg")
-    return root
 
 
 def test_large_sets_stay_on_disk(tmp_path, monkeypatch):
@@ -343,7 +276,7 @@ def test_people_of_lfw_are_left_out_of_a_training_set_with_names(tmp_path, monke
     assert train.labels.bincount().tolist() == [2] * 4
     for file, label in zip(train.files, train.labels.tolist(), strict=True):
         assert Path(file).parent.name == train.classes[label]
-    whole = face_data.load_training_faces("umdfaces", size=16, margin=train.margin)
+    whole = load_training_faces("umdfaces", size=16, margin=train.margin)
     place = [whole.files.index(file) for file in train.files]
     assert torch.equal(train.load(), whole.load()[place])  # boxes went with their photos
 
@@ -351,13 +284,8 @@ def test_people_of_lfw_are_left_out_of_a_training_set_with_names(tmp_path, monke
 # Pairs of any data set
 
 
-def with_unseen(characters: int = 30, each: int = 4) -> Dataset:
-    unseen = render(CHARACTERS[10 : 10 + characters], each, 0, "unseen")
-    return replace(tiny.data(), unseen=unseen, protocol=classification_with(unseen))
-
-
 def test_pairs_of_characters_are_disjoint_in_characters():
-    data = with_unseen()
+    data = tiny.with_unseen()
     asked = data.protocol.pairs
     images, pairs, folds = asked.images, asked.pairs, asked.folds
     assert images is data.unseen
@@ -372,14 +300,14 @@ def test_pairs_of_characters_are_disjoint_in_characters():
     counts = pairs.fold.bincount()
     assert (counts == counts[0]).all()
     assert 2 * int(pairs.same.sum()) == len(pairs)
-    again = with_unseen().protocol.pairs.pairs
+    again = tiny.with_unseen().protocol.pairs.pairs
     assert torch.equal(again.left, pairs.left)
     assert torch.equal(again.right, pairs.right)
 
 
 @pytest.mark.parametrize(("characters", "each"), [(20, 2), (20, 3), (29, 2), (40, 5), (25, 9)])
 def test_there_are_enough_pairs_for_any_number_of_characters(characters, each):
-    pairs = with_unseen(characters, each).protocol.pairs.pairs
+    pairs = tiny.with_unseen(characters, each).protocol.pairs.pairs
     assert 20 <= len(pairs) <= 6000
     assert pairs.fold.unique().tolist() == list(range(10))
 
@@ -396,7 +324,7 @@ def test_pairs_of_the_embedded_set():
 def test_a_data_set_without_pairs_is_refused():
     with pytest.raises(HorkdError, match="no classes that are never trained on") as error:
         VERIFICATION(Asked(network(), tiny.data(), Degradation(8)))
-    assert "glyphs" in one_line(error)
+    assert "glyphs" in tiny.one_line(error)
 
 
 def test_pairs_of_faces_are_their_own(home):
@@ -632,7 +560,7 @@ def test_a_photo_that_is_gone_ends_the_epoch(files, workers):
     (files.root / "7.png").unlink()
     with pytest.raises(HorkdError, match=r"7\.png is gone") as error:
         list(FileBatches(files, 23, 2, workers=workers).epoch(0))
-    one_line(error)
+    tiny.one_line(error)
 
 
 @pytest.mark.parametrize(
@@ -647,7 +575,7 @@ def test_a_photo_that_is_gone_ends_the_epoch(files, workers):
 def test_odd_batches_from_disk_are_refused(files, arguments, says):
     with pytest.raises(HorkdError) as error:
         FileBatches(files, **arguments)
-    assert says in one_line(error)
+    assert says in tiny.one_line(error)
 
 
 # Evaluation
@@ -789,7 +717,7 @@ def test_a_pair_with_one_image_degraded(home):
 
 
 def test_a_network_without_classifier_is_verified(home):
-    data = with_unseen()
+    data = tiny.with_unseen()
     without, with_classes = network(), network(classes=tiny.CLASSES)
     assert "accuracy" in data.protocol.test(without, data, Degradation(8))
     assert "top1" in data.protocol.test(with_classes, data, Degradation(8))

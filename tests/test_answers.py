@@ -1,6 +1,5 @@
 """The frozen model's answers kept on disk: the same run, with fewer passes of the frozen model."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,37 +20,21 @@ from horkd.objectives import Frozen, Objective
 from horkd.preprocess import Preprocess
 from horkd.training import Diverged
 
+pytestmark = pytest.mark.usefixtures("six_characters")
 ON = replace(tiny.SETTINGS, cache="on")
 EPOCHS = tiny.RECIPE.epochs
 STEPS = EPOCHS * 4
 
 
-@pytest.fixture(autouse=True, scope="module")
-def small():
-    with tiny.registered():
-        yield
-
-
-@pytest.fixture
-def passes() -> Iterator[list[int]]:
-    """Images in each batch that the frozen model has looked at in training."""
-    seen = []
-    with tiny.before(Frozen, lambda module, inputs: seen.append(len(inputs[0]))):
-        yield seen
-
-
 @pytest.fixture(scope="module")
-def plain(small, tmp_path_factory) -> Run:
+def plain(six_characters, tmp_path_factory) -> Run:
     """The student's run (after its teacher's) without a cache."""
     return tiny.run(tiny.student(), tmp_path_factory.mktemp("plain"))
 
 
 @pytest.fixture
 def with_teacher(plain, tmp_path) -> Path:
-    folder = tmp_path / tiny.teacher().name
-    folder.mkdir()
-    for file in (plain.folder.parent / folder.name).iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
+    tiny.copy_run(plain.folder.parent, tmp_path, tiny.teacher())
     return tmp_path
 
 

@@ -58,9 +58,7 @@ def write(path: Path, number: int = 0, mode: str = "RGB") -> Path:
 def refusal(name: str, *arguments) -> str:
     with pytest.raises(HorkdError) as error:
         load_retrieval(name, *arguments)
-    message = str(error.value)
-    assert "\n" not in message
-    return message
+    return tiny.one_line(error, longest=500 + len(name))
 
 
 @pytest.fixture

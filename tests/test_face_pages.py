@@ -14,7 +14,8 @@ from horkd.degradation import Degradation
 from horkd.errors import HorkdError
 from horkd.lab.looks import Look, known_looks
 from horkd.networks.network import ModelSpec, macs_of
-from horkd.protocols.verification import summary, tar_at_far
+from horkd.protocols.thresholds import tar_at_far
+from horkd.protocols.verification import summary
 from horkd.studies import report
 from horkd.studies.arm import subsets
 from horkd.studies.claims import as_lines

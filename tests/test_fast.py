@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracles import features, gradient
 from torch.autograd import gradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -32,24 +33,12 @@ LOSSES = {
 every_loss = pytest.mark.parametrize("name", LOSSES)
 
 
-def features(n: int, d: int = 12, seed: int = 0, dtype: torch.dtype = torch.float64):
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(n, d, generator=generator, dtype=torch.float64)
-    return (x * torch.linspace(0.5, 2, n, dtype=torch.float64)[:, None] + 0.3).to(dtype)
-
-
 def with_duplicates(x: torch.Tensor) -> torch.Tensor:
     """Rows 1 and 3 equal, 0 and 2 nearer than the softening."""
     x = x.clone()
     x[3] = x[1]
     x[2] = x[0] + 0.2 * oracles.SOFTENING * (x[4] - x[0])
     return x
-
-
-def gradient(loss, f: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
-    g = g.detach().clone().requires_grad_()
-    loss(f, g).backward()
-    return g.grad
 
 
 def relative(actual: torch.Tensor, expected: torch.Tensor) -> float:
@@ -460,7 +449,7 @@ has_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA dev
 
 INTERPRETED = """
 import torch
-from test_kernels import pairwise_distances, sides
+from test_fast import pairwise_distances, sides
 from horkd.fast import angles
 from horkd.fast.fused import angles_fused
 
