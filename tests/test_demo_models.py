@@ -300,14 +300,14 @@ def test_networks_of_different_kinds_are_refused():
     for other in (fewer, make(64, 1, name="odd", full=64), make(8, 1, name="odd", classes=())):
         with pytest.raises(HorkdError, match="odd and network-32-0 know different") as error:
             Bench([make(), other])
-        tiny.one_line(error)
+        tiny.one_line(error, longest=400)
 
 
 def test_without_a_teacher():
     for alone in ([make(16)], [make(learned_from="t")], [make(8), make(16, learned_from="t")]):
         with pytest.raises(HorkdError, match="there is no teacher of 32 pixels among") as error:
             Bench(alone)
-        assert "--models" in tiny.one_line(error)
+        assert "--models" in tiny.one_line(error, longest=400)
 
 
 @pytest.mark.parametrize("others", [[], [(8, 1)], [(8, 1), (16, 2), (32, 3)]])
@@ -315,7 +315,7 @@ def test_without_a_student(others):
     models = [make(), *(make(*other) for other in others)]
     with pytest.raises(HorkdError, match="there is no distilled student among network-32") as error:
         Bench(models)
-    assert "--models" in tiny.one_line(error)
+    assert "--models" in tiny.one_line(error, longest=400)
     assert all(m.name in str(error.value) for m in models)
 
 
@@ -556,7 +556,7 @@ def test_files_that_are_no_networks(write, complaint, tmp_path):
     write(path)
     with pytest.raises(HorkdError, match=complaint) as error:
         load_models(path)
-    assert str(path) in tiny.one_line(error) or "pixel" in str(error.value)
+    assert str(path) in tiny.one_line(error, longest=400) or "pixel" in str(error.value)
     if path.exists():
         with pytest.raises(HorkdError, match=complaint):
             load_models(tmp_path)
@@ -602,14 +602,14 @@ def test_a_header_that_does_not_fit_the_network(changes, tmp_path):
     path = export(tmp_path / "x.safetensors", **changes)
     with pytest.raises(HorkdError, match="export the run again") as error:
         load_models(path)
-    assert str(path) in tiny.one_line(error)
+    assert str(path) in tiny.one_line(error, longest=400)
 
 
 def test_an_empty_folder(tmp_path):
     storage.save_tensors(tmp_path / "reference.safetensors", {}, {})
     with pytest.raises(HorkdError, match="there is no network in") as error:
         load_models(tmp_path)
-    assert str(tmp_path) in tiny.one_line(error)
+    assert str(tmp_path) in tiny.one_line(error, longest=400)
 
 
 def test_a_runs_folder_brings_what_it_was_distilled_from(run_folders, on_six):
@@ -656,12 +656,12 @@ def test_an_interrupted_run_and_a_damaged_record(run_folders, on_six, tmp_path):
     (folder / "record.json").write_text(record[:-9])
     with pytest.raises(HorkdError, match="damaged") as error:
         load_models(folder)
-    tiny.one_line(error)
+    tiny.one_line(error, longest=400)
     (folder / "record.json").unlink()
     (folder / "state.safetensors").write_bytes(b"unfinished")
     with pytest.raises(HorkdError) as error:
         load_models(folder)
-    tiny.one_line(error)
+    tiny.one_line(error, longest=400)
 
 
 def test_the_current_folder_is_a_run(run_folders, on_six, monkeypatch):
@@ -677,7 +677,7 @@ def test_a_runs_folder_that_was_renamed(run_folders, on_six, tmp_path):
     name = run_folders["teacher"].name
     with pytest.raises(HorkdError, match=f"holds the run {name}: give the folder that") as error:
         load_models(folder)
-    assert str(folder) in tiny.one_line(error)
+    assert str(folder) in tiny.one_line(error, longest=400)
     folder.rename(tmp_path / name)
     assert len(load_models(tmp_path / name)) == 1
     folder.symlink_to(tmp_path / name)
@@ -918,7 +918,7 @@ def test_a_damaged_reference(small, tmp_path):
         path.write_bytes(bad)
         with pytest.raises(HorkdError, match="damaged") as error:
             reference.load(path, small)
-        tiny.one_line(error)
+        tiny.one_line(error, longest=400)
 
 
 @pytest.mark.parametrize(
@@ -932,7 +932,7 @@ def test_a_reference_of_another_version(content, small, tmp_path):
     storage.save_tensors(path, tensors, {"data": small.data, **content})
     with pytest.raises(HorkdError, match="is of another version") as error:
         reference.load(path, small)
-    assert f"run python -m app.reference {tmp_path}" in tiny.one_line(error)
+    assert f"run python -m app.reference {tmp_path}" in tiny.one_line(error, longest=400)
 
 
 @pytest.mark.parametrize("change", ["more", "fewer"])
@@ -946,7 +946,7 @@ def test_a_reference_of_other_fields(change, small, tmp_path):
     storage.save_tensors(path, tensors, {"data": small.data, "reference": content})
     with pytest.raises(HorkdError, match="is of another version") as error:
         reference.load(path, small)
-    tiny.one_line(error)
+    tiny.one_line(error, longest=400)
 
 
 def keyless(folder: Path, seed: int) -> Bench:
@@ -1186,7 +1186,7 @@ def test_what_is_at_hand(no_network, monkeypatch, tmp_path):
     monkeypatch.setattr(gallery, "load_dataset", lambda name: load_cifar100())
     with pytest.raises(HorkdError, match="incomplete or damaged") as error:
         Gallery(committed("cifar100")[0], lambda *_: None)
-    tiny.one_line(error)
+    tiny.one_line(error, longest=400)
 
 
 def test_a_run_whose_class_names_are_not_at_hand(no_network, monkeypatch, tmp_path):
@@ -1201,7 +1201,7 @@ def test_a_run_whose_class_names_are_not_at_hand(no_network, monkeypatch, tmp_pa
     storage.save_json(folder / "record.json", record)
     with pytest.raises(HorkdError, match="downloads nothing") as error:
         load_models(folder)
-    tiny.one_line(error)
+    tiny.one_line(error, longest=400)
 
 
 def test_cifar_is_at_hand_where_its_files_are(no_network):
@@ -1412,7 +1412,7 @@ def test_an_unknown_framing():
     for framing in ("", "whole", None):
         with pytest.raises(HorkdError, match="unknown framing") as error:
             known_faces().verify(photo(0), photo(1), 16, framing)
-        assert all(name in tiny.one_line(error) for name in FRAMINGS)
+        assert all(name in tiny.one_line(error, longest=400) for name in FRAMINGS)
 
 
 def test_what_is_cut_out_is_what_the_networks_learned_from(tmp_path):
@@ -1480,7 +1480,7 @@ def test_networks_of_different_photos_are_refused():
     pair = [make(16, full=f, network=network, classes=(), data="lfw") for f in (112, 64)]
     with pytest.raises(HorkdError, match="photos of different sizes") as error:
         FaceBench(pair)
-    tiny.one_line(error)
+    tiny.one_line(error, longest=400)
 
 
 def test_a_network_of_large_photos_adds_their_size():
@@ -1564,11 +1564,11 @@ def test_nothing_to_show(tmp_path):
     for places in ([], [FACES]):
         with pytest.raises(HorkdError, match=r"no classifiers to show.*--models") as error:
             start.load(places)
-        tiny.one_line(error)
+        tiny.one_line(error, longest=400)
     for place in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(HorkdError, match="there is no") as error:
             start.load([place])
-        assert str(place) in tiny.one_line(error)
+        assert str(place) in tiny.one_line(error, longest=400)
 
 
 def test_a_network_of_metric_learning(tmp_path):
@@ -1577,4 +1577,4 @@ def test_a_network_of_metric_learning(tmp_path):
     export(path, network, data="glyphs-disjoint", classes=[], test={"recall": {"1": 50.0}})
     with pytest.raises(HorkdError, match="metric gives features of glyphs-disjoint and no") as e:
         start.load([path])
-    tiny.one_line(e)
+    tiny.one_line(e, longest=400)

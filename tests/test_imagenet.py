@@ -137,7 +137,7 @@ def assert_starts(network: Network, source: nn.Module, x: Tensor) -> None:
 def one_line(what, *args) -> str:
     with pytest.raises(HorkdError) as error:
         what(*args)
-    return tiny.one_line(error)
+    return tiny.one_line(error, longest=500)
 
 
 # ImageNet weights

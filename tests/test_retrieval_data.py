@@ -58,7 +58,7 @@ def write(path: Path, number: int = 0, mode: str = "RGB") -> Path:
 def refusal(name: str, *arguments) -> str:
     with pytest.raises(HorkdError) as error:
         load_retrieval(name, *arguments)
-    return tiny.one_line(error, longest=500 + len(name))
+    return tiny.one_line(error, longest=1000 + len(name))
 
 
 @pytest.fixture

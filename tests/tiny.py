@@ -109,7 +109,7 @@ def patch(monkeypatch: pytest.MonkeyPatch, stand_in=load) -> None:
         monkeypatch.setitem(DATASETS, name, source)
 
 
-def one_line(error: pytest.ExceptionInfo, longest: int = 500) -> str:
+def one_line(error: pytest.ExceptionInfo, longest: int = 2000) -> str:
     """What an error says, which has to be one line that can be read."""
     message = str(error.value)
     assert "\n" not in message
