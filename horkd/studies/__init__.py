@@ -9,5 +9,4 @@ command line, the workers and the notebooks.
 TASKS = (
     "classification",
     "faces",
-    "retrieval",
 )

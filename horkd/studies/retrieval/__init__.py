@@ -1,1 +1,0 @@
-"""Metric learning: Table 4 and Fig. 3."""
