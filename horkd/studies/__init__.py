@@ -9,4 +9,5 @@ command line, the workers and the notebooks.
 TASKS = (
     "classification",
     "faces",
+    "retrieval",
 )

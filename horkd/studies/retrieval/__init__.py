@@ -1,0 +1,1 @@
+"""Metric learning: Table 4 and Fig. 3."""
