@@ -160,7 +160,8 @@ def test_classes_of_a_fold_are_numbered_anew(home):
         assert train.classes[label] == data.whole.classes[data.whole.labels[i]]
 
 
-def test_all_folds_share_the_images_of_the_whole(home):
+def test_all_folds_share_the_images_of_the_whole(monkeypatch, tmp_path):
+    monkeypatch.setenv("HORKD_DATA", str(lfw_tree(tmp_path)))  # of which nothing is cached
     a, b = load_dataset("lfw-1@16"), load_dataset("lfw-2@16")
     assert a.whole.images is b.whole.images is load_dataset("lfw-dev@16").whole.images
     assert a.whole.images.data_ptr() == b.test.images.data_ptr()
