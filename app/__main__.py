@@ -16,7 +16,7 @@ import torch
 from horkd import paths
 from horkd.errors import HorkdError
 
-#: What is shown if nothing is named, below the folder of reports: the committed networks.
+#: What is shown if nothing is named, below the published reports: the committed networks.
 DEFAULTS = ("cpu-cifar100/models", "quick-glyphs/models", "faces-lfw/models")
 TITLES = {"cifar100": "CIFAR-100: photos of 100 things", "glyphs": "Glyphs: 100 characters"}
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -90,6 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     _keep_memory_together()
     torch.set_num_threads(1)  # requests run beside each other; one image gains nothing from more
     try:
+        paths.settle()
         serve(options)
     except HorkdError as error:
         sys.exit(f"horkd: {error}")
@@ -106,7 +107,7 @@ def _keep_memory_together() -> None:
 def serve(options: argparse.Namespace) -> None:
     """Serve until Ctrl-C; what visitors sent is gone afterwards."""
     places = options.models or [
-        p for name in DEFAULTS if (p := paths.reports_dir() / name).is_dir()
+        p for name in DEFAULTS if (p := paths.published_dir() / name).is_dir()
     ]
     if not places:
         raise HorkdError(

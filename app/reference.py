@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from app.bench import Bench, Model, load_models
-from horkd import storage
+from horkd import paths, storage
 from horkd.data import ImageSet, load_dataset
 from horkd.errors import HorkdError
 from horkd.losses import class_centers
@@ -204,6 +204,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", type=Path, help="folder of exported networks")
     folder = parser.parse_args(argv).folder
     try:
+        paths.settle()
         models = load_models(folder)
         if models[0].classes:
             bench = Bench(models)

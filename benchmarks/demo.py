@@ -181,6 +181,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--clients", type=int, default=32)
     options = parser.parse_args()
+    paths.settle()
     with tempfile.TemporaryDirectory() as name, server() as (address, process, started):
         folder = Path(name)
         found = {"start_s": round(started, 1)}
@@ -189,7 +190,7 @@ def main() -> None:
         found["together"] = together(address, folder, options.clients)
         found["memory"] = memory(address, process, folder, options.requests)
     content = found | {"machine": describe_machine(torch.device("cpu"))}
-    storage.save_json(paths.root() / "reports" / "benchmarks" / "demo-cpu.json", content)
+    storage.save_json(paths.reports_dir() / "benchmarks" / "demo-cpu.json", content)
     print(content)
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from horkd import machine as machine_
-from horkd import storage
+from horkd import paths, storage
 from horkd.answers import Answers, FixedViews
 from horkd.data import Dataset, ImageSet
 from horkd.data.cifar import MEAN, STD
@@ -87,8 +87,10 @@ def looked(model: str, pixels: int, count: int, settings: Settings) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
-    parser.add_argument("--out", type=Path, default=Path("reports/benchmarks"))
+    parser.add_argument("--out", type=Path, help="folder (default: that of the reports)")
     options = parser.parse_args()
+    paths.settle()
+    out = options.out or paths.reports_dir() / "benchmarks"
     settings = Settings("cpu", options.precision, progress=False)
     load = machine_.load()
     if load > BUSY:
@@ -132,12 +134,12 @@ def main() -> None:
         f"is {IMAGES:,} images; a few batches of it were trained.\n\n"
         f"{markdown(pd.DataFrame(rows))}\n"
     )
-    storage.write_text(options.out / "estimate.md", text)
+    storage.write_text(out / "estimate.md", text)
     content = {
         "rows": numbers, "machine": machine, "precision": options.precision, "load": load,
         "commit": commit(), "versions": versions(),
     }  # fmt: skip
-    storage.write_text(options.out / "estimate.json", json.dumps(content, indent=1) + "\n")
+    storage.write_text(out / "estimate.json", json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":

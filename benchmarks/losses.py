@@ -325,6 +325,7 @@ def main() -> None:
     parser.add_argument("--widths", nargs="+", type=int, default=[64, 512, 2048])
     parser.add_argument("--seconds", type=float, default=2.0, help="to spend on a size")
     arguments = parser.parse_args()
+    paths.settle()
     rows, start = [], time.perf_counter()
     sizes = [
         (o, d, n)

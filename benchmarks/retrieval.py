@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=11316)
     parser.add_argument("--nmi", action="store_true", help="also NMI, by k-means: minutes")
     sizes = parser.parse_args()
+    paths.settle()
     torch.manual_seed(0)
     labels = torch.arange(sizes.images) % sizes.classes
     x = torch.randn(sizes.classes, sizes.width)[labels] + torch.randn(sizes.images, sizes.width)
@@ -37,7 +38,7 @@ def main() -> None:
         neighbours.nmi(x, labels)
         found["nmi_s"] = round(time.perf_counter() - start, 1)
     content = vars(sizes) | found | {"machine": describe_machine(torch.device("cpu"))}
-    storage.save_json(paths.root() / "reports" / "benchmarks" / "retrieval-cpu.json", content)
+    storage.save_json(paths.reports_dir() / "benchmarks" / "retrieval-cpu.json", content)
     print(content)
 
 

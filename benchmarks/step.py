@@ -126,6 +126,7 @@ def main() -> None:
     parser.add_argument("--data", default="")
     parser.add_argument("--steps", type=int, default=60)
     arguments = parser.parse_args()
+    paths.settle()
     step = prepare(arguments.preset, arguments.data)
     with exact_matmul():
         parts = measure(step, arguments.steps)

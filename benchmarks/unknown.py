@@ -171,8 +171,9 @@ def main() -> None:
     parser.add_argument("--data", choices=REPORTS, default="cifar100")
     parser.add_argument("--model", type=Path, help="a teacher at full resolution")
     asked, start = parser.parse_args(), time.perf_counter()
-    folder, report = paths.root() / "reports", REPORTS[asked.data]
-    network = load_network(asked.model or folder / report / "models" / "teacher.safetensors")
+    paths.settle()
+    networks = paths.published_dir() / REPORTS[asked.data] / "models"
+    network = load_network(asked.model or networks / "teacher.safetensors")
     data, full = load_dataset(asked.data), Degradation(32)
     splits = data.train, data.validation, data.test
     train, validation, test = (predict(network, s.images, data, full) for s in splits)
@@ -210,8 +211,9 @@ def main() -> None:
         "machine": describe_machine(torch.device("cpu")),
     }
     name = "unknown-glyphs" if asked.data == "glyphs" else "unknown"
-    storage.save_json(folder / "benchmarks" / f"{name}.json", content)
-    storage.write_text(folder / "benchmarks" / f"{name}.md", page(content))
+    folder = paths.reports_dir() / "benchmarks"
+    storage.save_json(folder / f"{name}.json", content)
+    storage.write_text(folder / f"{name}.md", page(content))
 
 
 def page(found: dict) -> str:

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from horkd import paths
 from horkd.errors import HorkdError, warnings_as_lines
 
 app = typer.Typer(
@@ -96,7 +97,7 @@ def _teacher_parameters(chosen, weights: str, model: str, statistics: str) -> di
         )
     with_teacher(chosen, weights, model, statistics)
     given = {
-        "teacher_weights": str(Path(weights).expanduser().resolve()),
+        "teacher_weights": str(paths.whole(weights, "--teacher-weights")),
         "teacher_model": model,
         "teacher_statistics": statistics,
     }
@@ -255,7 +256,6 @@ def work_(
 @app.command("trials")
 def trials_(preset: PresetOption = "paper-short") -> None:
     """Write the page of a preset's trials: reports/PRESET-DATA/trials/TRIALS.md, with records."""
-    from horkd import paths
     from horkd.studies.presets import get_preset
     from horkd.studies.results import Live
     from horkd.studies.task import task_of
@@ -329,6 +329,7 @@ def main() -> None:
     """Run a command; a user's mistake ends in one line on standard error and exit code 2."""
     warnings_as_lines()
     try:
+        paths.settle()
         code = app(standalone_mode=False)
     except HorkdError as error:
         sys.exit(_say(str(error), 2))

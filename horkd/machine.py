@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from horkd import paths
 from horkd.errors import HorkdError
 
 if TYPE_CHECKING:
@@ -258,18 +257,46 @@ def versions() -> dict[str, str]:
 
 @functools.lru_cache(maxsize=1)
 def commit() -> str:
-    """The checkout's commit, with `+` if horkd's files are changed; empty outside a checkout."""
+    """The checkout's commit, with `+` if horkd's files are changed; empty outside a checkout.
+
+    Of the checkout that this package lies in, whatever the environment or the current folder say.
+    """
+    return commit_of(Path(__file__).resolve().parent)
+
+
+def commit_of(package: Path) -> str:
+    """The commit that a package's files are from, with `+` if they are changed.
+
+    Empty where the package is not a folder at the top of a checkout, as after an installation into
+    an environment inside of somebody's repository. If git refuses to say, a warning says why.
+
+    Args:
+        package: its folder.
+    """
+    top = package.parent
 
     def git(*arguments: str) -> str:
+        # a checkout of another user is read: its code is running already
+        trust = ("-c", f"safe.directory={top}", "-c", "core.fsmonitor=false")
         return subprocess.run(
-            ["git", "-C", str(paths.root()), *arguments], capture_output=True, text=True, check=True
-        ).stdout.strip()
+            ["git", *trust, "-C", str(top), *arguments],
+            env={n: v for n, v in os.environ.items() if not n.startswith("GIT_")} | {"LC_ALL": "C"},
+            capture_output=True, text=True, errors="replace", check=True,
+        ).stdout.strip()  # fmt: skip
 
-    try:
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", "horkd")
-        return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
+    if not (top / ".git").exists():
         return ""
+    try:
+        if not git("ls-files", "--", package.name):
+            return ""
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", package.name)
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
+    except OSError as error:
+        reason = f"git: {error.strerror}"
+    except subprocess.CalledProcessError as error:
+        reason = (error.stderr.strip().splitlines() or ["git fails"])[-1]
+    warnings.warn(f"records will not name the commit of {top}: {reason}", stacklevel=2)
+    return ""
 
 
 #: From this load per core on, a machine is called busy.

@@ -144,10 +144,10 @@ def executed(notebook: "NotebookNode") -> "NotebookNode":
 
 def without_paths(text: str) -> str:
     """The text without this machine's folders: `.` for the checkout, `~` for home, `$HORKD_…`."""
-    names = {str(paths.root()): ".", str(Path.home()): "~"}
-    for variable in ("HORKD_DATA", "HORKD_RUNS", "HORKD_REPORTS", "HORKD_CACHE"):
-        if os.environ.get(variable, "").strip():
-            names[str(Path(os.environ[variable]).expanduser().resolve())] = f"${variable}"
+    names = {str(paths.root()): ".", os.path.expanduser("~"): "~"}
+    for variable in paths.SETTINGS:
+        if value := os.environ.get(variable, "").strip():
+            names[str(paths.whole(value, variable))] = f"${variable}"
     for folder in sorted(names, key=len, reverse=True):
         if len(folder) > 1:
             whole = rf"(?<![\w.-]){re.escape(folder)}(?![\w.-])"  # not /home/me in /home/me2

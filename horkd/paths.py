@@ -9,6 +9,10 @@ was opened; every path therefore goes through this module.
 | runs (records and checkpoints) | `runs/` in the checkout | `HORKD_RUNS` |
 | reports | `reports/` in the checkout | `HORKD_REPORTS` |
 | cache (the embedded set) | `~/.cache/horkd` | `HORKD_CACHE` |
+
+A command takes a relative folder from where it was started, once and for all (`settle`): its
+notebooks and workers are told the whole path. Elsewhere it would be another folder in each
+notebook, so there it is refused.
 """
 
 import os
@@ -16,10 +20,49 @@ from pathlib import Path
 
 from horkd.errors import HorkdError
 
+#: The settings that name a folder.
+SETTINGS = ("HORKD_DATA", "HORKD_RUNS", "HORKD_REPORTS", "HORKD_CACHE")
+
+
+def whole(path: str | Path, what: str) -> Path:
+    """The absolute path, with `~` and `~user` filled in, seen from the current folder.
+
+    Args:
+        path: as somebody wrote it.
+        what: the setting or option that it was written in.
+
+    Raises:
+        HorkdError: if it begins with the home of a user that there is not.
+    """
+    try:
+        return Path(path).expanduser().resolve()
+    except RuntimeError:
+        raise HorkdError(f"{what} is {path}: that home folder is not known, write it out") from None
+
+
+def settle() -> None:
+    """Make relative folders in the settings absolute, for this process and those that it starts.
+
+    For the start of a command: a relative folder is taken from where the command was started.
+
+    Raises:
+        HorkdError: as `whole`.
+    """
+    for name in SETTINGS:
+        if value := os.environ.get(name, "").strip():
+            os.environ[name] = str(whole(value, name))
+
 
 def _setting(name: str) -> Path | None:
     value = os.environ.get(name, "").strip()
-    return Path(value).expanduser().resolve() if value else None
+    if not value:
+        return None
+    if value[0] != "~" and not Path(value).is_absolute():
+        raise HorkdError(
+            f"{name} is {value}, which is another folder for each notebook and script: write its "
+            "whole path"
+        )
+    return whole(value, name)
 
 
 def root() -> Path:
@@ -55,10 +98,26 @@ def runs_dir() -> Path:
 
 def reports_dir() -> Path:
     """Where batch runs leave tables, figures and executed notebooks."""
-    return _setting("HORKD_REPORTS") or root() / "reports"
+    return _setting("HORKD_REPORTS") or published_dir()
+
+
+def published_dir() -> Path:
+    """The reports and networks that come with the checkout, wherever new ones are written."""
+    return root() / "reports"
 
 
 def cache_dir() -> Path:
-    """Where the embedded set is kept once it is drawn."""
+    """Where the embedded set is kept once it is drawn.
+
+    Raises:
+        HorkdError: if nothing says where, and there is no home folder.
+    """
+    if folder := _setting("HORKD_CACHE"):
+        return folder
     base = os.environ.get("XDG_CACHE_HOME", "").strip()
-    return _setting("HORKD_CACHE") or (Path(base) if base else Path.home() / ".cache") / "horkd"
+    if Path(base).is_absolute():  # a relative one does not count, by the standard that has it
+        return Path(base) / "horkd"
+    try:
+        return Path.home() / ".cache" / "horkd"
+    except RuntimeError:
+        raise HorkdError("this user has no home folder: set HORKD_CACHE to a folder") from None

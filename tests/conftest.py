@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from horkd import paths
+
+paths.settle()  # `HORKD_DATA=data make test`
+
 # Read when torch is imported, here and in every process that a test starts: several threads each
 # get in each other's way where several tests run at once.
 os.environ["OMP_NUM_THREADS"] = "1"

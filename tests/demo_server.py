@@ -82,7 +82,6 @@ class Demo:
         self.port = free_port()
         self.base = f"http://127.0.0.1:{self.port}"
         changes = {
-            "HORKD_REPORTS": str(ROOT / "reports"),
             "TMPDIR": str(self.temp),
             "OMP_NUM_THREADS": "1",
             "PYTHONUNBUFFERED": "1",

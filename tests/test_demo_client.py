@@ -684,7 +684,6 @@ def test_nobody_hears_what_was_asked(visitor):
 def start(monkeypatch, capsys, tmp_path):
     """Start the demo in this process: (exit code, standard error)."""
     threads, ending = torch.get_num_threads(), signal.getsignal(signal.SIGTERM)
-    monkeypatch.setenv("HORKD_REPORTS", str(ROOT / "reports"))
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
 
     def call(*arguments: str) -> tuple[int, str]:
@@ -730,8 +729,8 @@ def test_models_that_are_not_there(start, tmp_path):
     assert_complaint(start("--models", str(PLACES[2])), "no classifiers")
 
 
-def test_nothing_to_show(start, monkeypatch, tmp_path):
-    monkeypatch.setenv("HORKD_REPORTS", str(tmp_path))
+def test_nothing_to_show(start, monkeypatch):
+    monkeypatch.setattr(command, "DEFAULTS", ())
     assert_complaint(start(), "start the demo in its checkout")
 
 

@@ -42,7 +42,7 @@ def committed_file(config: RunConfig) -> Path:
     Raises:
         HorkdError: if it is not among them.
     """
-    folders = dict.fromkeys((paths.root() / "reports", paths.reports_dir()))
+    folders = dict.fromkeys((paths.published_dir(), paths.reports_dir()))
     for path in (p for folder in folders for p in sorted(folder.glob("*/models/*.safetensors"))):
         if digest(path) == config.weights:
             return path
