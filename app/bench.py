@@ -127,13 +127,20 @@ def load_models(path: Path) -> list[Model]:
         return _of_run(path.resolve())
     files = [path]
     if path.is_dir():
-        files = sorted(p for p in path.glob("*.safetensors") if p.stem != "reference")
+        files = sorted(p for p in path.iterdir() if _is_network(p))
         if not files:
             raise HorkdError(
                 f"there is no network in {path}: name an exported file, a folder of such files or "
                 "the folder of a run"
             )
     return [_exported(file) for file in files]
+
+
+def _is_network(path: Path) -> bool:
+    """Whether a file is one of the networks in a folder, and no copy that a system keeps of it."""
+    return (
+        path.suffix.lower() == ".safetensors" and path.stem != "reference" and path.name[0] != "."
+    )
 
 
 def _exported(path: Path) -> Model:

@@ -71,6 +71,20 @@ def numbers(values: ArrayLike | Tensor, name: str) -> np.ndarray:
         raise HorkdError(f"{name} must be a table of numbers: {error}") from None
 
 
+#: Seeds are below this: torch's generators take no larger ones.
+SEEDS = 2**63
+
+
+def require_seed(seed: object) -> None:
+    """Refuse what is no seed.
+
+    Raises:
+        HorkdError: if it is no whole number in 0 to 2⁶³ - 1.
+    """
+    if not isinstance(seed, int | np.integer) or not 0 <= seed < SEEDS:
+        raise HorkdError(f"a seed must be a whole number in 0 to {SEEDS - 1} (2⁶³ - 1), got {seed}")
+
+
 def flags(values: ArrayLike | Tensor, name: str) -> np.ndarray:
     """Bool (P,).
 

@@ -65,11 +65,14 @@ def reproduce(
     force: Annotated[bool, typer.Option(help="also run what is up to date")] = False,
 ) -> None:
     """Run the notebooks into reports/PRESET-DATA/; only what is missing or out of date."""
+    from horkd.data.retrieval import FOLDER, listing_digest
     from horkd.reproduce import reproduce
     from horkd.studies.presets import get_presets, meant_by
 
     name = preset or meant_by(data, bool(teacher_weights))
     chosen = get_presets(name, data, seeds, select)[0]
+    if chosen.data.startswith(FOLDER):
+        listing_digest(chosen.data)  # a folder that is not there is no report of failures
     parameters = dict(_parameter(text) for text in parameter or [])
     parameters |= {n: value for n, value in (("seeds", seeds), ("select", select)) if value}
     teacher = (teacher_weights, teacher_model, teacher_statistics)

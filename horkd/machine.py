@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from horkd.checks import require_seed
 from horkd.errors import HorkdError
 
 if TYPE_CHECKING:
@@ -188,7 +189,12 @@ class Interruption:
 
 @contextmanager
 def seeded(device: str, seed: int) -> Iterator[None]:
-    """Torch's global generators seeded inside, and as they were outside."""
+    """Torch's global generators seeded inside, and as they were outside.
+
+    Raises:
+        HorkdError: if the seed is not one of torch's.
+    """
+    require_seed(seed)
     devices = [torch.device(device)] if device.startswith("cuda") else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)

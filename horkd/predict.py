@@ -11,6 +11,7 @@ from horkd.degradation import Degradation
 from horkd.errors import HorkdError
 from horkd.networks.network import Network, Output
 from horkd.preprocess import Channels, Preprocess
+from horkd.processes import loader_failures
 
 if TYPE_CHECKING:
     from horkd.data.images import Dataset
@@ -73,10 +74,11 @@ def predict(
         batch_size = chunk(network, degradation, size)
     features, logits = [], []
     try:
-        for batch in _parts(images, batch_size):
-            out = network(preprocess(batch.to(device), generator))
-            features.append(out.features.float())
-            logits.append(out.logits.float())
+        with loader_failures():
+            for batch in _parts(images, batch_size):
+                out = network(preprocess(batch.to(device), generator))
+                features.append(out.features.float())
+                logits.append(out.logits.float())
     finally:
         network.train(training)
     if not features:

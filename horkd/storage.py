@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from horkd.errors import HorkdError
+from horkd.processes import require_main_guard
 
 
 class DamagedFile(HorkdError):
@@ -58,8 +59,10 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
 
     Raises:
         Busy: if another holds it and `wait` is False.
-        HorkdError: if the folder cannot be written to.
+        HorkdError: if the folder cannot be written to, or this is a child that runs its parent's
+            script again: the parent may hold the lock, and waits for this child.
     """
+    require_main_guard()
     lock = FileLock(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

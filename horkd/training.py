@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from horkd.answers import Answers, Remembered
+from horkd.checks import SEEDS, require_seed
 from horkd.data.batches import Batches, FileBatches, ReducedBatches
 from horkd.data.images import Dataset, ImageSet
 from horkd.data.photos import PhotoFiles
@@ -20,6 +21,7 @@ from horkd.machine import Interruption, Settings, exact_matmul, seeded
 from horkd.networks.network import Network
 from horkd.objectives import Frozen, Objective
 from horkd.preprocess import Channels, Preprocess
+from horkd.processes import loader_failures
 
 #: The gradient shares are measured on one step of this many, and at least once an epoch.
 GRADIENT_EVERY = 25
@@ -316,10 +318,13 @@ def fit(
 
     Raises:
         Diverged: if the loss is no longer a finite number.
+        HorkdError: if the seed is none, or a process that decodes photos died.
     """
+    require_seed(seed)
     epoch = _Epoch(batches, preprocess, recipe, settings, seed, answers, warmup, after_step)
     with (
         exact_matmul(),
+        loader_failures(),
         tqdm(
             total=recipe.epochs * len(batches),
             initial=state.epoch * len(batches) + state.step,
@@ -373,7 +378,8 @@ class _Epoch:
 
         Sums stay on the device; nothing is read back before the end.
         """
-        seed, device = self.seed * 100_003 + state.epoch, self.settings.device
+        # of any seed of the run one that torch takes
+        seed, device = (self.seed * 100_003 + state.epoch) % SEEDS, self.settings.device
         random = state.generators = Generators(device, seed)
         pixels = self.recipe.pixels(state.epoch, self.preprocess.degradation.size)
         learner_sees = partial(self.preprocess.at(pixels), generator=random.learner)

@@ -73,6 +73,45 @@ def test_a_mistake_is_one_line_and_code_2(horkd, monkeypatch, tmp_path, argument
     assert_one_line(err, complaint)
 
 
+DATA = [
+    ("glyphs@64", "", "glyphs has images of one size alone: leave out @64"),
+    ("glyphs@", "", "glyphs has images of one size alone: leave out @"),
+    ("cifar100@16", "cpu", "cifar100 has images of one size alone: leave out @16"),
+    ("@64", "", "unknown data set '@64': choose from glyphs, cifar100"),
+    ("glyphs-disjoint@64", "metric", "glyphs-disjoint has images of 32 pixels alone"),
+    ("lfw-1@abc", "faces", "cannot read the data set 'lfw-1@abc': write NAME@SIZE"),
+    ("umdfaces@" + "9" * 5000, "faces-paper", "write NAME@SIZE, SIZE in pixels"),
+    ("cub@abc", "metric-paper", "write cub@SIZE"),
+    ("folder:", "metric-paper", "write folder:PATH"),
+    ("folder:missing@x", "metric-paper", "there is no folder"),
+]
+
+
+@pytest.mark.parametrize("verb", [("queue",), ("work",), ("export", "out"), ("reproduce",)])
+@pytest.mark.parametrize(("data", "preset", "complaint"), DATA, ids=[d[:20] for d, _, _ in DATA])
+def test_an_odd_name_of_data_is_one_line(
+    horkd, monkeypatch, tmp_path, verb, data, preset, complaint
+):
+    for name in ("HORKD_RUNS", "HORKD_DATA", "HORKD_REPORTS"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    named = ("--preset", preset) if preset else ()
+    code, out, err = horkd(*verb, *named, "--data", data)
+    assert (code, out) == (2, "")
+    assert_one_line(err, complaint)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("seeds", [1001, 2**63, 2**64, 10**30])
+@pytest.mark.parametrize("verb", ["queue", "work", "reproduce"])
+def test_too_many_seeds_are_one_line(horkd, monkeypatch, tmp_path, verb, seeds):
+    monkeypatch.setenv("HORKD_RUNS", str(tmp_path))
+    monkeypatch.setenv("HORKD_REPORTS", str(tmp_path))
+    code, out, err = horkd(verb, "--seeds", str(seeds))
+    assert (code, out) == (2, "")
+    assert_one_line(err, f"the number of seeds must be 1000 at most, got {seeds}")
+
+
 def environment(tmp_path: Path) -> dict[str, str]:
     return {
         **os.environ,

@@ -512,6 +512,9 @@ def test_a_folder_of_exports(tmp_path):
     storage.save_tensors(tmp_path / "reference.safetensors", {}, {})
     (tmp_path / "readme.txt").write_text("…")
     assert [m.name for m in load_models(tmp_path)] == ["a", "b", "c"]
+    (tmp_path / "a.safetensors").rename(tmp_path / "a.SAFETENSORS")
+    (tmp_path / "._b.safetensors").write_bytes(b"what macOS keeps beside a file")
+    assert [m.name for m in load_models(tmp_path)] == ["a", "b", "c"]
 
 
 def damaged(path: Path) -> None:

@@ -439,6 +439,18 @@ def test_opening_lists_and_does_not_decode(tmp_path):
     assert "Ann_A_0001.jpg" in tiny.one_line(error)
 
 
+def test_files_of_other_endings_are_counted_and_the_set_stays_the_same(tmp_path):
+    home = lfw_tree(tmp_path) / "lfw" / "lfw-deepfunneled"
+    before = load_lfw(tmp_path).faces.files
+    for name in ("x.gif", "y.GIF", "z.webp", "Thumbs.db", ".DS_Store"):
+        (home / "Ann_A" / name).write_bytes(b"x")
+    (home / "__MACOSX").mkdir()  # nobody's name
+    says = r"3 files are left out \(2 \.gif, 1 \.webp\): photos are \.jpg, \.jpeg, \.png$"
+    with pytest.warns(UserWarning, match=says) as said:
+        assert load_lfw(tmp_path).faces.files == before
+    assert len(said) == 1
+
+
 LOADERS = {
     "lfw": load_lfw,
     "xqlfw": load_xqlfw,
@@ -766,6 +778,10 @@ def test_tinyface(tmp_path):
     others = load_tinyface(tmp_path).distractors
     assert others.labels.tolist() == [-1]
     assert others.names == faces.gallery.names
+    write(home / "Probe" / "10_4.png").rename(home / "Probe" / "10_4.tif")
+    with pytest.warns(UserWarning, match=r"1 file is left out \(1 \.tif\)"):
+        load_tinyface(tmp_path)
+    (home / "Probe" / "10_4.tif").unlink()
     write(home / "Probe" / "unnamed.jpg")
     with pytest.raises(HorkdError, match=r"unnamed\.jpg: the name must begin with a number"):
         load_tinyface(tmp_path)

@@ -153,6 +153,19 @@ def test_the_same_seed_gives_the_same_weights():
 
 
 @pytest.mark.parametrize(
+    ("name", "pixels"),
+    [("resnet8x0.25", 4), ("resnet18x0.1", 8), ("vgg11x0.05", 8), ("mobilefacenet", 112)],
+)
+def test_one_image_of_which_batchnorm_has_no_deviation_is_one_line(name, pixels):
+    network, image = Network(ModelSpec(name, 3)), torch.zeros(1, 3, pixels, pixels)
+    with pytest.raises(HorkdError, match="cannot be trained on one image at a time") as error:
+        network(image)
+    assert "take batches of 2 or more, or `.eval()`" in tiny.one_line(error)
+    assert network(image.expand(2, -1, -1, -1)).logits.shape == (2, 3)
+    assert network.eval()(image).logits.shape == (1, 3)
+
+
+@pytest.mark.parametrize(
     "name", ["resnet19", "ResNet18", "resnet18x", "resnet18x0", "resnet18x-1", "", "vgg16", "x2"]
 )
 def test_unknown_names(name):

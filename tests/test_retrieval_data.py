@@ -6,10 +6,13 @@ import pickle
 import re
 import shutil
 import sys
+import tempfile
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pillow_heif
 import pytest
 import tiny
 import torch
@@ -420,6 +423,18 @@ def test_sop(home, place):
 # Folders
 
 
+@pytest.fixture
+def forgetful():
+    """No listing is left over from another test; calling it forgets those of this one."""
+    listing_digest.cache_clear()
+    yield listing_digest.cache_clear
+    listing_digest.cache_clear()
+
+
+def key_of(name: str) -> str:
+    return RunConfig(model="resnet8x0.25", degradation=Degradation(8), data=name).key
+
+
 def test_the_first_half_of_the_classes_is_trained_on(home):
     names = [f"bird {c}" for c in "cabedfgihjk"]
     folder = class_tree(home / "my birds", names, 3)
@@ -474,11 +489,168 @@ def test_train_and_test_are_the_split(home):
     assert data.train[5][0][:, 5, 5].tolist() == list(colour(5))
 
 
-def test_train_and_test_beside_others_are_classes(home):
-    class_tree(home / "birds", ["a", "b", "c", "test", "train"])
+@pytest.mark.parametrize("names", [("Train", "Test"), ("TRAINING", "testing")])
+def test_the_split_by_other_names(home, names):
+    class_tree(home / "birds" / names[0], "abc")
+    class_tree(home / "birds" / names[1], "xy")
+    data = load_retrieval("folder:birds@32")
+    check(data)
+    assert data.train.files == tuple(f"{names[0]}/{c}/{i}.png" for c in "ab" for i in range(2))
+    assert data.test.classes == ("x", "y")
+
+
+SPLIT_TREES = {
+    "all three": ["train/a", "train/b", "val/a", "val/b", "test/a", "test/b"],
+    "without a test": ["train/a", "train/b", "train/c", "valid/d", "valid/e"],
+    "another name": ["train/a", "train/b", "train/c", "Validation/d", "test/e", "test/f"],
+    "in capitals": ["TRAIN/a", "TRAIN/b", "TRAIN/c", "VAL/d", "VAL/e"],
+    "among classes": ["a", "b", "c", "test", "train"],
+    "alone among classes": ["a", "b", "c", "d", "e", "Val"],
+    "beside something else": ["train/a", "train/b", "train/c", "test/d", "test/e", "models/f"],
+    "without classes in them": ["train", "test"],
+    "a test without labels": ["train/a", "train/b", "train/c", "test"],
+    "one alone": ["train/a", "train/b", "train/c", "train/d", "train/e"],
+}
+
+
+@pytest.mark.parametrize("tree", SPLIT_TREES)
+def test_splits_are_not_taken_for_classes(home, forgetful, tree):
+    for name in SPLIT_TREES[tree]:
+        class_tree(home / "birds", [name], 3)
+    message = refusal("folder:birds@32")
+    split = next(
+        path.name
+        for path in sorted((home / "birds").iterdir())
+        if path.name.lower() in ("train", "val", "valid", "validation", "test")
+    )
+    assert split in message
+    assert f"name one split (folder:{home}/birds/" in message
+    with pytest.raises(HorkdError, match="is no name of a class but of a split"):
+        key_of("folder:birds@32")  # nothing is queued
+
+
+def test_one_split_by_its_name(home):
+    class_tree(home / "birds" / "train", "abcdef")
+    class_tree(home / "birds" / "val", "abcdef")
+    data = load_retrieval("folder:birds/train@32")
+    check(data)
+    assert (data.train.classes, data.test.classes) == (("a", "b"), tuple("def"))
+
+
+def test_splits_within_a_split(home):
+    for half, classes in (("train", "abc"), ("test", ["x", "y", "train"])):
+        class_tree(home / "birds" / half, classes)
+    assert f"{home}/birds/test/train is no class by its name" in refusal("folder:birds")
+
+
+def test_a_folder_around_the_one_of_classes(home):
+    class_tree(home / "download" / "birds", "abcde")
+    assert refusal("folder:download") == (
+        f"{home}/download holds the one folder birds, and that holds others: name that one, "
+        f"folder:{home}/download/birds"
+    )
+    (home / "download" / "__MACOSX" / "birds").mkdir(parents=True)  # as an archive has it
+    assert "name that one" in refusal("folder:download")
+    check(load_retrieval("folder:download/birds"))
+
+
+def test_what_systems_leave_is_no_class(home):
+    folder = class_tree(home / "birds", "abcde")
+    class_tree(folder, ["__MACOSX", "@eaDir", ".trash", "a/@eaDir"])
+    for litter in ("Thumbs.db", ".DS_Store", "desktop.ini", "._0.png"):
+        (folder / "a" / litter).write_bytes(b"x")
     data = load_retrieval("folder:birds")
-    assert data.train.classes + data.validation.classes == ("a", "b", "c")
-    assert data.test.classes == ("test", "train")
+    assert data.train.classes + data.validation.classes + data.test.classes == tuple("abcde")
+    assert images_of(data.train)["a"] == ["a/0.png", "a/1.png"]
+
+
+@pytest.mark.parametrize("names", [("duck", "Duck"), ("B\u00e4r", "Ba\u0308r")])
+def test_classes_that_differ_in_capitals_or_accents_alone(home, names):
+    class_tree(home / "birds", ["a", "c", "d", *names])
+    assert "which differ in capitals alone: join them" in refusal("folder:birds")
+    class_tree(home / "split" / "train", ["a", "c", names[0]])
+    class_tree(home / "split" / "test", ["x", "y", names[1]])
+    assert f"has the class {names[0]} in train and in test" in refusal("folder:split")
+
+
+def test_folders_within_those_of_all_classes(home):
+    for name in "abcde":
+        class_tree(home / "birds" / name, ["young", "old"], 1)
+    with pytest.warns(UserWarning, match="no class has images of its own") as said:
+        data = load_retrieval("folder:birds")
+    assert len(said) == 1
+    assert images_of(data.train)["a"] == ["a/old/0.png", "a/young/0.png"]
+    write(home / "birds" / "c" / "0.png")
+    check(load_retrieval("folder:birds"))  # without a warning, which would be an error
+
+
+def test_links_among_folders(home, tmp_path):
+    class_tree(tmp_path / "elsewhere", ["d"])
+    folder = class_tree(home / "birds", "abc")
+    (folder / "d").symlink_to(tmp_path / "elsewhere" / "d")
+    (folder / "e").symlink_to(folder / "gone")  # to nowhere
+    class_tree(folder, "f")
+    (folder / "a" / "again").symlink_to(folder / "a")  # a circle, which is gone round once
+    data = load_retrieval("folder:birds")
+    assert data.train.classes + data.validation.classes + data.test.classes == tuple("abcdf")
+    assert images_of(data.train)["a"] == ["a/0.png", "a/1.png"]
+    assert images_of(data.test)["d"] == ["d/0.png", "d/1.png"]
+    (folder / "b" / "all").symlink_to(folder)
+    message = refusal("folder:birds")
+    assert f"{folder}/b/all/a is a part of a and of b, by a link: remove the link" in message
+
+
+# Endings
+
+PHOTOS = ("a.JPG", "b.jpeg", "c.jpe", "d.jfif", "e.Png", "f.webp", "g.gif", "h.BMP", "i.tif",
+          "j.TIFF", "k.heic", "l.HEIF", "m.avif", "n.ppm", "o.pgm")  # fmt: skip
+
+
+def test_a_folder_is_read_as_the_demo_reads_pictures(home):
+    """Every format by its own ending, and two under another's."""
+    pillow_heif.register_heif_opener()  # to write some
+    folder = class_tree(home / "birds", "abcde", 1)
+    for k, name in enumerate(PHOTOS):
+        write(folder / "a" / name, k, "L" if name.endswith("pgm") else "RGB")
+    write(folder / "b" / "x.png", 7).rename(folder / "b" / "x.jpg")
+    write(folder / "b" / "y.heic", 9).rename(folder / "b" / "y.jpg")
+    frames = [Image.new("RGB", (20, 14), colour(k)) for k in (30, 40)]
+    frames[0].save(folder / "b" / "z.gif", save_all=True, append_images=frames[1:])
+    train = load_retrieval("folder:birds@16").train
+    assert images_of(train)["a"] == ["a/0.png", *(f"a/{name}" for name in sorted(PHOTOS))]
+    shown = {file: train[i][0].float().mean((1, 2)) for i, file in enumerate(train.files)}
+    for k, name in enumerate(PHOTOS):
+        if not name.endswith("pgm"):
+            assert (shown[f"a/{name}"] - torch.tensor(colour(k)).float()).abs().max() < 12, name
+    for name, k in (("x.jpg", 7), ("y.jpg", 9), ("z.gif", 30)):  # of several frames the first
+        assert (shown[f"b/{name}"] - torch.tensor(colour(k)).float()).abs().max() < 12, name
+
+
+def test_what_is_left_out_is_counted(home, forgetful):
+    folder = class_tree(home / "birds", "abcde")
+    for name in ("1.psd", "2.PSD", "3.mp4", "photo", "notes.txt", "boxes.XML", "Thumbs.db"):
+        (folder / "a" / name).write_bytes(b"x")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("default")
+        key_of("folder:birds")
+        load_retrieval("folder:birds")
+    (line,) = [str(one.message) for one in said]  # said once
+    assert line.startswith(
+        f"{folder}: 4 files are left out (2 .psd, 1 .mp4, 1 without ending): photos are .jpg, "
+    )
+    assert "\n" not in line
+
+
+def test_heic_without_its_decoder_is_refused_before_anything_is_trained(home, monkeypatch):
+    pillow_heif.register_heif_opener()
+    folder = class_tree(home / "birds", "abcde")
+    write(folder / "b" / "9.heic")
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # as if it were not installed
+    monkeypatch.setattr(Image, "ID", [name for name in Image.ID if name != "HEIF"])
+    message = refusal("folder:birds")
+    assert f"{folder}/b/9.heic is a HEIC or AVIF file" in message
+    assert "pip install -U pillow pillow-heif" in message
+    assert listing_digest("folder:birds")  # records can be read all the same
 
 
 def test_where_folders_are_looked_for(home, tmp_path, monkeypatch):
@@ -526,29 +698,25 @@ def test_odd_folders(home):
     assert f"{home}/hole/test/z has no images" in refusal("folder:hole")
 
 
-def test_a_folder_that_cannot_be_listed(home, monkeypatch):
-    class_tree(home / "locked", "abcde")
-
-    def no(_folder):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr("torchvision.datasets.folder.find_classes", no)
-    assert f"cannot list {home}/locked: Permission denied" in refusal("folder:locked")
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="needs users")
+@pytest.mark.parametrize("locked", ["", "b", "b/more"])
+def test_a_folder_that_cannot_be_listed(locked):
+    with tempfile.TemporaryDirectory() as place:
+        root = class_tree(Path(place) / "birds", "abcde")
+        write(root / "b" / "more" / "9.png")
+        Path(place).chmod(0o755)
+        user, mode = os.geteuid(), (root / locked).stat().st_mode
+        (root / locked).chmod(0)
+        try:
+            if user == 0:
+                os.seteuid(65534)  # root may list anything
+            assert f"cannot list {root / locked}: Permission denied" in refusal(f"folder:{root}")
+        finally:
+            os.seteuid(user)
+            (root / locked).chmod(mode)
 
 
 # Which photos a folder holds
-
-
-@pytest.fixture
-def forgetful():
-    """No listing is left over from another test; calling it forgets those of this one."""
-    listing_digest.cache_clear()
-    yield listing_digest.cache_clear
-    listing_digest.cache_clear()
-
-
-def key_of(name: str) -> str:
-    return RunConfig(model="resnet8x0.25", degradation=Degradation(8), data=name).key
 
 
 def split_tree(home: Path) -> Path:

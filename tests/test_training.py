@@ -19,10 +19,11 @@ from horkd.data.glyphs import CHARACTERS, glyph_masks
 from horkd.degradation import Degradation
 from horkd.errors import HorkdError
 from horkd.losses import HybridOrderLoss, class_centers, order1, order2, order3, order_c
-from horkd.machine import Settings, exact_matmul
+from horkd.machine import Settings, exact_matmul, seeded
 from horkd.objectives import Frozen, Objective
 from horkd.predict import predict
 from horkd.preprocess import Preprocess
+from horkd.protocols.neighbours import nmi
 from horkd.studies.presets import get_preset
 from horkd.training import Recipe, State, batches_of, fit, new_state, train
 
@@ -82,6 +83,53 @@ def task(
 
 def state_for(objective: Objective, recipe: Recipe, seed: int = 0) -> State:
     return new_state(tiny.network(seed=seed), objective, recipe)
+
+
+# What cannot be trained
+
+HALF = (0.5, 0.5, 0.5)
+
+
+def test_batches_of_one_image_are_one_line():
+    recipe = Recipe(epochs=1, batch_size=1, crop=0)
+    told = task(recipe) | {"preprocess": Preprocess(Degradation(4), HALF, HALF)}
+    with pytest.raises(HorkdError, match=r"resnet8x0\.25 cannot be trained on one image") as error:
+        fit(state_for(Objective(), recipe), **told)
+    tiny.one_line(error)
+    fit(state_for(Objective(), recipe), **task(recipe))  # at 8 pixels there is something left
+
+
+BAD_SEEDS = (-1, 2**63, 2**64, 1.5, "0", None)
+
+
+@pytest.mark.parametrize("seed", BAD_SEEDS)
+def test_bad_seeds_are_one_line(seed):
+    recipe = Recipe(epochs=1, batch_size=12)
+    asked = (
+        lambda: fit(state_for(Objective(), recipe), **task(recipe, seed=seed)),
+        lambda: next(batches_of(tiny.data().train, recipe).epoch(seed)),
+        lambda: seeded("cpu", seed).__enter__(),
+        lambda: tiny.student(seed=seed),
+        lambda: nmi(torch.randn(8, 3), torch.arange(8) % 2, seed),
+    )
+    for ask in asked:
+        with pytest.raises(
+            HorkdError, match=r"a seed must be a whole number in 0 to 9223"
+        ) as error:
+            ask()
+        assert tiny.one_line(error).endswith(f"(2⁶³ - 1), got {seed}")
+
+
+def test_the_largest_seeds_are_seeds_like_others():
+    recipe = Recipe(epochs=2, batch_size=12)
+    images = next(batches_of(tiny.data().train, recipe).epoch(2**63 - 1))[0]
+    assert len(images) == 12
+    assert 0 <= nmi(torch.randn(8, 3), torch.arange(8) % 2, 2**63 - 1) <= 100
+    found = [
+        fit(state_for(Objective(), recipe), **task(recipe, seed=seed)).history[-1]["terms"]["loss"]
+        for seed in (2**63 - 1, 2**63 - 1, 2**62)
+    ]
+    assert found[0] == found[1] != found[2]
 
 
 # One step, by formulas

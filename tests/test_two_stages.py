@@ -115,6 +115,14 @@ def test_a_learner_for_other_classes_is_one_line(three):
         distil(teacher, other, tiny.data().train, Degradation(8))
 
 
+@pytest.mark.parametrize("seed", [-1, 2**63, 2**64])
+def test_a_bad_seed_is_one_line_before_anything_is_trained(three, seed):
+    before = [weights(network) for network in three]
+    with pytest.raises(HorkdError, match="a seed must be a whole number in 0 to 9223"):
+        transfer(*three, tiny.data().train, 8, recipe=tiny.RECIPE, seed=seed)
+    assert all(same(weights(n), b) for n, b in zip(three, before, strict=True))
+
+
 def test_statistics_are_those_of_the_images():
     found = statistics(tiny.data().train)
     assert found.mean == pytest.approx(tiny.data().mean, abs=1e-6)

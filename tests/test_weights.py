@@ -203,6 +203,12 @@ def test_other_precisions_become_float32(tmp_path, given, suffix, dtype):
         assert torch.equal(found[name], tensor.to(state[name].dtype)), name
 
 
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_endings_in_capitals(tmp_path, given, suffix):
+    path = write(tmp_path / f"w.{suffix}", given.backbone.state_dict())
+    assert_same(load_pretrained(path.rename(tmp_path / f"W.{suffix.upper()}"), SPEC), given)
+
+
 def test_counters_of_batch_norm_may_be_absent(tmp_path, given):
     state = given.backbone.state_dict()
     tensors = {n: t for n, t in state.items() if not n.endswith("num_batches_tracked")}

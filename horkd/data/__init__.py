@@ -32,12 +32,12 @@ __all__ = [
     "find",
     "full_size",
     "is_faces",
-    "is_known",
     "is_retrieval",
     "load_dataset",
     "normalise",
     "parse",
     "registered",
+    "source_of",
     "training_images",
     "whole_of",
 ]
@@ -78,20 +78,22 @@ def find(name: str) -> Source | None:
     return DATASETS.get(name) or DATASETS.get(name.partition("@")[0])
 
 
-def _known(name: str) -> Source:
+def source_of(name: str) -> Source:
+    """The source of a data set whose name is right in all its parts.
+
+    Raises:
+        HorkdError: if there is no such data set, or not in the size after its @.
+    """
     source = find(name)
     if source is None:
-        raise _unknown(name)
+        raise HorkdError(
+            f"unknown data set {name!r}: choose from {', '.join(DATASETS)}, folder:PATH"
+        )
+    if "@" in name and source.kind == "images":
+        base, _, size = name.partition("@")
+        raise HorkdError(f"{base} has images of one size alone: leave out @{size}")
+    source.size(name)
     return source
-
-
-def _unknown(name: str) -> HorkdError:
-    return HorkdError(f"unknown data set {name!r}: choose from {', '.join(DATASETS)}")
-
-
-def is_known(name: str) -> bool:
-    """Whether there is a data set of that name, here or elsewhere."""
-    return find(name) is not None
 
 
 def is_faces(name: str) -> bool:
@@ -108,7 +110,7 @@ def is_retrieval(name: str) -> bool:
 
 def full_size(name: str) -> int:
     """Side of a data set's full-resolution images in pixels, without reading it."""
-    return _known(name).size(name)
+    return source_of(name).size(name)
 
 
 def training_images(name: str, per_class: int | None = None, validation: bool = True) -> int:
@@ -119,7 +121,7 @@ def training_images(name: str, per_class: int | None = None, validation: bool = 
         per_class: as in `load_dataset`.
         validation: whether the validation split is held out; else it is trained on as well.
     """
-    return _known(name).images(name, per_class, validation)
+    return source_of(name).images(name, per_class, validation)
 
 
 def load_dataset(name: str, per_class: int | None = None) -> Dataset:
@@ -134,10 +136,7 @@ def load_dataset(name: str, per_class: int | None = None) -> Dataset:
     Raises:
         HorkdError: if the name is unknown or the data are missing or damaged.
     """
-    source = _known(name)
-    if "@" in name and source.kind == "images":  # those have one size
-        raise _unknown(name)
-    return _loaded(source.load, name, per_class, paths.data_dir())
+    return _loaded(source_of(name).load, name, per_class, paths.data_dir())
 
 
 @functools.lru_cache(maxsize=4)

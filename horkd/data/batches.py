@@ -6,10 +6,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader
 
+from horkd.checks import require_seed
 from horkd.data.images import ImageSet
-from horkd.data.photos import PhotoFiles, decoded, workers_for
+from horkd.data.photos import PhotoFiles
+from horkd.data.workers import decoded, workers_for
 from horkd.errors import HorkdError
 
 
@@ -81,6 +82,7 @@ class Batches:
 
     def _drawn(self, seed: int) -> tuple[Tensor, torch.Generator]:
         """`order`, and the generator that everything else of the epoch is drawn from."""
+        require_seed(seed)
         device = self.labels.device
         g = torch.Generator(device).manual_seed(seed)
         n = len(self) * self.batch_size
@@ -263,7 +265,8 @@ class FileBatches(Batches):
         mirrored = torch.rand(n, generator=g) < (0.5 if self.flip else 0.0)
         inner, size = self.files.margin - self.crop, self.size
         order = order[first * self.batch_size :]
-        for step, (photos, labels) in enumerate(_decoded(self.files, order, self), first):
+        batches = decoded(self.files, self.batch_size, order.tolist(), self.workers)
+        for step, (photos, labels) in enumerate(batches, first):
             part = slice(step * self.batch_size, (step + 1) * self.batch_size)
             places = zip(photos, top[part].tolist(), left[part].tolist(), strict=True)
             crops = [
@@ -274,21 +277,3 @@ class FileBatches(Batches):
             flipped = mirrored[part]
             crops[flipped] = crops[flipped].flip(3)
             yield crops, labels
-
-
-def _decoded(
-    files: PhotoFiles, order: Tensor, batches: FileBatches
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Photos with their margin and labels, a batch at a time in the given order."""
-    loader = DataLoader(
-        files,
-        batch_size=batches.batch_size,
-        sampler=order.tolist(),
-        num_workers=batches.workers,
-        pin_memory=torch.cuda.is_available(),
-        # a forked child of a process with OpenMP threads can hang
-        multiprocessing_context="spawn" if batches.workers else None,
-        generator=torch.Generator(),  # not the global one, which initial weights are drawn from
-    )
-    for photos, labels, _ in decoded(loader):
-        yield photos, labels

@@ -27,7 +27,17 @@ from pathlib import Path
 
 import torch
 
-from horkd.data.listing import LAYOUTS, Missing, absent, as_tensor, by_folder, home_of, photo_names
+from horkd.data.listing import (
+    LAYOUTS,
+    PUBLISHED,
+    LeftOut,
+    Missing,
+    absent,
+    as_tensor,
+    by_folder,
+    home_of,
+    photo_names,
+)
 from horkd.data.photos import BOX_CROP, CENTRE_CROP, FULL_CROP, Crop, PhotoFiles
 from horkd.errors import HorkdError
 
@@ -276,9 +286,9 @@ def load_tinyface(
         HorkdError: if files are missing or their names do not begin with a number.
     """
     home = home_of("tinyface", root) / "Testing_Set"
-    found, ids = {}, {}
+    found, ids, left_out = {}, {}, LeftOut(PUBLISHED)
     for part in ("Gallery_Match", "Probe"):
-        found[part] = photo_names(home / part)
+        found[part] = photo_names(home / part, left_out)
         if not found[part]:
             raise HorkdError(
                 f"{home / part} has no photos: it must look like {LAYOUTS['tinyface']}"
@@ -297,6 +307,7 @@ def load_tinyface(
         return PhotoFiles(home / part, tuple(files), labels, names, None, crop, size, margin)
 
     gallery, probes = (faces(p, found[p], [label[i] for i in ids[p]]) for p in found)
-    others = photo_names(home / "Gallery_Distractor")
+    others = photo_names(home / "Gallery_Distractor", left_out)
+    left_out.warn(home)
     distractors = faces("Gallery_Distractor", others, [-1] * len(others)) if others else None
     return GallerySet(gallery, probes, distractors)

@@ -68,7 +68,8 @@ def parse(name: str) -> tuple[str, int]:
     base, at, size = name.partition("@")
     if not at:
         return base, SIZE
-    if not (size.isascii() and size.isdecimal()) or not 8 <= int(size) <= 1024:
+    digits = size.isascii() and size.isdecimal() and len(size) <= 4
+    if not digits or not 8 <= int(size) <= 1024:
         raise HorkdError(f"cannot read the data set {name!r}: write NAME@SIZE, SIZE in pixels")
     return base, int(size)
 

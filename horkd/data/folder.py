@@ -1,14 +1,28 @@
 """A folder of images, one folder for each class, as a set for metric learning."""
 
 import os
-from collections.abc import Sequence
+import unicodedata
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 
 from horkd import paths
+from horkd.data.listing import SUFFIXES, LeftOut, folder_names, is_litter
 from horkd.data.photos import PhotoFiles
 from horkd.errors import HorkdError
+
+#: Names of folders, in small letters, that hold a part of a data set and are no class.
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+    "testing": "test",
+}
 
 
 def photos_of(
@@ -26,7 +40,37 @@ def halves_of(text: str) -> tuple[PhotoFiles, PhotoFiles]:
         text: the folder's path, absolute or below `HORKD_DATA`.
 
     Raises:
-        HorkdError: if there is no such folder, or it holds no classes of images.
+        HorkdError: if there is no such folder, or it holds no classes of images, or folders whose
+            names are those of splits but which are none.
+    """
+    root = _place(text)
+    classes = folder_names(root)
+    parts = {}
+    for name in classes:
+        if name.lower() in SPLITS:
+            parts[SPLITS[name.lower()]] = name
+    if parts:
+        halves = _halves_of_splits(root, classes, parts)
+    else:
+        if len(classes) == 1 and len(folder_names(root / classes[0])) > 1:
+            raise HorkdError(
+                f"{root} holds the one folder {classes[0]}, and that holds others: name that one, "
+                f"folder:{root / classes[0]}"
+            )
+        _check_names(root, classes)
+        middle = (len(classes) + 1) // 2
+        halves = [("", classes[:middle]), ("", classes[middle:])]
+    tree = _Tree(root)
+    train, test = (tree.photos(names, prefix) for prefix, names in halves)
+    tree.warn()
+    return train, test
+
+
+def _place(text: str) -> Path:
+    """The folder that a name means.
+
+    Raises:
+        HorkdError: if there is none.
     """
     path = Path(os.path.expanduser(text))
     if not path.is_absolute() and paths.data_dir() is None:
@@ -35,67 +79,146 @@ def halves_of(text: str) -> tuple[PhotoFiles, PhotoFiles]:
             "and notebooks run in different folders"
         )
     root = path if path.is_absolute() else paths.data_dir() / path
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise HorkdError(
             f"there is no folder {root}: name one with a folder of images for each class, or with "
             "such folders in train/ and test/"
         )
-    classes = _classes(root)
-    train, test = (
-        _classes(root / half) if classes == ["test", "train"] else [] for half in ("train", "test")
-    )
-    if train and test:
-        both = sorted(set(train) & set(test))
-        if both:
-            raise HorkdError(
-                f"{root} has the class {both[0]} in train and in test ({len(both)} such classes): "
-                "retrieval is tested on classes that nothing was trained on"
-            )
-        return _tree(root, train, "train/"), _tree(root, test, "test/")
-    middle = (len(classes) + 1) // 2
-    return _tree(root, classes[:middle]), _tree(root, classes[middle:])
+    return root
 
 
-def _classes(folder: Path) -> list[str]:
-    """Sorted names of the folders in a folder; hidden ones left out."""
-    from torchvision.datasets.folder import find_classes  # slow to import
+def _halves_of_splits(
+    root: Path, classes: list[str], parts: dict[str, str]
+) -> list[tuple[str, list[str]]]:
+    """(folder, classes in it) of train/ and test/.
 
-    try:
-        return [name for name in find_classes(folder)[0] if name[0] != "."]
-    except FileNotFoundError:  # that is: it has none
-        return []
-    except OSError as error:
-        raise HorkdError(f"cannot list {folder}: {error.strerror}") from None
-
-
-def _tree(root: Path, classes: Sequence[str], prefix: str = "") -> PhotoFiles:
-    """Photos of a tree with one folder for each class, whatever folders are in that.
+    Args:
+        root: the folder.
+        classes: names of all folders in it.
+        parts: which of them is which split.
 
     Raises:
-        HorkdError: if a folder has no photo.
+        HorkdError: if these are not all, or share classes.
     """
-    from torchvision.datasets.folder import (
-        IMG_EXTENSIONS,
-        has_file_allowed_extension,
-        make_dataset,
-    )
+    halves = [
+        (f"{parts[half]}/", folder_names(root / parts[half]))
+        for half in ("train", "test")
+        if half in parts
+    ]
+    alone = sorted(parts) == ["test", "train"] and len(classes) == 2
+    if not alone or not all(names for _, names in halves):
+        example = root / (parts.get("train") or next(iter(parts.values())))
+        raise HorkdError(
+            f"{root} holds {_listed(classes)}, and {_listed(sorted(parts.values()))} is no name of "
+            f"a class but of a split: name one split (folder:{example}), whose classes are then "
+            "divided into those to train on and those to test on; or keep only train/ and test/, "
+            "each with folders of other classes; or, if it is a class, give it another name"
+        )
+    for prefix, names in halves:
+        _check_names(root / prefix, names)
+    train, test = ({_plain(name): name for name in names} for _, names in halves)
+    both = sorted(train[name] for name in train.keys() & test.keys())
+    if both:
+        raise HorkdError(
+            f"{root} has the class {both[0]} in train and in test ({len(both)} such classes): "
+            "retrieval is tested on classes that nothing was trained on; "
+            f"folder:{root / parts['train']} divides the classes of train"
+        )
+    return halves
 
-    start = len(os.path.join(root, ""))
 
-    def is_photo(path: str) -> bool:  # the copies that Jupyter and macOS hide are none
-        hidden = "/." in Path(path[start:]).as_posix()
-        return not hidden and has_file_allowed_extension(path, IMG_EXTENSIONS)
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more
 
-    number = {f"{prefix}{name}": i for i, name in enumerate(classes)}
-    found = []
-    if number:
-        found = make_dataset(root, number, is_valid_file=is_photo, allow_empty=True)
-    there = {label for _, label in found}
-    for name, label in number.items():
-        if label not in there:
+
+def _plain(name: str) -> str:
+    """A name as file systems compare it that know neither case nor forms of accents."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _check_names(folder: Path, classes: Sequence[str]) -> None:
+    """Refuse splits among classes, and classes that are one under two names.
+
+    Raises:
+        HorkdError: in one line.
+    """
+    split = next((name for name in classes if name.lower() in SPLITS), None)
+    if split is not None:
+        raise HorkdError(
+            f"{folder / split} is no class by its name but a split of the data: name the folder "
+            "whose folders are classes, or, if it is a class, give it another name"
+        )
+    seen: dict[str, str] = {}
+    for name in classes:
+        other = seen.setdefault(_plain(name), name)
+        if other != name:
             raise HorkdError(
-                f"{root / name} has no images ({', '.join(IMG_EXTENSIONS)}): put some there or "
-                "remove the folder"
+                f"{folder} has the classes {other} and {name}, which differ in capitals alone: "
+                "join them, or give one another name"
             )
-    files = [Path(path[start:]).as_posix() for path, _ in found]
-    return photos_of(root, files, [label for _, label in found], dict(enumerate(classes)))
+
+
+class _Tree:
+    """The photos of a tree with one folder for each class, whatever folders are in that.
+
+    Args:
+        root: the tree.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.left_out = root, LeftOut(SUFFIXES)
+        self.deeper = True
+        self._class_of: dict[str, str] = {}
+
+    def photos(self, classes: Sequence[str], prefix: str) -> PhotoFiles:
+        """Photos of some classes, which are folders below `prefix`.
+
+        Raises:
+            HorkdError: if a folder has no photo, cannot be listed, or is in two classes.
+        """
+        files, labels = [], []
+        for label, name in enumerate(classes):
+            found = sorted(self._files(f"{prefix}{name}"))
+            if not found:
+                raise HorkdError(
+                    f"{self.root / prefix / name} has no images ({', '.join(SUFFIXES)}): put some "
+                    "there or remove the folder"
+                )
+            self.deeper = self.deeper and all(place != f"{prefix}{name}" for place, _ in found)
+            files += [f"{place}/{file}" for place, file in found]
+            labels += [label] * len(found)
+        return photos_of(self.root, files, labels, dict(enumerate(classes)))
+
+    def _files(self, name: str) -> Iterator[tuple[str, str]]:
+        """(folder below the root, photo) of all folders of a class; of linked ones once."""
+        for place, folders, files in os.walk(
+            self.root / name, onerror=_cannot_list, followlinks=True
+        ):
+            real = os.path.realpath(place)
+            if real in self._class_of:
+                folders.clear()
+                if self._class_of[real] != name:
+                    raise HorkdError(
+                        f"{place} is a part of {self._class_of[real]} and of {name}, by a link: "
+                        "remove the link"
+                    )
+                continue
+            self._class_of[real] = name
+            folders[:] = sorted(folder for folder in folders if not is_litter(folder))
+            below = Path(os.path.relpath(place, self.root)).as_posix()
+            yield from ((below, file) for file in files if self.left_out.takes(file))
+
+    def warn(self) -> None:
+        """Say what was left out, and if the folders of classes may be meant otherwise."""
+        self.left_out.warn(self.root)
+        if self.deeper and self._class_of:
+            warnings.warn(
+                f"{self.root}: no class has images of its own, all lie in folders within it; if "
+                "those are the classes, name the folder that holds them",
+                stacklevel=1,
+            )
+
+
+def _cannot_list(error: OSError) -> None:
+    raise HorkdError(f"cannot list {error.filename}: {error.strerror}") from None

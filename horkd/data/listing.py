@@ -2,7 +2,9 @@
 
 import os
 import re
+import warnings
 from array import array
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,7 +41,62 @@ LAYOUTS = {
 }
 
 
-_SUFFIXES = (".jpg", ".jpeg", ".png")
+#: Endings, in small letters, of the photos of published sets.
+PUBLISHED = (".jpg", ".jpeg", ".png")
+#: And of those in folders of one's own: what the demo reads, and PPM. A file that has one of them
+#: is read by its content.
+SUFFIXES = (
+    *PUBLISHED, ".jpe", ".jfif", ".apng", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic",
+    ".heif", ".hif", ".avif", ".ppm", ".pgm",
+)  # fmt: skip
+
+#: What operating systems and archives leave in folders, in small letters.
+_LITTER = {"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"} | {
+    "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r",
+}  # fmt: skip
+#: Endings of what is said about photos, beside them.
+_NOTES = (".txt", ".md", ".csv", ".tsv", ".json", ".xml", ".yaml", ".yml", ".html", ".log")
+
+
+def is_litter(name: str) -> bool:
+    """Whether a file or folder is hidden, or left there by a program, and none of the data."""
+    return name[0] == "." or name.lower() in _LITTER
+
+
+def ending(name: str) -> str:
+    """A file's ending in small letters, with its dot."""
+    return os.path.splitext(name)[1].lower()
+
+
+class LeftOut:
+    """Counts files that are neither photos nor notes, by their endings, for one warning.
+
+    Args:
+        suffixes: those of photos.
+    """
+
+    def __init__(self, suffixes: tuple[str, ...]) -> None:
+        self.suffixes, self.endings = suffixes, Counter()
+
+    def takes(self, name: str) -> bool:
+        """Whether a file is a photo; if it should have been, perhaps, it is counted."""
+        if is_litter(name):
+            return False
+        found = ending(name)
+        if found not in (*self.suffixes, *_NOTES):
+            self.endings[found or "without ending"] += 1
+        return found in self.suffixes
+
+    def warn(self, root: Path) -> None:
+        """Say what was left out, if anything was."""
+        count = self.endings.total()
+        if count:
+            each = ", ".join(f"{number} {name}" for name, number in self.endings.most_common())
+            warnings.warn(
+                f"{root}: {count} {'file is' if count == 1 else 'files are'} left out ({each}): "
+                f"photos are {', '.join(self.suffixes)}",
+                stacklevel=1,  # one place, so that it is said once
+            )
 
 
 def home_of(name: str, root: Path | None) -> Path:
@@ -68,21 +125,23 @@ def folder_names(root: Path, pattern: str = ".") -> list[str]:
             return sorted(
                 e.name
                 for e in entries
-                if e.name[0] != "." and re.match(pattern, e.name) and e.is_dir()
+                if not is_litter(e.name) and re.match(pattern, e.name) and e.is_dir()
             )
     except OSError as error:
         raise HorkdError(f"cannot list {root}: {error.strerror}") from None
 
 
-def photo_names(folder: Path) -> list[str]:
-    """Sorted names of the photos in a folder, hidden ones left out; none if there is no folder."""
+def photo_names(folder: Path, left_out: LeftOut | None = None) -> list[str]:
+    """Sorted names of the photos in a folder, hidden ones left out; none if there is no folder.
+
+    Args:
+        folder: of a published set.
+        left_out: counts what else is there.
+    """
+    left_out = left_out or LeftOut(PUBLISHED)
     try:
         with os.scandir(folder) as entries:
-            return sorted(
-                e.name
-                for e in entries
-                if e.name[0] != "." and os.path.splitext(e.name)[1].lower() in _SUFFIXES
-            )
+            return sorted(e.name for e in entries if left_out.takes(e.name))
     except FileNotFoundError:
         return []
     except OSError as error:
@@ -98,14 +157,16 @@ def by_folder(name: str, root: Path, pattern: str) -> tuple[tuple[str, ...], Ten
     if not root.is_dir():
         raise absent(name, root)
     names, files, labels = folder_names(root, pattern), [], array("q")
+    left_out = LeftOut(PUBLISHED)
     if not names:
         raise HorkdError(f"{root} has no folders of photos: it must look like {LAYOUTS[name]}")
     for label, person in enumerate(names):
-        found = photo_names(root / person)
+        found = photo_names(root / person, left_out)
         if not found:
             raise HorkdError(f"{root / person} has no photos: unpack the archive again")
         files.extend(f"{person}/{photo}" for photo in found)
         labels.extend([label] * len(found))
+    left_out.warn(root)
     return tuple(files), as_tensor(labels, torch.int64), names
 
 

@@ -5,7 +5,6 @@ than their names. Nothing here downloads.
 """
 
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,10 +13,11 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
-from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from tqdm.auto import tqdm
 
+from horkd.data.listing import ending
+from horkd.data.workers import decoded
 from horkd.errors import HorkdError
 
 KINDS = ("centre", "box", "full", "whole")
@@ -80,13 +80,16 @@ WHOLE_CROP = Crop("whole")
 
 
 def decode(path: Path) -> Image.Image:
-    """The photo, upright, as 8-bit RGB; transparency on black.
+    """The photo, upright, as 8-bit RGB; transparency on black, of several frames the first.
+
+    What it is, its content says and not its name.
 
     Raises:
-        HorkdError: if it is absent, damaged or not of 8 bits per channel.
+        HorkdError: if it is absent, damaged or not of 8 bits per channel, or its decoder is not
+            installed.
     """
     try:
-        with Image.open(path) as photo:
+        with _opened(path) as photo:
             photo.load()
             mode = photo.mode
             if mode in ("I", "F") or mode.startswith("I;"):
@@ -96,12 +99,37 @@ def decode(path: Path) -> Image.Image:
                 photo = photo.convert("RGBA")
                 photo = Image.alpha_composite(Image.new("RGBA", photo.size, (0, 0, 0, 255)), photo)
             return photo.convert("RGB")
+    except HorkdError:
+        raise
     except FileNotFoundError:
-        raise HorkdError(f"{path} is gone: put the official file there again") from None
+        raise HorkdError(f"{path} is gone: put the file there again") from None
     except Exception as error:  # decoders fail in many ways
         raise HorkdError(
-            f"{path} cannot be decoded ({error}): put the official file there again"
+            f"{path} cannot be decoded ({error}): put a whole copy of 8 bits per channel there"
         ) from None
+
+
+def _opened(path: Path) -> Image.Image:
+    """The file as Pillow sees it, HEIC with the help of pillow-heif.
+
+    Raises:
+        HorkdError: if that, or a newer Pillow, is needed and not installed.
+    """
+    try:
+        return Image.open(path)
+    except Image.UnidentifiedImageError:
+        with path.open("rb") as file:
+            if file.read(12)[4:8] != b"ftyp":  # HEIC and AVIF begin so
+                raise
+    try:
+        import pillow_heif
+    except ImportError:
+        raise HorkdError(
+            f"{path} is a HEIC or AVIF file, which Pillow cannot read alone here: pip install -U "
+            "pillow pillow-heif, or save it as JPEG"
+        ) from None
+    pillow_heif.register_heif_opener()
+    return Image.open(path)
 
 
 def _inside(middle: float, step: float, count: int, length: int) -> tuple[int, int, float, float]:
@@ -187,6 +215,15 @@ class PhotoFiles(TorchDataset):
                 f"got {self.size} and {self.margin}"
             )
 
+    def __getstate__(self) -> dict[str, object]:
+        """Tensors as arrays, which are sent to a worker as they are: tensors go by /dev/shm."""
+        return {n: v.numpy() if isinstance(v, Tensor) else v for n, v in vars(self).items()}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        for name, value in state.items():
+            is_array = isinstance(value, np.ndarray)
+            object.__setattr__(self, name, torch.from_numpy(value) if is_array else value)
+
     def __len__(self) -> int:
         return len(self.files)
 
@@ -227,16 +264,9 @@ class PhotoFiles(TorchDataset):
 
     def parts(self, batch_size: int) -> Iterator[Tensor]:
         """The images proper, uint8 (B, 3, size, size) at a time, in order."""
-        files, workers = self.central, workers_for(len(self))
+        files = self.central
         inner = slice(files.margin, files.margin + files.size)
-        loader = DataLoader(
-            files,
-            batch_size,
-            num_workers=workers,
-            multiprocessing_context="spawn" if workers else None,
-            generator=torch.Generator(),  # not the global one, which initial weights come from
-        )
-        for photos, _, _ in decoded(loader):
+        for photos, _ in decoded(files, batch_size):
             yield photos[:, :, inner, inner]
 
     def select(self, index: Tensor) -> "PhotoFiles":
@@ -265,15 +295,15 @@ class PhotoFiles(TorchDataset):
         return out
 
 
-def workers_for(photos: int) -> int:
-    """Processes that decode so many photos; a few are decoded here before a process has started."""
-    return min(8, os.cpu_count() or 1) if photos > 1000 else 0
+def require_decoders(photos: PhotoFiles) -> None:
+    """Open the first photo of each ending that may need a decoder of its own.
 
-
-def decoded(loader: DataLoader) -> Iterator:
-    """The batches of a loader; what a worker process says of a broken photo in one line."""
-    try:
-        yield from loader
-    except HorkdError as error:  # a worker's comes with its traceback around it
-        line = str(error).strip().splitlines()[-1]
-        raise HorkdError(line.removeprefix("horkd.errors.HorkdError: ")) from None
+    Raises:
+        HorkdError: if there is none, before anything is trained on the others.
+    """
+    firsts = {ending(file): file for file in reversed(photos.files)}
+    for file in (firsts[found] for found in (".heic", ".heif", ".hif", ".avif") if found in firsts):
+        try:
+            _opened(photos.root / file).close()
+        except OSError:  # gone or damaged, which is said when it is looked at
+            continue

@@ -39,7 +39,7 @@ from horkd.data.folder import halves_of
 from horkd.data.glyphs import VERSION, load_glyphs
 from horkd.data.images import Dataset, ImageSet
 from horkd.data.photo_lists import PHOTOS, READERS
-from horkd.data.photos import WHOLE_CROP, PhotoFiles
+from horkd.data.photos import WHOLE_CROP, PhotoFiles, require_decoders
 from horkd.data.source import Source
 from horkd.errors import HorkdError
 from horkd.protocols.retrieval import Retrieval
@@ -177,9 +177,10 @@ def load_retrieval(name: str, per_class: int | None = None) -> Dataset:
 
     Args:
         name: one of `RETRIEVAL` or `folder:PATH`, photos with `@SIZE` if wished. PATH is absolute,
-            below `HORKD_DATA`, or below the working directory. Its folders `train` and `test` are
-            the split, if it has only these and both hold folders of classes; else the first half
-            of the classes, sorted by name, is trained on (of an odd number the larger half).
+            or below `HORKD_DATA`. Its folders `train` and `test` are the split, if it has only
+            these and both hold folders of classes; else the first half of the classes, sorted by
+            name, is trained on (of an odd number the larger half). Folders called train, val, test
+            and the like are never classes.
         per_class: keep the first so many images of each class in every split; of the embedded set
             draw so many.
 
@@ -202,6 +203,8 @@ def load_retrieval(name: str, per_class: int | None = None) -> Dataset:
         read = READERS.get(base, lambda: halves_of(base.removeprefix(FOLDER)))
         fields = {"crop": WHOLE_CROP, "size": size, "margin": round(MARGIN * size)}
         trained, test = (replace(half, **fields) for half in read())
+        for half in (trained, test):
+            require_decoders(half)
     classes = len(trained.classes)
     held = max(1, classes // _HELD)
     if classes - held < 2 or len(test.classes) < 2:

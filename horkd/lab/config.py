@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 
 from horkd.baselines import Baselines
+from horkd.checks import require_seed
 from horkd.data import DRAWN
 from horkd.data.retrieval import FOLDER, listing_digest, plain_name
 from horkd.degradation import Degradation
@@ -108,6 +109,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         ModelSpec(self.model, 1).parse()
+        require_seed(self.seed)
         if (self.orders or self.baselines) and self.frozen is None:
             raise HorkdError(
                 "distillation needs a frozen model: set frozen=, or leave orders and baselines "

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from horkd.data import DATASETS
 from horkd.errors import HorkdError, warnings_as_lines
 from horkd.lab import checkpoint, runner
 from horkd.lab.checkpoint import Control
@@ -17,6 +18,7 @@ from horkd.lab.job import Job
 from horkd.lab.pace import missing
 from horkd.lab.store import Run, read
 from horkd.machine import Interruption, Settings, lowest_priority
+from horkd.processes import require_main_guard, without_main
 from horkd.protocols import headline
 from horkd.storage import Busy
 from horkd.training import Diverged
@@ -195,6 +197,7 @@ def work_together(
     if workers < 1 or threads < 1:
         raise HorkdError(f"workers and threads must be 1 or more, got {workers} and {threads}")
     _require_positive(minutes)
+    require_main_guard()
     before = missing(jobs)
     if settings is not None:
         settings = replace(settings, progress=False)  # bars of several would mix
@@ -239,8 +242,9 @@ def _start(processes: list[multiprocessing.Process], threads: int) -> None:
     os.environ["OMP_NUM_THREADS"] = str(threads)  # read when a process starts
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # and inherited
     try:
-        for process in processes:
-            process.start()
+        with without_main(*(source.load for source in DATASETS.values())):
+            for process in processes:
+                process.start()
     finally:
         if kept is None:
             del os.environ["OMP_NUM_THREADS"]

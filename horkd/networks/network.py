@@ -121,8 +121,21 @@ class Network(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor, maps: bool = False) -> Output:
-        """Features (N, D), logits (N, C) and, if wanted, maps of normalised images (N, 3, H, W)."""
-        features, kept = self.backbone(x, maps)
+        """Features (N, D), logits (N, C) and, if wanted, maps of normalised images (N, 3, H, W).
+
+        Raises:
+            HorkdError: if it is in training mode and BatchNorm needs more than the one image.
+        """
+        try:
+            features, kept = self.backbone(x, maps)
+        except (ValueError, RuntimeError) as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise HorkdError(
+                f"{self.spec.name} cannot be trained on one image at a time here: its maps of "
+                f"{x.shape[-1]} pixels shrink to one, of which BatchNorm has no deviation; take "
+                "batches of 2 or more, or `.eval()` to ask without training"
+            ) from None
         if self.spec.unit:  # float32 at least, whatever autocast says; zeros stay zero
             features = normalize(features.to(torch.promote_types(features.dtype, torch.float32)))
         if self.classifier is None:

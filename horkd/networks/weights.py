@@ -49,7 +49,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             f"there is no weights file {path}: give the path of a .safetensors file or of a "
             "state dict saved by torch.save"
         )
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
         try:
             with safe_open(path, framework="pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

@@ -31,7 +31,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from horkd.checks import at_least_one, float_table, row_parts, whole_numbers
+from horkd.checks import at_least_one, float_table, require_seed, row_parts, whole_numbers
 from horkd.errors import HorkdError
 from horkd.fast.distances import without_autocast
 from horkd.protocols.alignment import COLLAPSED, precision
@@ -229,13 +229,15 @@ def nmi(embeddings: Tensor, labels: ArrayLike | Tensor, seed: int = 0) -> float:
         seed: of the clusters' start, which is drawn once.
 
     Raises:
-        HorkdError: on shapes that do not fit, embeddings that are not finite, or a single class.
+        HorkdError: on shapes that do not fit, embeddings that are not finite, a single class, or a
+            seed that is none.
     """
     from sklearn.cluster import KMeans  # slow to import
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.metrics import normalized_mutual_info_score
     from threadpoolctl import threadpool_limits
 
+    require_seed(seed)
     float_table(embeddings, "embeddings")
     y = whole_numbers(labels, "labels", len(embeddings))
     clusters = len(np.unique(y))
@@ -243,7 +245,7 @@ def nmi(embeddings: Tensor, labels: ArrayLike | Tensor, seed: int = 0) -> float:
         raise HorkdError("all images are of one class: clusters need two classes or more")
     rows = _Space.of(embeddings).rows(embeddings).cpu().numpy()
     start = "k-means++" if clusters <= _PLUS_PLUS else "random"
-    means = KMeans(clusters, init=start, n_init=1, random_state=seed)
+    means = KMeans(clusters, init=start, n_init=1, random_state=seed % 2**32)
     with threadpool_limits(1), warnings.catch_warnings():
         # fewer distinct rows than clusters: a collapsed network, which the score shows
         warnings.simplefilter("ignore", ConvergenceWarning)

@@ -8,10 +8,13 @@ several tasks, the main one first: smoke and quick are for classification and fo
 
 from dataclasses import replace
 
-from horkd.data import DATASETS, is_known
+from horkd.data import source_of
 from horkd.errors import HorkdError
 from horkd.studies.preset import Preset
 from horkd.studies.task import tasks
+
+#: More of each student is a slip of the keyboard; to list them alone takes minutes.
+MOST_SEEDS = 1000
 
 
 def presets() -> dict[str, tuple[Preset, ...]]:
@@ -42,7 +45,7 @@ def get_preset(
 
     Raises:
         HorkdError: if the preset or the data set is unknown, they do not go together, or the number
-            of seeds is negative.
+            of seeds is negative or above `MOST_SEEDS`.
     """
     found = get_presets(name, data, seeds, select)
     if not task:
@@ -64,18 +67,17 @@ def get_presets(
     known = presets()
     if name not in known:
         raise HorkdError(f"unknown preset {name!r}: choose from {', '.join(known)}")
-    if data and not is_known(data):
-        raise HorkdError(
-            f"unknown data set {data!r}: choose from {', '.join(DATASETS)}, folder:PATH"
-        )
+    if data:
+        source_of(data)  # refuses a name that is wrong in any part
     found = _on_data(known[name], data or known[name][0].data)
     if select:
         if not any(hasattr(preset, "select") for preset in found):
             kinds = (task.what for task in tasks().values() if hasattr(task.presets[0], "select"))
             raise HorkdError(f"preset {name} has no study of {' or '.join(kinds)} to select for")
         found = [replace(p, select=select) if hasattr(p, "select") else p for p in found]
-    if seeds is not None and seeds < 0:
-        raise HorkdError(f"the number of seeds must be 1 or more, got {seeds}")
+    if seeds is not None and not 0 <= seeds <= MOST_SEEDS:
+        right = "1 or more" if seeds < 0 else f"{MOST_SEEDS} at most"
+        raise HorkdError(f"the number of seeds must be {right}, got {seeds}")
     return tuple(replace(preset, seeds=seeds or preset.seeds) for preset in found)
 
 
