@@ -92,6 +92,15 @@ class Settings:
             return torch.cuda.is_available()
         return self.device.startswith("cuda")
 
+    def trained_in(self) -> dict[str, str]:
+        """What can change the numbers of a run besides its configuration, once all is resolved."""
+        kind = torch.device(self.device).type
+        return {
+            "precision": self.precision,
+            "device": kind,
+            "torch": importlib.metadata.version("torch"),
+        }
+
     def autocast(self) -> torch.autocast:
         """The autocast context of this precision."""
         kind = torch.device(self.device).type

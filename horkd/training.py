@@ -146,6 +146,7 @@ class State:
         elapsed: seconds that they took before the run was taken up again.
         begun: `time.perf_counter()` at the beginning of the epoch, less `elapsed`.
         commits: of the code that trained it so far.
+        trained_in: precision, device and version of torch that it was trained in so far.
         generators: what the epoch draws from.
         random: where the generators stood, of a state that was saved within an epoch.
     """
@@ -164,6 +165,7 @@ class State:
     sums: dict[str, Tensor] = field(default_factory=dict)
     norms: dict[str, Tensor] = field(default_factory=dict)
     commits: list[str] = field(default_factory=list)
+    trained_in: list[dict[str, str]] = field(default_factory=list)
     elapsed: float = 0.0
     begun: float = 0.0
     generators: "Generators | None" = None

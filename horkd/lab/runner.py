@@ -25,7 +25,7 @@ from horkd.answers import Answers
 from horkd.data import Dataset, ImageSet, PhotoFiles, load_dataset
 from horkd.errors import HorkdError
 from horkd.lab import prepare
-from horkd.lab.checkpoint import Control, Saver, TimeUp, as_before, resume
+from horkd.lab.checkpoint import Control, Saver, TimeUp, as_before, resume, with_present
 from horkd.lab.config import RunConfig
 from horkd.lab.store import (
     Run,
@@ -325,6 +325,8 @@ def _write(job: _Job, results: dict[str, object], network: Network, files: dict[
     }
     if len(commits := list(dict.fromkeys([*state.commits, commit()]))) > 1:
         rest["commits"] = commits  # of a run that was trained in parts; `commit` ended it
+    if len(parts := with_present(state, job.settings)) > 1:
+        rest["trained_in"] = parts
     if config.backbone == "imagenet":
         rest["backbone"] = imagenet_name(config.model)
     size = prepare.input_size(config, data)

@@ -2,6 +2,8 @@
 
 import json
 import tempfile
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -29,11 +31,55 @@ class Run:
         """The trained network (of the epoch that counts), in eval mode, on the CPU."""
         return load_network(self.folder / "model.safetensors")
 
+    @property
+    def trained_in(self) -> list[dict[str, str]]:
+        """Precision, device and version of torch, which can change the numbers of a configuration.
+
+        Several for a run that went on elsewhere, none for a network that others trained.
+        """
+        if self.config.weights:
+            return []
+        record = self.record
+        one = {
+            "precision": record.get("settings", {}).get("precision"),
+            "device": record["machine"].get("device"),
+            "torch": record.get("versions", {}).get("torch"),
+        }
+        parts = record.get("trained_in", [one])
+        return [{name: v for name, v in part.items() if v is not None} for part in parts]
+
     def centers(self) -> Tensor | None:
         """The frozen model's class centres (C, D) that this run was trained with, or None."""
         path = self.folder / "objective.safetensors"
         tensors = storage.load_tensors(path)[0] if path.is_file() else {}
         return tensors.get("relational.centers")
+
+
+#: What `unlike` calls the parts of `Run.trained_in`.
+_NAMES = {"precision": "precision", "device": "device", "torch": "version of torch"}
+
+
+def unlike(trained_in: Iterable[Sequence[Mapping[str, str]]]) -> str:
+    """In a sentence, in what networks differ besides what is studied; empty if in nothing.
+
+    Args:
+        trained_in: of each network (`Run.trained_in`): precision, device, version of torch. One
+            that was trained in parts is counted with each of them.
+    """
+    networks, said = list(trained_in), []
+    for name, words in _NAMES.items():
+        counts = Counter(
+            value for parts in networks for value in {part[name] for part in parts if name in part}
+        )
+        if len(counts) > 1:
+            each = ", ".join(f"{value} ({counts[value]})" for value in sorted(counts, key=str))
+            said.append(f"{words}: {each}")
+    if not said:
+        return ""
+    return (
+        f"**Not all runs were trained alike** (in parentheses, how many): {'; '.join(said)}. Part "
+        "of a difference between unlike runs may come from that."
+    )
 
 
 def committed_file(config: RunConfig) -> Path:
@@ -106,6 +152,7 @@ def export(
         "mean": list(data.mean),
         "std": list(data.std),
         "test": record["results"]["test"],
+        "trained_in": done.trained_in,
     }
     results: dict[str, object] = {"test": header["test"]}
     if bits == 8:
