@@ -11,7 +11,8 @@ import torch
 
 from horkd.baselines import Baselines
 from horkd.data import DRAWN
-from horkd.data.retrieval import FOLDER, listing_digest, plain_name
+from horkd.data.fingerprint import listing_digest
+from horkd.data.retrieval import FOLDER, plain_name
 from horkd.degradation import Degradation
 from horkd.errors import HorkdError
 from horkd.losses import HybridOrderLoss
@@ -194,7 +195,7 @@ class RunConfig:
         content = {"format": FORMAT, **set_fields(self)}
         if self.data in DRAWN:  # redrawn images are other data
             content["data_version"] = DRAWN[self.data]
-        if self.data.startswith(FOLDER):  # and so are photos that were added
+        if self.data.startswith(FOLDER):  # and so are photos that were added or edited
             content["data_version"] = listing_digest(self.data)
         text = json.dumps(content, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]

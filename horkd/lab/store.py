@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from horkd import paths, storage
-from horkd.data import load_dataset
+from horkd.data import Dataset, load_dataset, look_again
 from horkd.errors import HorkdError
 from horkd.lab.config import FORMAT, RunConfig
 from horkd.machine import Settings, commit, describe_machine, latency, versions
@@ -103,6 +103,22 @@ def read(config: RunConfig, runs: Path | None = None) -> Run | None:
     return finished(config, (runs or paths.runs_dir()) / config.name)
 
 
+def data_of(done: Run) -> Dataset:
+    """The data set that a run was trained on.
+
+    Raises:
+        HorkdError: if it is missing, or has other photos by now.
+    """
+    config = done.config
+    look_again(config.data)
+    if config.key != done.record["key"]:
+        raise HorkdError(
+            f"the photos of {config.data} have changed since {done.folder.name} was trained on "
+            "them: train it again, or put the former ones there"
+        )
+    return load_dataset(config.data, config.per_class)
+
+
 def refuse_trial(done: Run) -> None:
     """Refuse to look at test images with a run that settings are chosen by.
 
@@ -141,7 +157,7 @@ def export(
     """
     refuse_trial(done)
     config, record = done.config, done.record
-    data = load_dataset(config.data, config.per_class)
+    data = data_of(done)
     header = {
         "key": config.key,
         "learned_from": config.frozen.key if config.frozen else None,
