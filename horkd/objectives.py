@@ -1,11 +1,14 @@
 """What a learner minimises: a loss on the labels plus distillation from a frozen model."""
 
 import math
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from horkd import baselines as baselines_
+from horkd import losses
 from horkd.baselines import Baselines
 from horkd.errors import HorkdError
 from horkd.losses import ORDERS, HybridOrderLoss
@@ -96,6 +99,35 @@ class Triplet(nn.Module):
         return self.loss(features, labels, self.miner(features.detach(), labels))
 
 
+def require_tuples(
+    orders: Mapping[str, float],
+    baselines: Mapping[str, float],
+    batch_size: int,
+    triplets: int = 0,
+) -> None:
+    """Refuse batches in which a term would be zero whatever the networks say.
+
+    Args:
+        orders: weights of `HybridOrderLoss`.
+        baselines: weights of `Baselines`.
+        batch_size: images in a batch.
+        triplets: images of each class in a batch, if there is a triplet loss.
+
+    Raises:
+        HorkdError: in one line.
+    """
+    needed = {f"order {order}": losses.SMALLEST[order] for order, w in orders.items() if w}
+    needed |= {name: baselines_.SMALLEST.get(name, 1) for name, w in baselines.items() if w}
+    if triplets:
+        needed["the triplet loss"] = triplets + 1  # and one image of another class
+    for name, images in needed.items():
+        if batch_size < images:
+            raise HorkdError(
+                f"{name} needs {images} images in a batch, with {batch_size} it is always zero: "
+                "set batch_size in the recipe, or leave it out"
+            )
+
+
 class Objective(nn.Module):
     """Named terms and their weighted sum for one batch.
 
@@ -150,6 +182,24 @@ class Objective(nn.Module):
     def distilled(self) -> list[str]:
         """Names of the terms that need the frozen model."""
         return [name for name in self.weights if name != self.on_labels]
+
+    def check_batches(self, batch_size: int, per_class: int = 0) -> None:
+        """Refuse batches in which a term would be zero whatever the networks say.
+
+        Args:
+            batch_size: images in a batch.
+            per_class: images of each class in it; 0 regardless of classes.
+
+        Raises:
+            HorkdError: in one line.
+        """
+        relational, baselines = self.relational, self.baselines
+        require_tuples(
+            {} if relational is None or relational.gather else relational.weights,
+            {} if baselines is None else baselines.weights,
+            batch_size,
+            per_class if isinstance(self.head, Triplet) and self.on_labels in self.weights else 0,
+        )
 
     @property
     def needs_maps(self) -> bool:

@@ -258,7 +258,9 @@ def train(
 
     Raises:
         Diverged: if the loss is no longer a finite number.
+        HorkdError: if a term of the objective would be, or was, zero in every batch.
     """
+    objective.check_batches(recipe.batch_size, recipe.per_class)
     settings = (settings or Settings()).resolve(network)
     state = new_state(settings.place(network), objective.to(settings.device), recipe)
     layout = settings.memory_format
@@ -318,6 +320,7 @@ def fit(
 
     Raises:
         Diverged: if the loss is no longer a finite number.
+        HorkdError: if a term of the objective was zero in every step of the run.
     """
     epoch = _Epoch(batches, preprocess, recipe, settings, seed, answers, warmup, after_step)
     with (
@@ -346,7 +349,27 @@ def fit(
                 bar.set_postfix_str(f"validation {result[metric]:.1f} %")
             state.end_epoch(entry, time.perf_counter() - start)
             after_epoch(state)
+    _require_learning(state)
     return state
+
+
+def _require_learning(state: State) -> None:
+    """Refuse a run in which a term said nothing from the first step to the last.
+
+    Raises:
+        HorkdError: if there is one.
+    """
+    silent = [
+        name
+        for name in state.objective.weights
+        if not any(entry["terms"][name] for entry in state.history)
+    ]
+    if silent:
+        raise HorkdError(
+            f"{', '.join(silent)} was zero in every step of all {len(state.history)} epochs, so "
+            "that nothing was learnt by it: no batch had a valid tuple, or there was nothing to "
+            "tell apart; take larger batches, more classes, or leave it out"
+        )
 
 
 def _keep_best(state: State, result: Mapping[str, float], metric: str) -> None:

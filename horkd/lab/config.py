@@ -20,7 +20,7 @@ from horkd.networks.network import (
     ModelSpec,
     Statistics,
 )
-from horkd.objectives import Objective
+from horkd.objectives import Objective, require_tuples
 from horkd.training import Recipe
 
 HEADS = ("linear", "cosface", "arcface", "triplet")
@@ -169,6 +169,16 @@ class RunConfig:
             raise HorkdError(
                 "nothing to minimise: give cross_entropy, an order or a baseline a weight"
             )
+        if (self.orders or self.baselines) and not any(
+            weight for _, weight in (*self.orders, *self.baselines)
+        ):
+            raise HorkdError(
+                "orders and baselines all have weight 0, so that nothing is distilled: give one a "
+                "weight, or leave them empty"
+            )
+        triplets = self.recipe.per_class if self.head == "triplet" and self.cross_entropy else 0
+        batch = self.recipe.batch_size
+        require_tuples(dict(self.orders), dict(self.baselines), batch, triplets)
         if not 0 <= self.warmup <= self.recipe.epochs:
             raise HorkdError(
                 f"warmup must lie in 0 to {self.recipe.epochs} epochs, got {self.warmup}"
