@@ -116,7 +116,7 @@ def require_tuples(
     Raises:
         HorkdError: in one line.
     """
-    needed = {f"order {order}": losses.SMALLEST[order] for order, w in orders.items() if w}
+    needed = {f"order {order}": losses.SMALLEST.get(order, 1) for order, w in orders.items() if w}
     needed |= {name: baselines_.SMALLEST.get(name, 1) for name, w in baselines.items() if w}
     if triplets:
         needed["the triplet loss"] = triplets + 1  # and one image of another class

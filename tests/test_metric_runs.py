@@ -1510,7 +1510,9 @@ def test_among_one_class_everything_is_found(birds, tmp_path):
     quick = replace(RECIPE, epochs=1, batches=2, batch_size=6, per_class=3, crop=2)
     for preset, refused in ((get_preset("metric-paper", few), True),
                             (get_preset("metric-paper", few, select="last"), False)):  # fmt: skip
-        sizes = replace(preset, compact="resnet8x0.5", backbone=None, other_recipe=quick)
+        sizes = replace(
+            preset, compact="resnet8x0.5", backbone=None, other_recipe=quick, embedding=8
+        )
         alone = named(sizes, "student 12 alone")
         if refused:
             with pytest.raises(HorkdError, match="too few classes to hold two out") as error:

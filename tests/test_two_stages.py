@@ -58,6 +58,7 @@ def test_only_assistant_and_student_learn(three):
     ("weights_", "size", "said"),
     [({}, 12, "no order has a weight, so that nothing is distilled"),
      ({"2": 0.0, "C": 0}, 12, "no order has a weight"),
+     ({"4": 1.0}, 12, "unknown order '4': choose from 1, 2, 3, C"),
      ({"2": 25.0}, 2, "order 2 needs 3 images in a batch, with 2 it is always zero"),
      ({"3": 50.0, "C": 1.0}, 2, "order 3 needs 3 images in a batch"),
      (two_stages.WEIGHTS, 1, "order 2 needs 3 images in a batch, with 1 it is always zero")],
