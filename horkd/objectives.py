@@ -191,8 +191,12 @@ class Objective(nn.Module):
             per_class: images of each class in it; 0 regardless of classes.
 
         Raises:
-            HorkdError: in one line.
+            HorkdError: in one line; also if there is no term at all.
         """
+        if not self.weights:
+            raise HorkdError(
+                "nothing to minimise: give cross_entropy, an order or a baseline a weight"
+            )
         relational, baselines = self.relational, self.baselines
         require_tuples(
             {} if relational is None or relational.gather else relational.weights,

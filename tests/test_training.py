@@ -64,7 +64,8 @@ def trained(objective: Objective, recipe: Recipe, **given) -> State:
      (lambda: Objective(0.0, HybridOrderLoss({"3": 1.0})), {"batch_size": 1}, "order 3 needs 3"),
      (lambda: Objective(1.0, None, Baselines({"pkt": 1.0})), {"batch_size": 2}, "pkt needs 3"),
      (lambda: Objective(1.0, head=Triplet()), {"batch_size": 4, "per_class": 4},
-      "the triplet loss needs 5 images in a batch, with 4")],
+      "the triplet loss needs 5 images in a batch, with 4"),
+     (lambda: Objective(0.0, HybridOrderLoss({"2": 0.0})), {}, "nothing to minimise: give")],
 )  # fmt: skip
 def test_a_term_that_would_be_zero_in_every_batch_is_refused_before_the_first_step(
     objective, recipe, said
