@@ -1,7 +1,7 @@
 """What a learner minimises: a loss on the labels plus distillation from a frozen model."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -204,6 +204,23 @@ class Objective(nn.Module):
             batch_size,
             per_class if isinstance(self.head, Triplet) and self.on_labels in self.weights else 0,
         )
+
+    def check_learning(self, history: Sequence[Mapping]) -> None:
+        """Refuse a finished run in which a term said nothing from the first step to the last.
+
+        Args:
+            history: an entry for each epoch, with its `terms`.
+
+        Raises:
+            HorkdError: in one line.
+        """
+        silent = [n for n in self.weights if not any(entry["terms"][n] for entry in history)]
+        if silent:
+            raise HorkdError(
+                f"{', '.join(silent)} was zero in every step of all {len(history)} epochs, so that "
+                "nothing was learnt by it: no batch had a valid tuple, or there was nothing to "
+                "tell apart; take larger batches, more classes, or leave it out"
+            )
 
     @property
     def needs_maps(self) -> bool:

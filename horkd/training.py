@@ -349,27 +349,8 @@ def fit(
                 bar.set_postfix_str(f"validation {result[metric]:.1f} %")
             state.end_epoch(entry, time.perf_counter() - start)
             after_epoch(state)
-    _require_learning(state)
+    state.objective.check_learning(state.history)
     return state
-
-
-def _require_learning(state: State) -> None:
-    """Refuse a run in which a term said nothing from the first step to the last.
-
-    Raises:
-        HorkdError: if there is one.
-    """
-    silent = [
-        name
-        for name in state.objective.weights
-        if not any(entry["terms"][name] for entry in state.history)
-    ]
-    if silent:
-        raise HorkdError(
-            f"{', '.join(silent)} was zero in every step of all {len(state.history)} epochs, so "
-            "that nothing was learnt by it: no batch had a valid tuple, or there was nothing to "
-            "tell apart; take larger batches, more classes, or leave it out"
-        )
 
 
 def _keep_best(state: State, result: Mapping[str, float], metric: str) -> None:
