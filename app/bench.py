@@ -42,6 +42,7 @@ class Model:
         key: of its record; empty if it has none.
         id: of its weights.
         bytes: size of its file.
+        trained_in: precision, device and version of torch (`horkd.lab.store.Run`), where known.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Model:
     key: str
     id: str
     bytes: int
+    trained_in: Sequence[Mapping[str, str]] = ()
 
     @property
     def size(self) -> int:
@@ -161,6 +163,7 @@ def _exported(path: Path) -> Model:
             key=str(header.get("key", "")),
             id=storage.tensor_digest(tensors)[:16],
             bytes=path.stat().st_size,
+            trained_in=[dict(part) for part in header.get("trained_in", ())],
         )
         if not _sound(model):
             raise ValueError("classes, sizes or statistics do not fit the network")
@@ -216,6 +219,7 @@ def _of_run(folder: Path) -> list[Model]:
                 key=config.key,
                 id=run.record["files"]["model.safetensors"][:16],
                 bytes=file.stat().st_size,
+                trained_in=run.trained_in,
             )
         )
         config = config.frozen

@@ -1,7 +1,7 @@
 """What needs the data set itself: nearest training images, and test images that divide the models.
 
-Features and answers are computed once per set of networks, in some seconds to a minute, and kept in
-the cache.
+Features and answers are computed once per set of networks and images, in some seconds to a minute,
+and kept in the cache.
 """
 
 import hashlib
@@ -74,7 +74,8 @@ class Gallery:
     def _cached(self, progress: Callable[[float, str], object], indexed: int) -> dict[str, Tensor]:
         """Id of a network -> features of the indexed images as it sees them, float32 (N, D)."""
         models = self.bench.models
-        keys = "\n".join([self.bench.data, str(indexed), *(m.id for m in models)])
+        images = storage.tensor_digest({"images": self.train.images})
+        keys = "\n".join([self.bench.data, str(indexed), images, *(m.id for m in models)])
         name = hashlib.sha256(keys.encode()).hexdigest()[:16]
         path = paths.cache_dir() / "demo" / f"{self.bench.data}-{name}.safetensors"
         try:

@@ -1,7 +1,7 @@
 """What the page and its interface answer: words, tables and figures from a bench and a picture."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -10,11 +10,12 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from app import drawing
-from app.bench import Answer, Bench, divergence
+from app.bench import Answer, Bench, Model, divergence
 from app.faces import WARNING, FaceBench, Verdict
 from app.gallery import Gallery
 from app.pictures import Picture
 from app.reference import FLAGGED, Reference, familiarity
+from horkd.lab.store import unlike
 
 Answers = Mapping[str, Mapping[int, Answer]]
 
@@ -364,6 +365,8 @@ def about(exhibits: Sequence[Exhibit], faces: FaceBench | None) -> str:
                 f"| {_md(model.name)}, {model.size} px | {_md(source)} | {top} "
                 f"| {_md(model.key) or '–'} |"
             )
+        if mixed := _unlike(bench.models):
+            parts.append(f"\n{mixed}")
         parts += [f"\n{_md(m.name)}: {m.doubt}" for m in bench.models if m.doubt]
         if bench.left_out:
             parts.append(f"\nNot shown: {_md(', '.join(bench.left_out))}.")
@@ -375,6 +378,14 @@ def about(exhibits: Sequence[Exhibit], faces: FaceBench | None) -> str:
     if faces is not None:
         parts.append(f"\n{_about_faces(faces)}")
     return "\n".join([*parts, "", LIMITS])
+
+
+def _unlike(models: Iterable[Model]) -> str:
+    """In what networks differ besides what is compared, as Markdown; empty if in nothing known."""
+    return unlike(
+        [{name: _md(str(value)) for name, value in part.items()} for part in model.trained_in]
+        for model in models
+    )
 
 
 def _percent(value: object) -> str:
@@ -394,4 +405,6 @@ def _about_faces(faces: FaceBench) -> str:
         rows.append(
             f"| {_md(model.name)}, {model.size} px | {known} | {pairs} | {_md(model.key) or '–'} |"
         )
+    if mixed := _unlike(faces.models.values()):
+        rows += ["", mixed]
     return "\n".join([*rows, "", WARNING])

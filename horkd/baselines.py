@@ -334,6 +334,8 @@ def mkd_relative(frozen: Tensor, learner: Tensor) -> Tensor:
 
 
 NAMES = ("kd", "kd_standardised", "fitnet", "at", "pkt", "darkrank", "mkd_absolute", "mkd_relative")
+#: Images in a batch from which on a loss says anything, where that is not one.
+SMALLEST = {"pkt": 3, "darkrank": 3, "mkd_relative": 2}
 #: Those that look at maps inside the networks.
 ON_MAPS = ("fitnet", "at")
 

@@ -244,6 +244,8 @@ def work_(
             f"{held} runs wait until what they learn from is exported and named in the preset "
             "(CONTRIBUTING.md, the campaign)"
         )
+    if mixed := work.unlike_before(chosen, settings):
+        typer.echo(mixed)
     if workers > 1 or background:
         shift = work.work_together(
             jobs, workers, threads or 1, minutes or None, settings, background

@@ -39,6 +39,10 @@ from horkd.potentials import as_centers, as_features
 #: The orders by the names that weights use, with the names of their terms.
 ORDERS = {"1": "order1", "2": "order2", "3": "order3", "C": "order_c"}
 
+#: Images in a batch from which on an order says anything. With fewer it is zero whatever the
+#: features are: two images have one distance, which is its own mean.
+SMALLEST = {"1": 1, "2": 3, "3": 3, "C": 1}
+
 #: The optimum of the paper's ablation: α, β, γ of Eq. 8 without L_1, for reduction "sum".
 PAPER_WEIGHTS = {"2": 0.02, "3": 0.01, "C": 1.0}
 

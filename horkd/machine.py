@@ -80,10 +80,15 @@ class Settings:
             settings = replace(settings, channels_last="on" if fast else "off")
         if self.compile == "auto":
             settings = replace(settings, compile="on" if on_cuda and _compiles(device) else "off")
-        if self.precision == "auto":
-            bf16 = on_cuda and has_bf16(device)
-            settings = replace(settings, precision="bf16" if bf16 else "fp32")
-        return settings
+        return replace(settings, precision=settings.chosen_precision)
+
+    @property
+    def chosen_precision(self) -> str:
+        """The precision, with "auto" replaced by what suits the device."""
+        if self.precision != "auto":
+            return self.precision
+        device = "cuda" if self.device == "auto" else self.device
+        return "bf16" if self.on_cuda and has_bf16(device) else "fp32"
 
     @property
     def on_cuda(self) -> bool:
@@ -91,6 +96,15 @@ class Settings:
         if self.device == "auto":
             return torch.cuda.is_available()
         return self.device.startswith("cuda")
+
+    def trained_in(self) -> dict[str, str]:
+        """What can change the numbers of a run besides its configuration, once all is resolved."""
+        kind = torch.device(self.device).type
+        return {
+            "precision": self.precision,
+            "device": kind,
+            "torch": importlib.metadata.version("torch"),
+        }
 
     def autocast(self) -> torch.autocast:
         """The autocast context of this precision."""

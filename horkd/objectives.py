@@ -1,11 +1,14 @@
 """What a learner minimises: a loss on the labels plus distillation from a frozen model."""
 
 import math
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from horkd import baselines as baselines_
+from horkd import losses
 from horkd.baselines import Baselines
 from horkd.errors import HorkdError
 from horkd.losses import ORDERS, HybridOrderLoss
@@ -96,6 +99,35 @@ class Triplet(nn.Module):
         return self.loss(features, labels, self.miner(features.detach(), labels))
 
 
+def require_tuples(
+    orders: Mapping[str, float],
+    baselines: Mapping[str, float],
+    batch_size: int,
+    triplets: int = 0,
+) -> None:
+    """Refuse batches in which a term would be zero whatever the networks say.
+
+    Args:
+        orders: weights of `HybridOrderLoss`.
+        baselines: weights of `Baselines`.
+        batch_size: images in a batch.
+        triplets: images of each class in a batch, if there is a triplet loss.
+
+    Raises:
+        HorkdError: in one line.
+    """
+    needed = {f"order {order}": losses.SMALLEST.get(order, 1) for order, w in orders.items() if w}
+    needed |= {name: baselines_.SMALLEST.get(name, 1) for name, w in baselines.items() if w}
+    if triplets:
+        needed["the triplet loss"] = triplets + 1  # and one image of another class
+    for name, images in needed.items():
+        if batch_size < images:
+            raise HorkdError(
+                f"{name} needs {images} images in a batch, with {batch_size} it is always zero: "
+                "set batch_size in the recipe, or leave it out"
+            )
+
+
 class Objective(nn.Module):
     """Named terms and their weighted sum for one batch.
 
@@ -150,6 +182,45 @@ class Objective(nn.Module):
     def distilled(self) -> list[str]:
         """Names of the terms that need the frozen model."""
         return [name for name in self.weights if name != self.on_labels]
+
+    def check_batches(self, batch_size: int, per_class: int = 0) -> None:
+        """Refuse batches in which a term would be zero whatever the networks say.
+
+        Args:
+            batch_size: images in a batch.
+            per_class: images of each class in it; 0 regardless of classes.
+
+        Raises:
+            HorkdError: in one line; also if there is no term at all.
+        """
+        if not self.weights:
+            raise HorkdError(
+                "nothing to minimise: give cross_entropy, an order or a baseline a weight"
+            )
+        relational, baselines = self.relational, self.baselines
+        require_tuples(
+            {} if relational is None or relational.gather else relational.weights,
+            {} if baselines is None else baselines.weights,
+            batch_size,
+            per_class if isinstance(self.head, Triplet) and self.on_labels in self.weights else 0,
+        )
+
+    def check_learning(self, history: Sequence[Mapping]) -> None:
+        """Refuse a finished run in which a term said nothing from the first step to the last.
+
+        Args:
+            history: an entry for each epoch, with its `terms`.
+
+        Raises:
+            HorkdError: in one line.
+        """
+        silent = [n for n in self.weights if not any(entry["terms"][n] for entry in history)]
+        if silent:
+            raise HorkdError(
+                f"{', '.join(silent)} was zero in every step of all {len(history)} epochs, so that "
+                "nothing was learnt by it: no batch had a valid tuple, or there was nothing to "
+                "tell apart; take larger batches, more classes, or leave it out"
+            )
 
     @property
     def needs_maps(self) -> bool:

@@ -8,7 +8,7 @@ was opened; every path therefore goes through this module.
 | data sets | none: found on disk only if told where | `HORKD_DATA` |
 | runs (records and checkpoints) | `runs/` in the checkout | `HORKD_RUNS` |
 | reports | `reports/` in the checkout | `HORKD_REPORTS` |
-| cache (the embedded set) | `~/.cache/horkd` | `HORKD_CACHE` |
+| cache (the embedded set, digests of photos) | `~/.cache/horkd` | `HORKD_CACHE` |
 
 A command takes a relative folder from where it was started, once and for all (`settle`): its
 notebooks and workers are told the whole path. Elsewhere it would be another folder in each

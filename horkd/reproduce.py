@@ -25,7 +25,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from importlib.util import find_spec
@@ -36,7 +36,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from horkd import paths
-from horkd.data.retrieval import plain_name
+from horkd.data.fingerprint import listing_digest, look_again
+from horkd.data.retrieval import FOLDER, plain_name
 from horkd.errors import HorkdError
 from horkd.machine import commit, describe_machine, versions
 from horkd.notebook_kernel import declared, execute, question, scratch_folder
@@ -267,6 +268,11 @@ def _notebook(path: Path, parameters: Mapping[str, Any], source: str) -> Noteboo
         "parameters": {k: v for k, v in parameters.items() if k != "out"},
         "source": source,
     }
+    data = str(parameters.get("data", ""))
+    if data.startswith(FOLDER):  # runs of other photos are other runs
+        with suppress(HorkdError):  # the notebook itself says what is wrong with the folder
+            look_again(data)
+            content["photos"] = listing_digest(data)
     digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode())
     return Notebook(path, question(path), parameters, digest.hexdigest())
 

@@ -148,6 +148,7 @@ class State:
         elapsed: seconds that they took before the run was taken up again.
         begun: `time.perf_counter()` at the beginning of the epoch, less `elapsed`.
         commits: of the code that trained it so far.
+        trained_in: precision, device and version of torch that it was trained in so far.
         generators: what the epoch draws from.
         random: where the generators stood, of a state that was saved within an epoch.
     """
@@ -166,6 +167,7 @@ class State:
     sums: dict[str, Tensor] = field(default_factory=dict)
     norms: dict[str, Tensor] = field(default_factory=dict)
     commits: list[str] = field(default_factory=list)
+    trained_in: list[dict[str, str]] = field(default_factory=list)
     elapsed: float = 0.0
     begun: float = 0.0
     generators: "Generators | None" = None
@@ -258,7 +260,9 @@ def train(
 
     Raises:
         Diverged: if the loss is no longer a finite number.
+        HorkdError: if a term of the objective would be, or was, zero in every batch.
     """
+    objective.check_batches(recipe.batch_size, recipe.per_class)
     settings = (settings or Settings()).resolve(network)
     state = new_state(settings.place(network), objective.to(settings.device), recipe)
     layout = settings.memory_format
@@ -318,7 +322,8 @@ def fit(
 
     Raises:
         Diverged: if the loss is no longer a finite number.
-        HorkdError: if the seed is none, or a process that decodes photos died.
+        HorkdError: if the seed is none, a process that decodes photos died, or a term of the
+            objective was zero in every step of the run.
     """
     require_seed(seed)
     epoch = _Epoch(batches, preprocess, recipe, settings, seed, answers, warmup, after_step)
@@ -349,6 +354,7 @@ def fit(
                 bar.set_postfix_str(f"validation {result[metric]:.1f} %")
             state.end_epoch(entry, time.perf_counter() - start)
             after_epoch(state)
+    state.objective.check_learning(state.history)
     return state
 
 

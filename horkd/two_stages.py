@@ -28,7 +28,7 @@ from horkd.errors import HorkdError
 from horkd.losses import HybridOrderLoss, class_centers
 from horkd.machine import Settings, seeded
 from horkd.networks.network import Network
-from horkd.objectives import Frozen, Objective
+from horkd.objectives import Frozen, Objective, require_tuples
 from horkd.predict import predict
 from horkd.preprocess import Channels
 from horkd.training import Recipe, train
@@ -127,7 +127,7 @@ def distil(
 
     Raises:
         HorkdError: if the learner has no classifier for these labels, the images are fewer than a
-            batch, or a class has none.
+            batch, a class has none, no order has a weight, or one is zero in every batch.
         Diverged: if the loss is no longer a finite number.
     """
     classes, recipe = len(images.classes), recipe or Recipe()
@@ -136,6 +136,12 @@ def distil(
             f"the learner has a classifier for {learner.spec.num_classes} classes, and the images "
             f"are of {classes}: build it with Network(ModelSpec(name, {classes}))"
         )
+    if not any(weights.values()):
+        raise HorkdError(
+            "no order has a weight, so that nothing is distilled: give one a weight, or train on "
+            "labels alone with horkd.training.train"
+        )
+    require_tuples(weights, {}, recipe.batch_size)
     channels, sharp = channels or statistics(images), Degradation(images.size)
     settings = (settings or Settings()).resolve(learner)
     images, frozen = images.to(settings.device), settings.place(frozen)

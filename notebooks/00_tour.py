@@ -46,7 +46,7 @@ from horkd.machine import Settings, describe_machine, latency
 from horkd.networks.network import macs, parameters
 from horkd.protocols import classification
 from horkd.studies import report
-from horkd.studies.claims import mean_and_spread
+from horkd.studies.claims import mean_and_spread, unequal
 from horkd.studies.presets import get_preset
 from horkd.studies.results import live
 from horkd.studies.study import study
@@ -378,7 +378,8 @@ verdict = f"""{caution}\
 
 {sizes.teacher} → {sizes.compact}, {sizes.data}, {sizes.recipe.epochs} epochs
 ({sizes.teacher_recipe.epochs} for the teacher), trained on {trained["name"]},
-threads: {trained["threads"]}; milliseconds on {machine["name"]}, threads: {machine["threads"]}."""
+threads: {trained["threads"]}; milliseconds on {machine["name"]}, threads: {machine["threads"]}.
+{unequal(run for runs in arms.values() for run in runs)}""".strip()
 display(Markdown(verdict))
 report.save_summary(
     out,

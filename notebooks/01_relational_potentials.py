@@ -55,6 +55,7 @@ from horkd.networks.network import ModelSpec, Network
 from horkd.potentials import angle_cosines, center_distances, pairwise_distances
 from horkd.predict import predict
 from horkd.studies import report
+from horkd.studies.claims import unequal
 from horkd.studies.presets import get_preset
 from horkd.studies.results import Gain, live
 
@@ -775,8 +776,10 @@ machine = run.record["machine"]
 verdict = "\n".join(f"- {line}" for line in lines) + (
     f"\n\nNetworks {sizes.teacher} → {sizes.compact}, {sizes.data}, students at {low} px, "
     f"{sizes.recipe.epochs} epochs, {machine['name']}, {machine['threads']} threads. A difference "
-    "counts from three seeds and a 95 % interval without zero, each potential by itself."
+    "counts from three seeds and a 95 % interval without zero, each potential by itself. "
+    f"{unequal(run for runs in by_seed.values() for run in runs.values())}"
 )
+verdict = verdict.strip()
 display(Markdown(verdict))
 report.save_summary(
     out,

@@ -1275,6 +1275,19 @@ def test_features_are_computed_once(small, monkeypatch, tmp_path):
     assert len(list((tmp_path / "demo").iterdir())) == 2
 
 
+def test_other_images_have_their_own_features(small, monkeypatch, tmp_path):
+    """Under the same name, of the same size: a set that was drawn anew."""
+    monkeypatch.setenv("HORKD_CACHE", str(tmp_path))
+    Gallery(small, lambda *_: None)
+    data = tiny.data()
+    other = replace(data, train=replace(data.train, images=data.train.images.flip(-1)))
+    monkeypatch.setattr(gallery, "load_dataset", lambda name: other)
+    made = Gallery(small, lambda *_: None)
+    answer = small.answers(other.train.images[:1])["teacher"][32]
+    assert torch.equal(made.neighbours(answer)[0].image, other.train.images[0])
+    assert made.neighbours(answer)[0].distance < 0.02
+
+
 def test_networks_without_a_record_have_their_own_features(on_six, monkeypatch, tmp_path):
     monkeypatch.setenv("HORKD_CACHE", str(tmp_path))
     data = tiny.data()

@@ -847,6 +847,29 @@ def test_about_says_what_is_wrong_and_what_is_left_out():
     assert WARNING not in page.text
 
 
+@pytest.mark.parametrize("of_faces", [False, True])
+def test_about_says_that_networks_were_not_trained_alike(of_faces):
+    alike = [{"precision": "fp32", "device": "cpu", "torch": "2.15.0"}]
+    other = [{"precision": "bf16", "device": "cpu", "torch": "<b>|2.15.0"}]
+
+    def about(*ways):
+        given = {"classes": (), "network": tiny.network(classes=0).eval()} if of_faces else {}
+        sizes = zip((32, 8, 16), ways, strict=True)
+        models = [
+            model(size, i, learned_from="key0" if i else None, trained_in=way, **given)
+            for i, (size, way) in enumerate(sizes)
+        ]
+        if of_faces:
+            return show.about([], FaceBench(models))
+        return show.about([exhibit(models, known=False)], None)
+
+    assert "trained alike" not in about((), (), ())
+    assert "trained alike" not in about(alike, (), alike)
+    page = rendered(about(alike, alike, other))
+    assert "precision: bf16 (1), fp32 (2)" in page.text
+    assert "version of torch: 2.15.0 (2), <b>|2.15.0 (1)" in page.text
+
+
 def test_data_that_are_missing():
     shown = exhibit([replace(m, data="<b>") for m in ALL], known=False)
     assert "&lt;b&gt;" in show.missing_data(shown)

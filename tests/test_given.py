@@ -56,6 +56,7 @@ def test_what_eight_bits_cost_is_measured_and_written_down(trained):
     assert results["test"] == trained.record["results"]["test"]
     header = storage.load_tensors(path)[1]
     assert header["rounded"] == results["rounded"]
+    assert header["trained_in"] == trained.trained_in
     data, network = tiny.data(), load_network(path)
     hits = [
         int(predict(network, image[None], data, Degradation(16)).logits.argmax())

@@ -24,7 +24,7 @@ from horkd.lab.checkpoint import Control, TimeUp
 from horkd.lab.config import RunConfig, config_from_dict
 from horkd.lab.looks import at_resolutions
 from horkd.lab.store import Run, diverged, read
-from horkd.machine import commit
+from horkd.machine import commit, versions
 from horkd.networks.network import ModelSpec, Network, save_network
 from horkd.objectives import Frozen, Objective
 from horkd.protocols.classification import Classification
@@ -668,6 +668,30 @@ def test_a_run_goes_on_in_the_precision_that_it_began_in(tmp_path, whole):
         run = runner.run(tiny.teacher(), other, tmp_path)
     assert run.record["settings"]["precision"] == "fp32"
     assert run.record["files"] == read(tiny.teacher(), whole.folder.parent).record["files"]
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+def test_a_run_that_goes_on_on_another_device_keeps_its_precision(tmp_path, device):
+    """The GPU that it began on is gone, or another device is asked for; the record knows both."""
+    path = half_way(tmp_path)
+    tensors, metadata = storage.load_tensors(path)
+    begun = {"precision": "bf16", "device": "cuda", "torch": "2.9.1"}
+    settings = {**metadata["settings"], "device": "cuda", "precision": "bf16", "compile": "on"}
+    storage.save_tensors(path, tensors, metadata | {"settings": settings, "trained_in": [begun]})
+    run = runner.run(
+        tiny.teacher(), replace(tiny.SETTINGS, device=device, precision="auto"), tmp_path
+    )
+    used = run.record["settings"]
+    assert (used["device"], used["precision"], used["compile"]) == ("cpu", "bf16", "off")
+    now = {"precision": "bf16", "device": "cpu", "torch": versions()["torch"]}
+    assert run.record["trained_in"] == run.trained_in == [begun, now]
+
+
+def test_a_run_that_was_trained_in_one_way_says_so_once(tmp_path):
+    half_way(tmp_path)
+    run = tiny.run(tiny.teacher(), tmp_path)
+    assert "trained_in" not in run.record
+    assert run.trained_in == [{"precision": "fp32", "device": "cpu", "torch": versions()["torch"]}]
 
 
 def test_all_commits_that_trained_a_run_are_named(tmp_path):

@@ -4,6 +4,7 @@ import functools
 import itertools
 import json
 import math
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -22,14 +23,22 @@ from torch import Tensor
 
 from horkd import data, storage
 from horkd import predict as predict_
-from horkd.data import Batches, Dataset, FileBatches, ImageSet, load_dataset, training_images
+from horkd.data import (
+    Batches,
+    Dataset,
+    FileBatches,
+    ImageSet,
+    load_dataset,
+    look_again,
+    training_images,
+)
 from horkd.data.batches import balanced_order
 from horkd.data.glyphs import CHARACTERS, render
-from horkd.data.retrieval import listing_digest, load_retrieval
+from horkd.data.retrieval import load_retrieval
 from horkd.degradation import Degradation
 from horkd.errors import HorkdError
 from horkd.lab import looks as looks_
-from horkd.lab import runner
+from horkd.lab import prepare, runner
 from horkd.lab.config import RunConfig, config_from_dict, set_fields
 from horkd.lab.looks import Look, ask
 from horkd.lab.pace import images_of, learner_macs
@@ -557,7 +566,7 @@ def test_kept_answers_of_a_folder_are_of_its_photos(birds, tmp_path):
     network = Network(ModelSpec("resnet8x0.5", 0, 16))
 
     def kept(name: str, **changes) -> Path:
-        listing_digest.cache_clear()
+        look_again(name)
         config = student(data=name, frozen=teacher(data=name), **changes)
         whole = load_dataset(name) if name.startswith("folder:") else disjoint()
         return answers_folder(config, stub, network, whole, settings, tmp_path)
@@ -567,18 +576,117 @@ def test_kept_answers_of_a_folder_are_of_its_photos(birds, tmp_path):
     assert kept(birds) == first
     photo = root / "01" / "0.png"
     before = photo.read_bytes()
-    Image.new("RGB", (90, 30)).save(photo)
-    assert photo.stat().st_size != len(before)
+    for size in ((90, 30), (30, 90)):
+        Image.new("RGB", size).save(photo)
+        assert kept(birds) != first
+    photo.write_bytes(bytes([*before[:-1], before[-1] ^ 1]))  # edited in place
     assert kept(birds) != first
     photo.write_bytes(before)
     assert kept(birds) == first
     (root / "01" / "2.png").rename(root / "01" / "9.png")
     assert kept(birds) != first
     (root / "01" / "9.png").rename(root / "01" / "2.png")
-    listing_digest.cache_clear()
     other = kept("glyphs-disjoint")
     Image.new("RGB", (90, 30)).save(photo)
     assert kept("glyphs-disjoint") == other
+
+
+def bitmaps(folder: Path) -> str:
+    """Eight classes of three photos each, all files of one size."""
+    for c in range(8):
+        for i in range(3):
+            path = folder / f"{c}" / f"{i}.bmp"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pixels = np.random.default_rng([c, i]).integers(0, 255, (32, 32, 3), np.uint8)
+            Image.fromarray(pixels).save(path)
+    return f"folder:{folder}@32"
+
+
+def turned(folder: Path) -> None:
+    """All photos edited in place: as many bytes, the same times."""
+    for path in folder.rglob("*.bmp"):
+        stat = path.stat()
+        picture = Image.open(path)
+        picture.load()
+        picture.rotate(90).save(path)
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        assert path.stat().st_size == stat.st_size
+
+
+def on_photos(name: str, **changes) -> RunConfig:
+    quick = replace(RECIPE, epochs=1, batches=2, batch_size=6, per_class=3, crop=2)
+    return teacher(data=name, model="resnet8x0.25", select="last", recipe=quick, **changes)
+
+
+def test_photos_that_were_edited_in_place_are_another_run(tmp_path):
+    """In one process, as in a notebook that is run again."""
+    runs, config = tmp_path / "runs", on_photos(bitmaps(tmp_path / "photos"))
+    first = tiny.run(config, runs)
+    look = Look("retrieval", config.data, Degradation(8))
+    known = ask(first, [look], tiny.SETTINGS)
+    for path in (tmp_path / "photos").rglob("*.bmp"):
+        os.utime(path)
+    assert tiny.run(config, runs).folder == first.folder  # touched: nothing is done again
+    assert ask(first, [look], tiny.SETTINGS) == known
+    turned(tmp_path / "photos")
+    second = tiny.run(config, runs)
+    assert second.folder != first.folder
+    assert second.record["results"] != first.record["results"]
+    assert ask(second, [look], tiny.SETTINGS) != known
+    other = Look("retrieval", config.data, Degradation(4))
+    for late in (
+        lambda: ask(first, [other], tiny.SETTINGS),
+        lambda: looks_.at_resolutions(first, [Degradation(4)], tiny.SETTINGS),
+        lambda: looks_.features(first, tiny.SETTINGS),
+        lambda: export(first, tmp_path / "x.safetensors"),
+    ):
+        with pytest.raises(HorkdError, match=r"changed since .* trained on them") as error:
+            late()
+        tiny.one_line(error)
+    turned(tmp_path / "photos")
+    turned(tmp_path / "photos")
+    turned(tmp_path / "photos")  # as they were
+    assert tiny.run(config, runs).folder == first.folder
+    assert ask(first, [other], tiny.SETTINGS)
+
+
+def test_photos_that_change_during_a_run_leave_no_record(tmp_path):
+    """It may have seen both; what it learns from is another run, too."""
+    runs, name = tmp_path / "runs", bitmaps(tmp_path / "photos")
+    config = on_photos(name)
+    steps = []
+
+    def edited(module, inputs):
+        if not steps:
+            turned(tmp_path / "photos")
+        steps.append(1)
+
+    with (
+        tiny.before(Objective, edited),
+        pytest.raises(HorkdError, match=r"changed while .* nothing is recorded, run it again") as e,
+    ):
+        tiny.run(config, runs)
+    tiny.one_line(e)
+    assert not list(runs.glob("*/record.json"))
+    assert not list(runs.glob("*/state.safetensors"))
+    assert tiny.run(config, runs).record["key"] == config.key
+
+
+def test_what_a_frozen_model_says_of_photos_is_of_their_pixels(tmp_path):
+    """Centres of order C come from it; memory of a process is a cache, too."""
+    runs, name = tmp_path / "runs", bitmaps(tmp_path / "photos")
+    frozen = tiny.run(on_photos(name), runs)
+    network = frozen.network()
+
+    def said() -> Tensor:
+        data = load_dataset(name)
+        return prepare.says(frozen, network, data, "train", data.train.central).features
+
+    before = said()
+    assert torch.equal(said(), before)
+    turned(tmp_path / "photos")
+    look_again(name)
+    assert not torch.allclose(said(), before)
 
 
 # The triplet loss
@@ -1402,7 +1510,9 @@ def test_among_one_class_everything_is_found(birds, tmp_path):
     quick = replace(RECIPE, epochs=1, batches=2, batch_size=6, per_class=3, crop=2)
     for preset, refused in ((get_preset("metric-paper", few), True),
                             (get_preset("metric-paper", few, select="last"), False)):  # fmt: skip
-        sizes = replace(preset, compact="resnet8x0.5", backbone=None, other_recipe=quick)
+        sizes = replace(
+            preset, compact="resnet8x0.5", backbone=None, other_recipe=quick, embedding=8
+        )
         alone = named(sizes, "student 12 alone")
         if refused:
             with pytest.raises(HorkdError, match="too few classes to hold two out") as error:

@@ -28,7 +28,7 @@ from horkd.studies.presets import get_preset, get_presets
 from horkd.studies.results import gather
 from horkd.studies.retrieval import page as metric_page
 from horkd.studies.retrieval import tables as metric_tables
-from horkd.studies.study import configure, seeds, studies_of, study
+from horkd.studies.study import configure, queue, seeds, studies_of, study
 
 mpl.use("Agg")
 REPORTS = {
@@ -224,6 +224,170 @@ def test_every_number_of_the_results_in_the_readme_is_on_record():
     assert len(numbers) > 10
     for number in numbers:
         assert number.replace("−", "-") in known, f"{number} is in no report"
+
+
+def pages_of(folder):
+    """Of a report: its pages, each a function of results, with the results."""
+    return [
+        (name, page, of(folder, studies))
+        for name, (studies, page, _) in NOTEBOOKS.items()
+        if (folder, name) in committed("summaries")
+    ]
+
+
+def records_of(folder) -> dict[str, dict]:
+    """The records of a report by key, read from its files alone."""
+    files = sorted((paths.root() / "reports" / folder / "records").glob("*.json"))
+    contents = [storage.load_json(path) for path in files]
+    return {content["key"]: content for content in contents if "seconds" in content}
+
+
+def hours_of(records) -> str:
+    """As pages have it."""
+    hours = sum(record["seconds"]["total"] for record in records) / 3600
+    return f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.0f} minutes"
+
+
+@pytest.mark.parametrize(("folder", "name"), committed("summaries"))
+def test_a_committed_page_counts_every_run_once(folder, name):
+    """Its hours are the sum over these records."""
+    text = (paths.root() / "reports" / folder / "summaries" / f"{name}.md").read_text("utf-8")
+    results, records = of(folder, NOTEBOOKS[name][0]), records_of(folder)
+    arms = list(results)
+    if name.startswith("04"):  # the page is about these alone
+        arms = [subset_name(o, r) for r, known in tables.ablations(results).items() for o in known]
+    keys = {run.config.key for arm in arms for run in results.runs(arm)}
+    assert f" {len(keys)} runs, {hours_of(records[key] for key in keys)} of training" in text
+    for part, whole in re.findall(r"In (\d+) of (\d+) runs", text):
+        assert int(part) <= int(whole) == len(keys)
+
+
+def shifted(content):
+    """The same JSON with all measured numbers that are no whole ones a little larger."""
+    if isinstance(content, dict):
+        return {n: v if n == "far" else shifted(v) for n, v in content.items()}
+    if isinstance(content, list):
+        return [shifted(value) for value in content]
+    return content * 1.01 + 0.03 if isinstance(content, float) else content
+
+
+def with_other_numbers(results, arm):
+    """The same results, but for what the runs of an arm gave."""
+    source, keys = results.source, {run.config.key for run in results.runs(arm)}
+
+    class Shifted:
+        find, failed = source.find, source.failed
+
+        def at_resolutions(self, run, degradations):
+            found = source.at_resolutions(run, degradations)
+            return shifted(found) if run.config.key in keys else found
+
+        def ask(self, run, looks):
+            found = source.ask(run, looks)
+            return shifted(found) if run.config.key in keys else found
+
+    def other(run):
+        parts = {name: shifted(run.record[name]) for name in ("results", "history")}
+        return replace(run, record={**run.record, **parts}) if run.config.key in keys else run
+
+    found = {name: [other(run) for run in runs] for name, runs in results.found.items()}
+    return replace(results, source=Shifted(), found=found)
+
+
+@pytest.mark.parametrize("folder", REPORTS)
+def test_every_committed_record_is_shown_by_a_page(folder):
+    """Other numbers of an arm make another page: no network was trained for nothing."""
+    shown = set()
+    for _, page, results in pages_of(folder):
+        text = page(results)
+        for arm in results:
+            keys = {run.config.key for run in results.runs(arm)}
+            if not keys <= shown and page(with_other_numbers(results, arm)) != text:
+                shown |= keys
+    unseen = [record["name"] for key, record in records_of(folder).items() if key not in shown]
+    assert not unseen
+
+
+@pytest.mark.parametrize("folder", ["tuning", "cpu-cifar100/trials", "paper-short-cifar100/trials"])
+def test_every_committed_trial_is_named_by_its_key(folder):
+    out = paths.root() / "reports" / folder
+    text = "".join(path.read_text("utf-8") for path in out.rglob("*.md"))
+    records = records_of(folder)
+    assert records
+    assert not [record["name"] for key, record in records.items() if key not in text]
+
+
+def test_the_tuned_network_of_one_fold_is_named():
+    text = face_page.faces_page(of("faces-lfw", FACES))
+    assert "In no table, as there are fewer: tuned 16, fold 2: 92.17 %." in text
+
+
+def test_the_readme_counts_what_is_on_record_or_planned():
+    text = (paths.root() / "README.md").read_text(encoding="utf-8")
+    rows = [row for t in tables_of(text) if t and {"preset", "time"} <= t[0].keys() for row in t]
+    counted = 0
+    for row in rows:
+        name = row["preset"].strip("`")
+        for runs in re.findall(r"(\d+) runs", row["time"]):
+            counted += 1
+            folder = next(f for f, preset in REPORTS.items() if preset == name)
+            records = records_of(folder)
+            if int(runs) == len(records):
+                hours = sum(record["seconds"]["total"] for record in records.values()) / 3600
+                assert f"{hours:.1f} h of training" in row["time"]
+            else:
+                assert int(runs) == len(queue(get_presets(name))), name
+    assert counted >= 3
+
+
+# What is not equal in all runs is said beside the numbers -----------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "said"),
+    [("settings", {"precision": "bf16"}, "precision: bf16 (1), fp32 ("),
+     ("machine", {"device": "cuda"}, "device: cpu ("),
+     ("versions", {"torch": "2.9.1"}, "version of torch: 2.15.0 (")],
+)  # fmt: skip
+def test_every_page_says_that_its_runs_are_not_alike(part, value, said):
+    assert len(pages_of("quick-glyphs")) == 6
+    for name, page, results in pages_of("quick-glyphs"):
+        assert "trained alike" not in page(results)
+        arm = next(arm for arm in results if name[:2] != "04" or arm.startswith("{"))
+        run = results.runs(arm)[0]
+        run.record[part] = run.record[part] | value
+        assert said in page(results), name
+        assert page(results).count("**Not all runs were trained alike**") == 1
+
+
+def test_a_run_that_went_on_elsewhere_is_counted_with_both():
+    results = pretend(TABLE1)
+    first, second = results.everything()[:2]
+    first.record["trained_in"] = [
+        {"precision": "fp32", "device": "cpu", "torch": "2.9.1"},
+        {"precision": "fp32", "device": "cuda", "torch": "2.9.1"},
+    ]
+    second.record["settings"] = {"precision": "fp32"}
+    second.record["machine"] |= {"device": "cpu"}
+    text = pages.table1_page(results)
+    assert "(in parentheses, how many): device: cpu (2), cuda (1). Part of" in text
+
+
+@pytest.mark.parametrize("folder", [f for f in REPORTS if f != "quick-glyphs"])
+def test_no_claim_is_shown_between_runs_of_unequal_precision(folder):
+    """Every second run in bf16: each arm of three seeds has both."""
+    judged = 0
+    for name, page, results in pages_of(folder):
+        judged += len(re.findall(r": (?:holds|does not hold)\.\*\*", page(results)))
+        for runs in results.found.values():
+            for number, run in enumerate(runs):
+                run.record["settings"] = {"precision": ("fp32", "bf16")[number % 2]}
+        if name.startswith("06"):  # folds are one run each
+            for number, run in enumerate(results.everything()):
+                run.record["settings"] = {"precision": ("fp32", "bf16")[number % 2]}
+        text = page(results)
+        assert not re.findall(r": (?:holds|does not hold)\.\*\*", text), name
+    assert judged or folder != "metric-glyphs-disjoint"
 
 
 # The functions, on records made up for the purpose ------------------------------------------------

@@ -78,6 +78,28 @@ def left_over(out: Path) -> list[Path]:
     return [path for path in out.rglob("*") if path.name.endswith(".tmp")]
 
 
+def test_a_notebook_is_out_of_date_when_its_photos_are_others(tmp_path):
+    path = add(tmp_path, "07_photos")
+    photos = [tmp_path / "photos" / c / "a.bmp" for c in "abcdef"]
+    for number, photo in enumerate(photos):
+        photo.parent.mkdir(parents=True)
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(photo)
+
+    def digest(data: str) -> str:
+        own = {"preset": "metric", "data": data, "out": "out"}
+        (planned,) = reproduce_.plan([path], own, {}, package=Path("nowhere"))
+        return planned.digest
+
+    folder = f"folder:{tmp_path}/photos@8"
+    before, other = digest(folder), digest("glyphs-disjoint")
+    os.utime(photos[0], (0, 0))
+    assert digest(folder) == before
+    Image.new("RGB", (8, 8), (200, 0, 0)).save(photos[0])  # as many bytes
+    os.utime(photos[0], (0, 0))
+    assert digest(folder) != before
+    assert digest("glyphs-disjoint") == other
+
+
 def test_a_batch_from_failure_to_nothing_left_to_do(tmp_path, capsys):
     folder, out = tmp_path / "notebooks", tmp_path / "report"
     folder.mkdir()

@@ -24,8 +24,10 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import CIFAR100
 
 from horkd import predict as predict_
-from horkd.data import cifar, is_retrieval
+from horkd import storage
+from horkd.data import cifar, fingerprint, is_retrieval, load_dataset, look_again
 from horkd.data.faces import MEAN, STD
+from horkd.data.fingerprint import listing_digest
 from horkd.data.glyphs import CHARACTERS, UNSEEN_CHARACTERS, load_glyphs
 from horkd.data.images import Dataset, ImageSet
 from horkd.data.photos import FULL_CROP, WHOLE_CROP, PhotoFiles
@@ -33,7 +35,6 @@ from horkd.data.retrieval import (
     RETRIEVAL as NAMES,
 )
 from horkd.data.retrieval import (
-    listing_digest,
     load_retrieval,
     of_photos,
     parse_retrieval,
@@ -425,10 +426,8 @@ def test_sop(home, place):
 
 @pytest.fixture
 def forgetful():
-    """No listing is left over from another test; calling it forgets those of this one."""
-    listing_digest.cache_clear()
-    yield listing_digest.cache_clear
-    listing_digest.cache_clear()
+    """Calling it notices what changed in the folder."""
+    return lambda: look_again("folder:birds")
 
 
 def key_of(name: str) -> str:
@@ -740,6 +739,11 @@ OTHERS = {
     "a photo is removed": lambda a, b, test: (a / "1.png").unlink(),
     "a photo is removed from the test": lambda a, b, test: (test / "0.png").unlink(),
     "a photo has another size": lambda a, b, test: (a / "0.png").write_bytes(b"x"),
+    "a photo is edited in place": lambda a, b, test: edit(a / "0.png"),
+    "a photo is edited in the past": lambda a, b, test: edit(a / "0.png", times=(10**18, 10**18)),
+    "two photos change names": lambda a, b, test: swap(a / "0.png", a / "1.png"),
+    "photos of two classes are exchanged": lambda a, b, test: swap(a / "0.png", b / "0.png"),
+    "the folder is replaced": lambda a, b, test: replaced(a),
     "a photo has another name": lambda a, b, test: (a / "0.png").rename(a / "8.png"),
     "a photo is of another class": lambda a, b, test: (a / "1.png").rename(b / "9.png"),
     "a photo is tested": lambda a, b, test: (a / "1.png").rename(test / "9.png"),
@@ -761,6 +765,35 @@ SAME = {
     "an empty folder is added below": lambda a, b, test: (a / "empty").mkdir(),
     "the order on the disk": lambda a, b, test: rewritten(a),
 }
+
+
+def edit(path: Path, times: tuple[int, int] | None = None) -> None:
+    """Other pixels in as many bytes, with the times that the photo had, or these."""
+    stat = path.stat()
+    content = bytearray(path.read_bytes())
+    content[-20] ^= 1
+    with path.open("r+b") as file:
+        file.write(content)
+    os.utime(path, ns=times or (stat.st_atime_ns, stat.st_mtime_ns))
+    assert path.stat().st_size == stat.st_size
+
+
+def swap(one: Path, other: Path) -> None:
+    """Two photos of one size exchange their names."""
+    edit(one)
+    assert one.stat().st_size == other.stat().st_size
+    aside = one.with_name("aside")
+    one.rename(aside)
+    other.rename(one)
+    aside.rename(other)
+
+
+def replaced(folder: Path) -> None:
+    """Another folder of the same names and sizes."""
+    shutil.copytree(folder, folder.with_name(".new"))
+    edit(folder.with_name(".new") / "0.png")
+    shutil.rmtree(folder)
+    folder.with_name(".new").rename(folder)
 
 
 def rewritten(folder: Path) -> None:
@@ -822,6 +855,7 @@ def test_a_listing_is_of_what_is_in_a_folder(home, forgetful, tmp_path):
 def test_a_folder_is_listed_once_per_process(home, forgetful):
     root = split_tree(home)
     before, key = listing_digest("folder:birds"), key_of("folder:birds")
+    assert before == listing_digest("folder:birds")
     write(root / "train" / "a" / "9.png")
     assert listing_digest("folder:birds") == before  # a run keeps its key while it is trained
     assert key_of("folder:birds") == key
@@ -829,10 +863,66 @@ def test_a_folder_is_listed_once_per_process(home, forgetful):
     assert listing_digest("folder:birds") != before
 
 
-def test_no_photo_is_opened_for_a_listing(home, forgetful):
+def test_no_photo_is_decoded_for_a_listing(home, forgetful):
     for path in split_tree(home).rglob("*.png"):
         path.write_bytes(b"damaged")
     assert listing_digest("folder:birds")
+
+
+def test_only_changed_photos_are_read_again(home, forgetful, monkeypatch, tmp_path):
+    """By another process, too: sizes and times are kept with the digests."""
+    monkeypatch.setenv("HORKD_CACHE", str(tmp_path / "cache"))
+    root = split_tree(home)
+    photos = sorted(root.rglob("*.png"))
+    monkeypatch.setattr(fingerprint, "YOUNG", 0)
+    before = listing_digest("folder:birds")
+    (kept,) = (tmp_path / "cache" / "photos").glob("*.json")
+    files = storage.load_json(kept)["files"]
+    names = [path.relative_to(root).as_posix() for path in photos]
+    assert sorted(files) == names
+    files[names[1]][3] = "not read"
+    storage.save_json(kept, {"files": files})
+    forgetful()
+    assert listing_digest("folder:birds") == before  # nothing changed: not even the cache is read
+    os.utime(photos[0])
+    forgetful()
+    assert listing_digest("folder:birds") != before  # the others' digests come from there
+    kept.write_text("damaged")
+    os.utime(photos[0])
+    forgetful()
+    assert listing_digest("folder:birds") == before
+
+
+def test_a_cache_that_cannot_be_written_costs_a_warning(home, forgetful, monkeypatch, tmp_path):
+    split_tree(home)
+    before = listing_digest("folder:birds")
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HORKD_CACHE", str(tmp_path / "file"))
+    monkeypatch.setattr(fingerprint, "YOUNG", 0)
+    with pytest.warns(UserWarning, match="going on without a cache of photos' digests: "):
+        forgetful()
+    assert listing_digest("folder:birds") == before
+
+
+def test_a_data_set_has_the_photos_that_are_there(home, forgetful):
+    """Once the process has noticed them."""
+    root = split_tree(home)
+    before = load_dataset("folder:birds@16")
+    assert load_dataset("folder:birds@16") is before
+    os.utime(root / "train" / "a" / "0.png", (0, 0))
+    forgetful()
+    assert load_dataset("folder:birds@16") is before
+    write(root / "train" / "a" / "9.png")
+    forgetful()
+    assert len(load_dataset("folder:birds@16").train) == len(before.train) + 1
+
+
+def test_folders_of_one_name_in_two_places_are_two(home, forgetful, monkeypatch, tmp_path):
+    split_tree(home)
+    before = listing_digest("folder:birds")
+    write(split_tree(tmp_path / "elsewhere") / "train" / "a" / "9.png")
+    monkeypatch.setenv("HORKD_DATA", str(tmp_path / "elsewhere"))
+    assert listing_digest("folder:birds") != before
 
 
 def test_a_listing_of_no_folder(home, forgetful):

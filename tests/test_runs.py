@@ -28,6 +28,7 @@ from horkd.lab.store import Run, diverged, read
 from horkd.losses import class_centers
 from horkd.machine import Settings
 from horkd.networks.network import ModelSpec, Network, load_network, save_network
+from horkd.networks.weights import digest
 from horkd.objectives import Objective
 from horkd.protocols import classification
 from horkd.protocols.classification import Classification
@@ -715,6 +716,12 @@ def test_bad_fields(change, complaint):
     assert "\n" not in str(caught.value)
 
 
+def batches(size: int, per_class: int = 0, **changes) -> dict:
+    """Fields of a student that learns order 2 from batches of so many images, unless changed."""
+    recipe = replace(tiny.RECIPE, batch_size=size, per_class=per_class)
+    return {"orders": (("2", 1.0),), "recipe": recipe, **changes}
+
+
 def test_a_missing_field_is_named():
     with pytest.raises(HorkdError, match="model"):
         config_from_dict({"degradation": {"size": 16}})
@@ -733,13 +740,76 @@ def test_a_missing_field_is_named():
         ({"model": "resnet8y2"}, "unknown model 'resnet8y2'"),
         ({"frozen": None, "orders": (), "baselines": (("kd", 1.0),)}, "needs a frozen model"),
         ({"cross_entropy": 0.0, "balance": True}, "balance needs a cross-entropy"),
+        ({"orders": (("2", 0.0), ("C", 0.0))}, "all have weight 0, so that nothing is distilled"),
+        ({"orders": (), "baselines": (("kd", 0.0),)}, "all have weight 0"),
+        (batches(1), "order 2 needs 3 images in a batch, with 1 it is always zero: set batch_size"),
+        (batches(2), "order 2 needs 3 images in a batch, with 2 it is always zero"),
+        (batches(2, orders=(("3", 1.0),)), "order 3 needs 3 images in a batch"),
+        (batches(2, orders=(("3", 1.0),), cross_entropy=0.0), "order 3 needs 3 images in a batch"),
+        (batches(2, orders=(), baselines=(("pkt", 1.0),)), "pkt needs 3 images in a batch"),
+        (batches(2, orders=(), baselines=(("darkrank", 1.0),)), "darkrank needs 3 images"),
+        (batches(1, orders=(), baselines=(("mkd_relative", 1.0),)), "mkd_relative needs 2 images"),
+        (
+            batches(4, orders=(), baselines=(("kd", 1.0),), head="triplet", per_class=4),
+            "the triplet loss needs 5 images in a batch, with 4",
+        ),
         ({"warmup": 3.5}, "warmup must lie in 0 to 3 epochs, got 3.5"),
         ({"warmup": -1.0}, "warmup must lie in 0 to 3 epochs, got -1.0"),
     ],
 )
 def test_bad_configurations(change, complaint):
-    with pytest.raises(HorkdError, match=complaint):
+    with pytest.raises(HorkdError, match=complaint) as error:
         tiny.student(**change)
+    tiny.one_line(error)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [batches(3), batches(1, orders=(("1", 1.0), ("C", 1.0), ("2", 0.0))),
+     batches(2, orders=(), baselines=(("mkd_relative", 1.0),)),
+     batches(1, orders=(), baselines=(("kd", 1.0), ("at", 1.0), ("pkt", 0.0))),
+     batches(5, orders=(), baselines=(("kd", 1.0),), head="triplet", per_class=4),
+     batches(2, orders=(("C", 1.0),), head="triplet", cross_entropy=0.0, per_class=2)],
+)  # fmt: skip
+def test_the_smallest_batches_that_say_anything(change):
+    assert tiny.student(**change).recipe.batch_size
+
+
+def test_what_was_zero_in_every_step_is_no_finished_run(tmp_path, count_steps):
+    """One class to tell apart: neither the labels nor a softened answer say anything."""
+
+    def one_class(name, per_class=None):
+        data = tiny.load(name)
+        splits = {n: getattr(data, n) for n in ("train", "validation", "test")}
+        splits = {n: s.select(s.labels == 0) for n, s in splits.items()}
+        return replace(data, **{n: replace(s, classes=s.classes[:1]) for n, s in splits.items()})
+
+    recipe = replace(tiny.RECIPE, batch_size=4)
+    first = tiny.teacher(recipe=recipe)
+    second = tiny.student(
+        frozen=tiny.teacher(recipe=recipe, weights="0" * 16, classifier=True),
+        recipe=recipe, orders=(("2", 1.0),), baselines=(("kd", 1.0),), cross_entropy=0.0,
+    )  # fmt: skip
+    network = tiny.network("resnet8x0.5", classes=1)
+    save_network(tmp_path / "given.safetensors", network)
+    second = replace(
+        second, frozen=replace(second.frozen, weights=digest(tmp_path / "given.safetensors"))
+    )
+    with tiny.registered(one_class):
+        runner.import_network(
+            second.frozen, tmp_path / "given.safetensors", tiny.SETTINGS, tmp_path
+        )
+        for config, words in (
+            (first, "cross_entropy was zero in every step of all 3 epochs, so that nothing was"),
+            (second, "kd was zero in every step of all 3 epochs"),
+        ):
+            for again in range(2):
+                count_steps.clear()
+                with pytest.raises(HorkdError, match=words) as error:
+                    tiny.run(config, tmp_path)
+                tiny.one_line(error)
+                assert bool(count_steps) is not bool(again), "known from its state the second time"
+            assert not (tmp_path / config.name / "record.json").exists()
 
 
 @pytest.mark.parametrize(

@@ -192,3 +192,9 @@ def test_every_task_of_the_package_is_whole():
             listed = {arm for one in studies_of(preset) for arm in study(preset, one)}
             assert usual_exports(preset)
             assert set(usual_exports(preset)) <= listed
+
+
+@pytest.mark.parametrize("name", sorted(presets()))
+def test_what_has_one_name_is_trained_in_one_precision(name):
+    """Two tasks may share the name of a preset, and a command trains both."""
+    assert len({preset.precision for preset in get_presets(name)}) == 1

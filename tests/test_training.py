@@ -14,13 +14,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from horkd.answers import Answers
+from horkd.baselines import Baselines
 from horkd.data import ImageSet, normalise
 from horkd.data.glyphs import CHARACTERS, glyph_masks
 from horkd.degradation import Degradation
 from horkd.errors import HorkdError
 from horkd.losses import HybridOrderLoss, class_centers, order1, order2, order3, order_c
 from horkd.machine import Settings, exact_matmul, seeded
-from horkd.objectives import Frozen, Objective
+from horkd.objectives import Frozen, Objective, Triplet
 from horkd.predict import predict
 from horkd.preprocess import Preprocess
 from horkd.protocols.neighbours import nmi
@@ -48,6 +49,68 @@ def frozen_model(name: str = "resnet8x0.5") -> Frozen:
         for norm in norms:
             norm.momentum = 0.1
     return Frozen(network)
+
+
+def trained(objective: Objective, recipe: Recipe, **given) -> State:
+    """The library's call, on the images of one batch and a few more."""
+    return train(
+        tiny.network(), objective, first(24), tiny.data(), Degradation(8), recipe, tiny.SETTINGS,
+        flip=False, **given,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("objective", "recipe", "said"),
+    [(lambda: Objective(1.0, HybridOrderLoss({"2": 1.0})), {"batch_size": 2}, "order 2 needs 3"),
+     (lambda: Objective(0.0, HybridOrderLoss({"3": 1.0})), {"batch_size": 1}, "order 3 needs 3"),
+     (lambda: Objective(1.0, None, Baselines({"pkt": 1.0})), {"batch_size": 2}, "pkt needs 3"),
+     (lambda: Objective(1.0, head=Triplet()), {"batch_size": 4, "per_class": 4},
+      "the triplet loss needs 5 images in a batch, with 4"),
+     (lambda: Objective(0.0, HybridOrderLoss({"2": 0.0})), {}, "nothing to minimise: give")],
+)  # fmt: skip
+def test_a_term_that_would_be_zero_in_every_batch_is_refused_before_the_first_step(
+    objective, recipe, said
+):
+    with pytest.raises(HorkdError, match=said) as error:
+        trained(objective(), replace(ONE_STEP, **recipe), frozen=frozen_model())
+    tiny.one_line(error)
+
+
+def test_processes_that_share_a_batch_may_have_few_images_each():
+    shared = Objective(1.0, HybridOrderLoss({"2": 1.0}, gather=True))
+    shared.check_batches(1)
+    with pytest.raises(HorkdError, match="order 2 needs 3 images"):
+        Objective(1.0, HybridOrderLoss({"2": 1.0})).check_batches(1)
+
+
+@pytest.mark.parametrize("margin", [-10.0, 0.2])
+def test_triplets_that_were_never_found_taught_nothing(margin):
+    """None violates a margin far below zero; without two images of a class there is none at all."""
+    recipe = replace(ONE_STEP, epochs=2, learning_rate=0.01, batch_size=6)
+    images = first(24)
+    if margin > 0:
+        images = replace(images, labels=torch.arange(24), classes=tuple(map(str, range(24))))
+    with pytest.raises(HorkdError, match="triplet was zero in every step of all 2 epochs") as error:
+        train(
+            tiny.network(), Objective(1.0, head=Triplet(margin)), images, tiny.data(),
+            Degradation(8), recipe, tiny.SETTINGS,
+        )  # fmt: skip
+    tiny.one_line(error)
+
+
+def test_a_term_that_said_something_once_is_enough():
+    """Of the four batches of an epoch one has three classes with two images each."""
+    labels = torch.arange(24)
+    labels[1] = 0
+    images = replace(first(24), labels=labels, classes=tuple(map(str, range(24))))
+    recipe = replace(ONE_STEP, epochs=8, learning_rate=0.01, batch_size=12)
+    state = train(
+        tiny.network(), Objective(1.0, head=Triplet()), images, tiny.data(), Degradation(8), recipe,
+        tiny.SETTINGS,
+    )  # fmt: skip
+    silent = [entry["terms"]["triplet"] == 0 for entry in state.history]
+    assert any(silent)
+    assert not all(silent)
 
 
 def distillation(frozen: Frozen, weights=WEIGHTS, cross_entropy: float = 1.0) -> Objective:

@@ -213,14 +213,16 @@ def test_arms_of_the_campaign_are_those_of_the_plan():
 # The page
 
 
-def fake(config: RunConfig, percent: float, folder: Path, seconds: float = 50.0) -> None:
+def fake(
+    config: RunConfig, percent: float, folder: Path, seconds: float = 50.0, precision: str = "bf16"
+) -> None:
     record = record_of(
         config,
         {},
         results={"validation": {"top1": percent, "top5": 90.0, "n": 5000}},
         history=[{"epoch": 1, "gradient_shares": {"cross_entropy": 0.75, "order_c": 0.25}}],
         seconds={"total": seconds, "epochs": [seconds], "frozen_answers_read": []},
-        settings={"precision": "bf16"},
+        settings={"precision": precision},
     )
     storage.save_json(folder / "records" / f"{config.name}.json", record)
 
@@ -239,6 +241,18 @@ def test_the_page_says_what_was_found_and_what_is_missing(tmp_path):
     assert "- {2,3,C}: 2.5, 5, 10 (42.00 %), best of 1 of 4 trials" in text
     table = trials_page.table(trials_page.gather_trials(SHORT, Recorded(tmp_path))["recipe"])
     assert list(table["validation top-1 %"]) == ["45.00", "46.00", "47.00"]
+
+
+def test_trials_that_were_not_run_alike_are_named(tmp_path):
+    preset = get_preset("cpu")
+    for name in ("progressive", "full"):
+        for seed, precision in enumerate(("bf16", "bf16", "fp32")):
+            config = configure(preset, study(preset, "recipe")[f"trial {name}"], seed)
+            fake(config, 45.0 + seed, tmp_path, precision=precision)
+    text = trials_page.page(preset, Recorded(tmp_path))
+    assert "6 of 9 runs. **Not all runs were trained alike** " in text
+    assert "precision: bf16 (4), fp32 (2)." in text
+    assert "took 50 and 50 s, in unequal precision (bf16, fp32)." in text
 
 
 def test_of_equal_settings_the_first_is_taken(tmp_path):

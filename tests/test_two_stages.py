@@ -6,6 +6,7 @@ import importlib
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import tiny
@@ -51,6 +52,30 @@ def test_only_assistant_and_student_learn(three):
     for history in (first, second):
         assert [entry["epoch"] for entry in history] == [1, 2, 3]
         assert history[-1]["terms"]["loss"] < history[0]["terms"]["loss"]
+
+
+@pytest.mark.parametrize(
+    ("weights_", "size", "said"),
+    [({}, 12, "no order has a weight, so that nothing is distilled"),
+     ({"2": 0.0, "C": 0}, 12, "no order has a weight"),
+     ({"4": 1.0}, 12, "unknown order '4': choose from 1, 2, 3, C"),
+     ({"2": 25.0}, 2, "order 2 needs 3 images in a batch, with 2 it is always zero"),
+     ({"3": 50.0, "C": 1.0}, 2, "order 3 needs 3 images in a batch"),
+     (two_stages.WEIGHTS, 1, "order 2 needs 3 images in a batch, with 1 it is always zero")],
+)  # fmt: skip
+def test_losses_that_are_zero_whatever_is_said_are_refused(three, weights_, size, said):
+    before = [weights(network) for network in three]
+    recipe = replace(tiny.RECIPE, batch_size=size)
+    for attempt in (
+        lambda: transfer(*three, tiny.data().train, 8, weights=weights_, recipe=recipe),
+        lambda: distil(
+            *three[:2], tiny.data().train, Degradation(8), weights=weights_, recipe=recipe
+        ),
+    ):
+        with pytest.raises(HorkdError, match=said) as error:
+            attempt()
+        tiny.one_line(error)
+    assert all(same(weights(network), b) for network, b in zip(three, before, strict=True))
 
 
 def test_stage_two_leaves_the_assistant_as_stage_one_made_it(three):

@@ -63,6 +63,21 @@ def steps(monkeypatch) -> list[int]:
     return taken
 
 
+def test_runs_of_another_precision_are_named_before_more_are_trained(folder):
+    """All that is compared is trained in one."""
+    done = tiny.teacher(recipe=ONE_EPOCH)
+    jobs = [Job("a study", "an arm", config) for config in (done, tiny.teacher(seed=1))]
+    exact, rough = (replace(tiny.SETTINGS, precision=p) for p in ("fp32", "bf16"))
+    assert work.unlike_before(jobs, rough) == ""
+    tiny.run(done, folder)
+    assert work.unlike_before(jobs, exact) == ""
+    assert work.unlike_before(jobs, replace(exact, precision="auto")) == ""  # on a CPU
+    assert work.unlike_before(jobs[:1], rough) == ""  # nothing is trained
+    said = work.unlike_before(jobs, rough)
+    assert said.startswith("1 finished runs were trained in fp32, the missing ones will be in bf16")
+    assert "--precision fp32" in said
+
+
 def jobs_of(*configs: RunConfig) -> list[Job]:
     return [Job("study", f"arm {n}", config) for n, config in enumerate(configs)]
 

@@ -12,6 +12,7 @@ from horkd import paths
 from horkd.data import cifar, faces, glyphs, retrieval
 from horkd.data.batches import Batches, FileBatches, ReducedBatches
 from horkd.data.faces import parse, whole_of
+from horkd.data.fingerprint import listing_digest, look_again
 from horkd.data.images import Dataset, ImageSet
 from horkd.data.photos import PhotoFiles
 from horkd.data.source import Source
@@ -34,6 +35,7 @@ __all__ = [
     "is_faces",
     "is_retrieval",
     "load_dataset",
+    "look_again",
     "normalise",
     "parse",
     "registered",
@@ -125,7 +127,7 @@ def training_images(name: str, per_class: int | None = None, validation: bool = 
 
 
 def load_dataset(name: str, per_class: int | None = None) -> Dataset:
-    """A data set by name, read once per process.
+    """A data set by name, read once per process; a folder of photos again if it has others.
 
     Args:
         name: one of `DATASETS`. "glyphs" is drawn here; "cifar100" is read or downloaded; sets of
@@ -136,7 +138,9 @@ def load_dataset(name: str, per_class: int | None = None) -> Dataset:
     Raises:
         HorkdError: if the name is unknown or the data are missing or damaged.
     """
-    return _loaded(source_of(name).load, name, per_class, paths.data_dir())
+    source = source_of(name)
+    photos = listing_digest(name) if name.startswith(retrieval.FOLDER) else ""
+    return _loaded(source.load, name, per_class, paths.data_dir(), photos)
 
 
 @functools.lru_cache(maxsize=4)
@@ -145,5 +149,6 @@ def _loaded(
     name: str,
     per_class: int | None,
     folder: Path | None,
+    photos: str,
 ) -> Dataset:
-    return load(name, per_class)  # the folder is where it looks
+    return load(name, per_class)  # from that folder, and of these photos

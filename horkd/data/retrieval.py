@@ -25,7 +25,6 @@ pytorch-metric-learning, which reads the lists, the code published with RKD (`ca
 the publishers' descriptions, and refuse in one line what does not look like that.
 """
 
-import functools
 import hashlib
 import re
 from dataclasses import replace
@@ -119,31 +118,6 @@ def plain_name(name: str) -> str:
         :4
     ]  # two folders may have one name
     return f"folder-{re.sub(r'[^A-Za-z0-9@._-]+', '-', last)}-{which}"
-
-
-@functools.lru_cache(maxsize=8)
-def listing_digest(name: str) -> str:
-    """Which photos a folder holds: a digest of their names and sizes, read once per process.
-
-    Args:
-        name: `folder:PATH`, with `@SIZE` if wished.
-
-    Raises:
-        HorkdError: if there is no such folder.
-    """
-    train, test = halves_of(parse_retrieval(name)[0].removeprefix(FOLDER))
-    digest = hashlib.sha256()
-    for photos in (train, test):
-        for file, label in zip(photos.files, photos.labels.tolist(), strict=True):
-            try:
-                size = (photos.root / file).stat().st_size
-            except OSError as error:
-                gone = f"cannot read {photos.root / file}: {error.strerror}"
-                raise HorkdError(f"{gone}; remove the entry or put the photo there") from None
-            line = f"{file}\0{photos.names[label]}\0{size}\n"
-            digest.update(line.encode(errors="surrogateescape"))
-        digest.update(b"\0")
-    return digest.hexdigest()[:16]
 
 
 def retrieval_images(name: str, per_class: int | None = None, validation: bool = True) -> int:

@@ -135,6 +135,7 @@ class Saver:
             "config": asdict(self.config),
             "settings": asdict(self.settings),
             "commits": list(dict.fromkeys([*state.commits, commit()])),
+            "trained_in": with_present(state, self.settings),
         }
         storage.save_tensors(self.path, tensors, metadata)
         self.last = self.control.clock()
@@ -143,17 +144,17 @@ class Saver:
 def as_before(settings: Settings, path: Path) -> Settings:
     """Settings left to the machine ("auto") as an interrupted run had them; its precision anyway.
 
-    A run that changed its precision on the way would be neither the one nor the other.
+    A run that changed its precision on the way would be neither the one nor the other. On another
+    device, because that is asked for or the first one is gone, only the precision stays.
     """
     try:
         saved = storage.load_tensors(path)[1]["settings"] if path.is_file() else {}
     except (storage.DamagedFile, KeyError):  # `resume` deals with it
         return settings
     device = saved.get("device", "")
-    if settings.device not in ("auto", device):
-        return settings
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        return settings  # begun on a GPU that is gone: go on with what there is
+    moved = settings.device not in ("auto", device) or (
+        device.startswith("cuda") and not torch.cuda.is_available()
+    )
     if "precision" in saved and settings.precision not in ("auto", saved["precision"]):
         warnings.warn(
             f"{path.parent.name} was begun in {saved['precision']} and goes on in it, not in "
@@ -162,9 +163,17 @@ def as_before(settings: Settings, path: Path) -> Settings:
         )
         settings = dataclasses.replace(settings, precision="auto")
     open_ones = [f.name for f in dataclasses.fields(settings) if f.name in saved]
+    if moved:
+        open_ones = [name for name in open_ones if name == "precision"]
     return dataclasses.replace(
         settings, **{n: saved[n] for n in open_ones if getattr(settings, n) == "auto"}
     )
+
+
+def with_present(state: State, settings: Settings) -> list[dict[str, str]]:
+    """All that a run was trained in, what trains it now included."""
+    now = settings.trained_in()
+    return [*(part for part in state.trained_in if part != now), now]
 
 
 def _is_of(saved: object, config: RunConfig) -> bool:
@@ -208,6 +217,7 @@ def resume(state: State, path: Path, config: RunConfig) -> bool:
     state.step, state.elapsed = metadata.get("step", 0), metadata.get("elapsed", 0.0)
     state.reading = metadata.get("reading", False)
     state.commits = metadata.get("commits", [])
+    state.trained_in = metadata.get("trained_in", [])
     state.sums, state.norms = (
         {n: t.to(device) for n, t in part(prefix).items()} for prefix in ("sums.", "norms.")
     )

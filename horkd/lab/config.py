@@ -12,7 +12,8 @@ import torch
 from horkd.baselines import Baselines
 from horkd.checks import require_seed
 from horkd.data import DRAWN
-from horkd.data.retrieval import FOLDER, listing_digest, plain_name
+from horkd.data.fingerprint import listing_digest
+from horkd.data.retrieval import FOLDER, plain_name
 from horkd.degradation import Degradation
 from horkd.errors import HorkdError
 from horkd.losses import HybridOrderLoss
@@ -20,7 +21,7 @@ from horkd.networks.network import (
     ModelSpec,
     Statistics,
 )
-from horkd.objectives import Objective
+from horkd.objectives import Objective, require_tuples
 from horkd.training import Recipe
 
 HEADS = ("linear", "cosface", "arcface", "triplet")
@@ -170,6 +171,16 @@ class RunConfig:
             raise HorkdError(
                 "nothing to minimise: give cross_entropy, an order or a baseline a weight"
             )
+        if (self.orders or self.baselines) and not any(
+            weight for _, weight in (*self.orders, *self.baselines)
+        ):
+            raise HorkdError(
+                "orders and baselines all have weight 0, so that nothing is distilled: give one a "
+                "weight, or leave them empty"
+            )
+        triplets = self.recipe.per_class if self.head == "triplet" and self.cross_entropy else 0
+        batch = self.recipe.batch_size
+        require_tuples(dict(self.orders), dict(self.baselines), batch, triplets)
         if not 0 <= self.warmup <= self.recipe.epochs:
             raise HorkdError(
                 f"warmup must lie in 0 to {self.recipe.epochs} epochs, got {self.warmup}"
@@ -196,7 +207,7 @@ class RunConfig:
         content = {"format": FORMAT, **set_fields(self)}
         if self.data in DRAWN:  # redrawn images are other data
             content["data_version"] = DRAWN[self.data]
-        if self.data.startswith(FOLDER):  # and so are photos that were added
+        if self.data.startswith(FOLDER):  # and so are photos that were added or edited
             content["data_version"] = listing_digest(self.data)
         text = json.dumps(content, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]

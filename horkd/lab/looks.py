@@ -9,12 +9,14 @@ from pathlib import Path
 from torch import Tensor
 
 from horkd import storage
-from horkd.data import Dataset, PhotoFiles, load_dataset
+from horkd.data import Dataset, PhotoFiles, load_dataset, look_again
+from horkd.data.fingerprint import listing_digest
+from horkd.data.retrieval import FOLDER
 from horkd.degradation import Degradation
 from horkd.errors import HorkdError
 from horkd.lab.config import config_from_dict
 from horkd.lab.prepare import says
-from horkd.lab.store import Run, read, refuse_trial
+from horkd.lab.store import Run, data_of, read, refuse_trial
 from horkd.machine import Settings
 from horkd.networks.network import Output
 from horkd.predict import predict
@@ -30,8 +32,7 @@ def features(finished: Run, settings: Settings | None = None) -> Tensor:
         settings: where to run it.
     """
     refuse_trial(finished)
-    config, network = finished.config, finished.network()
-    data = load_dataset(config.data, config.per_class)
+    config, data, network = finished.config, data_of(finished), finished.network()
     settings = (settings or Settings()).resolve(network)
     placed = settings.place(network)
     return predict(placed, data.test.central, data, config.degradation).features.cpu()
@@ -66,7 +67,7 @@ def at_resolutions(
             network = finished.network()
             settings = (settings or Settings()).resolve(network)
             network = settings.place(network)
-            data = load_dataset(finished.config.data, finished.config.per_class)
+            data = data_of(finished)
             for key, degradation in missing.items():
                 known[key] = {
                     "degradation": asdict(degradation),
@@ -134,7 +135,7 @@ def ask(finished: Run, looks: Sequence[Look], settings: Settings | None = None) 
         question(look.question).check(look.other, look.flip)
     path = finished.folder / "open_set.json"
     with storage.locked(finished.folder.parent / ".locks" / f"{finished.config.key}.looks.lock"):
-        known = known_looks(_of_these_weights(finished, path))
+        known = _of_these_photos(_of_these_weights(finished, path))
         missing = [look for look in dict.fromkeys(looks) if look not in known]
         network, memo = None, {}
         for look in missing:
@@ -148,17 +149,20 @@ def ask(finished: Run, looks: Sequence[Look], settings: Settings | None = None) 
             result = question(look.question)(asked)
             known[look] = json.loads(json.dumps(result))
             content = {"key": finished.config.key, "files": finished.record["files"]}
-            listed = [{"look": k.as_json(), "result": v} for k, v in known.items()]
+            listed = [
+                {"look": k.as_json(), "result": v, **_photos(k.data)} for k, v in known.items()
+            ]
             storage.save_json(path, content | {"looks": listed})
     return [known[look] for look in looks]
 
 
 def _data(finished: Run, look: Look) -> Dataset:
     """The data set of a look; the run's own one as the network was trained by it."""
-    own, data = finished.config, load_dataset(look.data)
-    if look.data != own.data or own.per_class is None:
+    own = finished.config
+    part = data_of(finished) if look.data == own.data else None
+    data = load_dataset(look.data)
+    if part is None or own.per_class is None:
         return data
-    part = load_dataset(own.data, own.per_class)
     if question(look.question).own_images:
         return part
     return replace(data, mean=part.mean, std=part.std)
@@ -185,6 +189,20 @@ def known_looks(content: dict) -> dict[Look, dict]:
         fields["question"] = fields.pop("task")
         found[config_from_dict(fields, Look)] = entry["result"]
     return found
+
+
+def _photos(data: str) -> dict[str, str]:
+    """What tells other photos of a folder from those that were looked at."""
+    return {"photos": listing_digest(data)} if data.startswith(FOLDER) else {}
+
+
+def _of_these_photos(content: dict) -> dict[Look, dict]:
+    """The looks of an `open_set.json` whose photos are what they were."""
+    listed = content.get("looks", [])
+    for data in {entry["look"]["data"] for entry in listed}:
+        look_again(data)
+    kept = [e for e in listed if e.get("photos") == _photos(e["look"]["data"]).get("photos")]
+    return known_looks({**content, "looks": kept})
 
 
 def _of_these_weights(finished: Run, path: Path) -> dict:

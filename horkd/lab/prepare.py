@@ -12,7 +12,8 @@ from horkd import answers as answers_
 from horkd.answers import Answers, FixedViews
 from horkd.baselines import Baselines, middle
 from horkd.data import DRAWN, Dataset, ImageSet, PhotoFiles, load_dataset, whole_of
-from horkd.data.retrieval import FOLDER, listing_digest
+from horkd.data.fingerprint import listing_digest
+from horkd.data.retrieval import FOLDER
 from horkd.errors import HorkdError
 from horkd.lab.config import FORMAT, RunConfig, set_fields
 from horkd.lab.store import Run
@@ -288,6 +289,8 @@ def says(
         "images": [split, data.name, len(images), config.per_class],
         "device": str(next(network.parameters()).device),
     }
+    if data.name.startswith(FOLDER):
+        asked["images"].append(listing_digest(data.name))
     key = json.dumps(asked, sort_keys=True)
     if key not in _SAID:
         while len(_SAID) >= 4:

@@ -22,10 +22,10 @@ import torch
 
 from horkd import paths, storage
 from horkd.answers import Answers
-from horkd.data import Dataset, ImageSet, PhotoFiles, load_dataset
+from horkd.data import Dataset, ImageSet, PhotoFiles, load_dataset, look_again
 from horkd.errors import HorkdError
 from horkd.lab import prepare
-from horkd.lab.checkpoint import Control, Saver, TimeUp, as_before, resume
+from horkd.lab.checkpoint import Control, Saver, TimeUp, as_before, resume, with_present
 from horkd.lab.config import RunConfig
 from horkd.lab.store import (
     Run,
@@ -64,9 +64,10 @@ def run(
         TimeUp: if the deadline came first; nothing of the finished epochs is lost.
         Busy: if another process trains the same, and `control` says not to wait.
         KeyboardInterrupt: if `control` says to stop; the steps done so far are kept.
-        HorkdError: if data are missing, the disk refuses, and so on.
+        HorkdError: if data are missing, photos change meanwhile, the disk refuses, and so on.
     """
     runs, control = runs or paths.runs_dir(), control or Control()
+    look_again(config.data)  # its photos are a part of the key
     folder = runs / config.name
     found = finished(config, folder)  # what is there needs no lock
     if found is not None:
@@ -168,6 +169,7 @@ def _train(config: RunConfig, settings: Settings, folder: Path, control: Control
         raise TimeUp(f"time is up before the first epoch of {config.name}")
     job = _prepare(config, settings, folder, data, frozen_run, started)
     _fit(job, control)
+    _refuse_other_photos(job)
     results, network, files = _judge(job)
     return _write(job, results, network, files)
 
@@ -245,6 +247,21 @@ def _fit(job: _Job, control: Control) -> None:
     except Diverged as error:
         note_divergence(config, job.folder, error, job.settings)
         raise
+
+
+def _refuse_other_photos(job: _Job) -> None:
+    """Refuse to record a run that saw photos before and after a change.
+
+    Raises:
+        HorkdError: if the folder's photos are no longer those that the run began with.
+    """
+    look_again(job.config.data)
+    if job.config.name != job.folder.name:
+        job.kept.unlink(missing_ok=True)
+        raise HorkdError(
+            f"the photos of {job.config.data} changed while {job.folder.name} was trained on "
+            "them: nothing is recorded, run it again"
+        )
 
 
 def _judge(job: _Job) -> tuple[dict[str, object], Network, dict[str, str]]:
@@ -325,6 +342,8 @@ def _write(job: _Job, results: dict[str, object], network: Network, files: dict[
     }
     if len(commits := list(dict.fromkeys([*state.commits, commit()]))) > 1:
         rest["commits"] = commits  # of a run that was trained in parts; `commit` ended it
+    if len(parts := with_present(state, job.settings)) > 1:
+        rest["trained_in"] = parts
     if config.backbone == "imagenet":
         rest["backbone"] = imagenet_name(config.model)
     size = prepare.input_size(config, data)

@@ -2,13 +2,15 @@
 
 import json
 import tempfile
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from torch import Tensor
 
 from horkd import paths, storage
-from horkd.data import load_dataset
+from horkd.data import Dataset, load_dataset, look_again
 from horkd.errors import HorkdError
 from horkd.lab.config import FORMAT, RunConfig
 from horkd.machine import Settings, commit, describe_machine, latency, versions
@@ -29,11 +31,55 @@ class Run:
         """The trained network (of the epoch that counts), in eval mode, on the CPU."""
         return load_network(self.folder / "model.safetensors")
 
+    @property
+    def trained_in(self) -> list[dict[str, str]]:
+        """Precision, device and version of torch, which can change the numbers of a configuration.
+
+        Several for a run that went on elsewhere, none for a network that others trained.
+        """
+        if self.config.weights:
+            return []
+        record = self.record
+        one = {
+            "precision": record.get("settings", {}).get("precision"),
+            "device": record["machine"].get("device"),
+            "torch": record.get("versions", {}).get("torch"),
+        }
+        parts = record.get("trained_in", [one])
+        return [{name: v for name, v in part.items() if v is not None} for part in parts]
+
     def centers(self) -> Tensor | None:
         """The frozen model's class centres (C, D) that this run was trained with, or None."""
         path = self.folder / "objective.safetensors"
         tensors = storage.load_tensors(path)[0] if path.is_file() else {}
         return tensors.get("relational.centers")
+
+
+#: What `unlike` calls the parts of `Run.trained_in`.
+_NAMES = {"precision": "precision", "device": "device", "torch": "version of torch"}
+
+
+def unlike(trained_in: Iterable[Sequence[Mapping[str, str]]]) -> str:
+    """In a sentence, in what networks differ besides what is studied; empty if in nothing.
+
+    Args:
+        trained_in: of each network (`Run.trained_in`): precision, device, version of torch. One
+            that was trained in parts is counted with each of them.
+    """
+    networks, said = list(trained_in), []
+    for name, words in _NAMES.items():
+        counts = Counter(
+            value for parts in networks for value in {part[name] for part in parts if name in part}
+        )
+        if len(counts) > 1:
+            each = ", ".join(f"{value} ({counts[value]})" for value in sorted(counts, key=str))
+            said.append(f"{words}: {each}")
+    if not said:
+        return ""
+    return (
+        f"**Not all runs were trained alike** (in parentheses, how many): {'; '.join(said)}. Part "
+        "of a difference between unlike runs may come from that."
+    )
 
 
 def committed_file(config: RunConfig) -> Path:
@@ -55,6 +101,22 @@ def committed_file(config: RunConfig) -> Path:
 def read(config: RunConfig, runs: Path | None = None) -> Run | None:
     """The run of a configuration if it is finished, else None. Trains nothing."""
     return finished(config, (runs or paths.runs_dir()) / config.name)
+
+
+def data_of(done: Run) -> Dataset:
+    """The data set that a run was trained on.
+
+    Raises:
+        HorkdError: if it is missing, or has other photos by now.
+    """
+    config = done.config
+    look_again(config.data)
+    if config.key != done.record["key"]:
+        raise HorkdError(
+            f"the photos of {config.data} have changed since {done.folder.name} was trained on "
+            "them: train it again, or put the former ones there"
+        )
+    return load_dataset(config.data, config.per_class)
 
 
 def refuse_trial(done: Run) -> None:
@@ -95,7 +157,7 @@ def export(
     """
     refuse_trial(done)
     config, record = done.config, done.record
-    data = load_dataset(config.data, config.per_class)
+    data = data_of(done)
     header = {
         "key": config.key,
         "learned_from": config.frozen.key if config.frozen else None,
@@ -106,6 +168,7 @@ def export(
         "mean": list(data.mean),
         "std": list(data.std),
         "test": record["results"]["test"],
+        "trained_in": done.trained_in,
     }
     results: dict[str, object] = {"test": header["test"]}
     if bits == 8:

@@ -92,6 +92,27 @@ def work(
     return Shift(desk.done, desk.diverged, len(missing(jobs)))
 
 
+def unlike_before(jobs: Sequence[Job], settings: Settings) -> str:
+    """A warning if some jobs are done in another precision than the rest will be; or empty.
+
+    Args:
+        jobs: as of `work`.
+        settings: as of `work`.
+    """
+    now = settings.chosen_precision
+    runs = [run for job in jobs if (run := read(job.config)) is not None]
+    used = [{part["precision"] for part in run.trained_in if "precision" in part} for run in runs]
+    others = [precisions - {now} for precisions in used if precisions - {now}]
+    if not others or len(runs) == len(jobs):
+        return ""
+    named = ", ".join(sorted(set.union(*others)))
+    return (
+        f"{len(others)} finished runs were trained in {named}, the missing ones will be in {now}: "
+        f"nothing is shown by a difference between them (--precision {named.split(', ')[0]} trains "
+        "these alike)"
+    )
+
+
 class _Desk:
     """What a worker has to do, and what came of it."""
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from horkd.studies.results import Gain, Results
+from horkd.lab.store import Run, unlike
+from horkd.studies.results import Gain, Results, distinct
 
 
 def mean_and_spread(values: Sequence[float]) -> str:
@@ -22,19 +23,12 @@ class Claim:
     Attributes:
         text: in words.
         compared: the two names.
-        gain: their difference.
-        doubt: why it is not shown whatever the difference, as the end of a sentence; or empty.
+        gain: their difference, with its verdict.
     """
 
     text: str
     compared: str
     gain: Gain
-    doubt: str = ""
-
-    @property
-    def verdict(self) -> str:
-        """That of the difference, unless there is a doubt."""
-        return "not shown" if self.doubt else self.gain.verdict
 
 
 def claims(
@@ -55,21 +49,13 @@ def claims(
         gain = results.gain(*pair)
         if gain is not None:
             compared = " − ".join(map(results.label, pair))
-            found.append(Claim(text, compared, gain, _doubt(results, pair)))
+            found.append(Claim(text, compared, gain))
     return table(found, column)
-
-
-def _doubt(results: Results, arms: Sequence[str]) -> str:
-    said = [
-        f", and seeds of {results.label(arm)} diverged" for arm in arms if results.failures(arm)
-    ]
-    mixed = results.precisions(*arms)
-    return "".join(said) + (f", in unequal precision ({', '.join(mixed)})" if mixed[1:] else "")
 
 
 def table(found: Iterable[Claim], column: str = "difference") -> pd.DataFrame:
     """One row per claim."""
-    rows = [(c.text, c.compared, c.gain.text + c.doubt, c.verdict) for c in found]
+    rows = [(c.text, c.compared, c.gain.text + c.gain.doubt, c.gain.verdict) for c in found]
     return pd.DataFrame(rows, columns=["claim", "compared", column, "verdict"])
 
 
@@ -81,30 +67,37 @@ def as_lines(claims: pd.DataFrame) -> str:
     )
 
 
-def provenance(
-    results: Results, about: str, rules: str, once: bool = False, threads: bool = True
-) -> str:
+def provenance(results: Results, about: str, rules: str, threads: bool = True) -> str:
     """What the numbers of a page come from, in a paragraph.
 
     Args:
         results: the runs.
         about: networks, data, training: the start of a sentence.
         rules: how the numbers were taken, in sentences.
-        once: count a run once that stands for two arms.
         threads: say how many the runs were trained with.
     """
     runs = results.everything()
-    if once:
-        runs = list({run.config.key: run for run in runs}.values())
     records = [run.record for run in runs]
     trained = [r["machine"] for r in records if r["seconds"]["total"]]
     trained = trained or [r["machine"] for r in records]
     machines = ", ".join(sorted({machine["name"] for machine in trained}))
     counts = sorted({machine["threads"] for machine in trained})
-    hours = sum(r["seconds"]["total"] for r in records) / 3600
-    spent = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.0f} minutes"
+    mixed = unequal(runs)
     with_threads = f" (threads: {', '.join(map(str, counts))})" if threads else ""
     return (
-        f"Preset `{results.preset.name}`: {about} {len(records)} run{'s' * (len(records) != 1)}, "
-        f"{spent} of training on {machines}{with_threads}. {rules}"
+        f"Preset `{results.preset.name}`: {about} {spent(runs)} of training on "
+        f"{machines}{with_threads}. {rules}{f' {mixed}' if mixed else ''}"
     )
+
+
+def spent(runs: Iterable[Run]) -> str:
+    """`20 runs, 2.3 hours`: how many different runs there are, and how long they took together."""
+    records = [run.record for run in distinct(runs)]
+    hours = sum(record["seconds"]["total"] for record in records) / 3600
+    time = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.0f} minutes"
+    return f"{len(records)} run{'s' * (len(records) != 1)}, {time}"
+
+
+def unequal(runs: Iterable[Run]) -> str:
+    """`unlike` of some runs."""
+    return unlike([run.trained_in for run in distinct(runs)])

@@ -35,10 +35,12 @@ class Gain:
     Attributes:
         values: the differences.
         of: what they are over in `text`, "seeds" or "folds"; empty to show each value instead.
+        doubt: why nothing is shown whatever the values, as the end of a sentence; or empty.
     """
 
     values: tuple[float, ...]
     of: str = ""
+    doubt: str = ""
 
     @property
     def n(self) -> int:
@@ -73,9 +75,9 @@ class Gain:
     def verdict(self) -> str:
         """The claim that it is positive "holds", "does not hold" or is "not shown".
 
-        It needs three values, and a 95 % confidence interval (Student's t) without zero.
+        It needs three values, a 95 % confidence interval (Student's t) without zero, and no doubt.
         """
-        if self.n < 3:
+        if self.doubt or self.n < 3:
             return "not shown"
         half = stats.t.ppf(0.975, self.n - 1) * self.std / np.sqrt(self.n)
         if abs(self.mean) <= half:
@@ -86,6 +88,11 @@ class Gain:
 def tested(run: Run) -> float:
     """What the test of a run is summed up by, in percent."""
     return headline(run.record["results"]["test"]).percent
+
+
+def distinct(runs: Iterable[Run]) -> list[Run]:
+    """The runs of some, in their order, each key once."""
+    return list({run.config.key: run for run in runs}.values())
 
 
 class Source(Protocol):
@@ -132,8 +139,8 @@ class Results:
         return self.found.get(arm, ())
 
     def everything(self) -> list[Run]:
-        """All runs; one that stands for two arms is there twice."""
-        return [run for found in self.found.values() for run in found]
+        """All runs, each once, also one that stands for two arms: what counts and hours are of."""
+        return distinct(run for found in self.found.values() for run in found)
 
     def config(self, arm: str) -> RunConfig:
         """The configuration of an arm's first seed, whether it was run or not."""
@@ -152,14 +159,29 @@ class Results:
         return [tested(run) for run in self.runs(arm)]
 
     def gain(self, arm: str, control: str) -> Gain | None:
-        """Difference of two arms in the main number, paired over seeds; None without a pair."""
+        """Difference of two arms in the main number, paired over seeds; None without a pair.
+
+        It is in doubt as `doubt` says.
+        """
         controls = {run.config.seed: tested(run) for run in self.runs(control)}
         values = tuple(
             tested(run) - controls[run.config.seed]
             for run in self.runs(arm)
             if run.config.seed in controls
         )
-        return Gain(values) if values else None
+        return Gain(values, doubt=self.doubt(arm, control)) if values else None
+
+    def doubt(self, *arms: str) -> str:
+        """Why nothing is shown by comparing some arms, as the end of a sentence; or empty.
+
+        A seed diverged, or runs are of unequal precision.
+        """
+        lost = [arm for arm in arms if arm in self.arms and self.failures(arm)]
+        said = [f", and seeds of {self.label(arm)} diverged" for arm in lost]
+        mixed = self.precisions(*arms)
+        if mixed[1:]:
+            said.append(f", in unequal precision ({', '.join(mixed)})")
+        return "".join(said)
 
     def at_resolutions(self, run: Run, degradations: Sequence[Degradation]) -> list[dict] | None:
         """Tests of a run on images degraded otherwise; None unless all are known."""
@@ -186,9 +208,9 @@ class Results:
 
     def precisions(self, *arms: str) -> list[str]:
         """The precisions that some arms were trained in; comparable ones have one."""
-        runs = [run for arm in arms for run in self.runs(arm) if not run.config.weights]
-        settings = [run.record.get("settings", {}) for run in runs]
-        return sorted({s["precision"] for s in settings if "precision" in s})
+        runs = [run for arm in arms for run in self.runs(arm)]
+        parts = [part for run in runs for part in run.trained_in]
+        return sorted({part["precision"] for part in parts if "precision" in part})
 
     def label(self, arm: str) -> str:
         """What tables call an arm that are about its study alone."""

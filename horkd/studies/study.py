@@ -6,6 +6,7 @@ compared in pairs. Every model that is distilled from is trained once, with seed
 
 from collections.abc import Callable, Sequence
 
+from horkd.data import look_again
 from horkd.errors import HorkdError
 from horkd.lab.config import RunConfig
 from horkd.lab.job import Job
@@ -190,6 +191,7 @@ def finished(
 ) -> dict[str, list[Run]]:
     """`collect`, but for an empty answer where nothing is there."""
     arms: dict[str, list[Run]] = {}
+    look_again(preset.data)
     for arm in study(preset, name).values():
         if only and arm.name not in only:
             continue

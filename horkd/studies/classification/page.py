@@ -1,6 +1,7 @@
 """The pages of notebooks 02 to 05: claims, tables, provenance."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -26,6 +27,7 @@ from horkd.studies.classification.tables import (
     swapped,
     table1,
     two_stage_table,
+    weight_runs,
     weight_table,
 )
 from horkd.studies.results import Gain, Results
@@ -148,11 +150,13 @@ def closeness(results: Results) -> str:
     gaps = [results.values("teacher")[0] - value for value in results.values("student")]
     theirs = paper.row("Teacher ResNet50") - paper.row("OUR-16-R")
     same = is_papers(results, results.arms["student"])
-    word = Gain(tuple(theirs - gap for gap in gaps)).verdict if same else "not shown"
+    doubt = results.doubt("teacher", "student")
+    closer = Gain(tuple(theirs - gap for gap in gaps), doubt=doubt)
+    word = closer.verdict if same else "not shown"
     return (
         f"- **A {results.preset.low} px student comes as close to its {FULL} px teacher as in the "
         f"paper: {word}.** The gap is {mean_and_spread(gaps)} points here (n = {len(gaps)}), "
-        f"{theirs:.2f} in the paper{'' if same else ', whose networks are others'}."
+        f"{theirs:.2f} in the paper{'' if same else ', whose networks are others'}{doubt}."
     )
 
 
@@ -170,20 +174,25 @@ def _at(results: Results, pixels: int) -> list[str]:
             f"- {at}, {len(known)} of the {len(subsets())} subsets were run; what follows is "
             "about those."
         )
-    main = {order: main_effect(values) for order, values in pairs.items()}
+    doubt = results.doubt(*(subset_name(orders, pixels) for orders in known))
+    main = {order: replace(main_effect(v), doubt=doubt) for order, v in pairs.items()}
     for order, effect in main.items():
         values = list(pairs[order].values())
         lines.append(
             f"- **{at}, adding order {order} helps: {effect.verdict}.** {effect.short} "
             f"points (mean of {len(values)} pairs of runs that differ in it only, from "
-            f"{min(values):+.2f} to {max(values):+.2f}; n = {effect.n})."
+            f"{min(values):+.2f} to {max(values):+.2f}; n = {effect.n}){doubt}."
         )
     hurt = results.gain(subset_name("23C", pixels), subset_name("123C", pixels))
     lines += [
-        _claim(f"{at}, more orders help", slopes(results, pixels), "points for each order added"),
+        _claim(
+            f"{at}, more orders help",
+            slopes(results, pixels, doubt),
+            "points for each order added",
+        ),
         _claim(
             f"{at}, among equal numbers higher orders help more",
-            _high_over_low(main),
+            _high_over_low(main, doubt),
             "points, mean effect of orders 3 and C minus that of 1 and 2",
         ),
         _best_subset(results, pixels),
@@ -195,10 +204,10 @@ def _at(results: Results, pixels: int) -> list[str]:
 def _claim(text: str, gain: Gain | None, unit: str) -> str:
     if gain is None:
         return ""
-    return f"- **{text}: {gain.verdict}.** {gain.short} {unit} (n = {gain.n})."
+    return f"- **{text}: {gain.verdict}.** {gain.short} {unit} (n = {gain.n}){gain.doubt}."
 
 
-def slopes(results: Results, pixels: int) -> Gain | None:
+def slopes(results: Results, pixels: int, doubt: str = "") -> Gain | None:
     """For each seed that all subsets have, the regression of accuracy on the number of orders."""
     known = ablations(results)[pixels]
     by_subset = []
@@ -209,14 +218,15 @@ def slopes(results: Results, pixels: int) -> Gain | None:
     counts = [len(orders) for orders in known]
     common = sorted(set.intersection(*(set(values) for values in by_subset)))
     found = [float(np.polyfit(counts, [v[seed] for v in by_subset], 1)[0]) for seed in common]
-    return Gain(tuple(found)) if found else None
+    return Gain(tuple(found), doubt=doubt) if found else None
 
 
-def _high_over_low(main: Mapping[str, Gain]) -> Gain | None:
+def _high_over_low(main: Mapping[str, Gain], doubt: str) -> Gain | None:
     if len(main) < len(ORDERS) or len({effect.n for effect in main.values()}) > 1:
         return None
     values = {order: np.array(effect.values) for order, effect in main.items()}
-    return Gain(tuple((values["3"] + values["C"] - values["1"] - values["2"]) / 2))
+    differences = (values["3"] + values["C"] - values["1"] - values["2"]) / 2
+    return Gain(tuple(differences), doubt=doubt)
 
 
 def _best_subset(results: Results, pixels: int) -> str:
@@ -234,27 +244,29 @@ def _best_subset(results: Results, pixels: int) -> str:
     return (
         f"- **At {pixels} px, {{2,3,C}} is the best subset: {ahead.verdict}.** It is number "
         f"{place} of {len(known)} on the test set, {ahead.short} points from the best other, "
-        f"{in_braces(best)} (n = {ahead.n})."
+        f"{in_braces(best)} (n = {ahead.n}){ahead.doubt}."
     )
 
 
 def orders_page(results: Results) -> str:
     """What notebook 04 says."""
-    weights = weight_table(results)
+    shown = [subset_name(o, pixels) for pixels, known in ablations(results).items() for o in known]
+    counted, weights = results.only(shown), weight_table(results)
     sweep = "The weights were not swept at this size."
     if not weights.empty:
         held = weights["validation top-1 %"].astype(float)
+        swept = {name: [run] for name, run in weight_runs(results).items()}
+        counted = replace(counted, found={**counted.found, **swept})
         sweep = (
             "Weights around those of the preset, one seed, judged on the validation split. The "
             f"best is `{weights['weights'][held.idxmax()]}`; the preset's weights were fixed "
             f"before and stay.\n\n{report.markdown(weights)}"
         )
-    shown = [subset_name(o, pixels) for pixels, known in ablations(results).items() for o in known]
     return "\n\n".join([
         order_claims(results),
         report.markdown(order_table(results)),
         sweep,
-        provenance(results.only(shown)),
+        provenance(counted),
     ])  # fmt: skip
 
 
@@ -267,10 +279,10 @@ def resolution_claims(results: Results) -> str:
         if helped is None:
             continue
         means[r] = helped.mean
-        text = f"- **At {r} px distillation helps: {helped.verdict}.** {helped.text}"
+        text = f"- **At {r} px distillation helps: {helped.verdict}.** {helped.text}{helped.doubt}"
         part = results.gain(names["student"], names["direct"])
         if part is not None:
-            text += f"; assistant instead of teacher: {part.text}"
+            text += f"; assistant instead of teacher: {part.text}{part.doubt}"
         lines.append(text + ".")
     if means:
         best = max(means, key=means.get)

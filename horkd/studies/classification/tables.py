@@ -171,7 +171,7 @@ def _row_of_table1(results: Results, name: str, ours: str) -> dict[str, str]:
     gain = None if control is None else results.gain(name, control)
     if gain is not None:
         row["gain over labels only"] = gain.short
-        row["shown?"] = "not shown" if failed else gain.verdict
+        row["shown?"] = gain.verdict
     if published is not None and is_papers(results, arm):
         row["ours − paper"] = f"{np.mean(values) - published:+.2f}"
     return row

@@ -20,9 +20,10 @@ from horkd.lab.pace import learner_macs
 from horkd.lab.store import Run
 from horkd.protocols import headline
 from horkd.studies import report
+from horkd.studies.claims import unequal
 from horkd.studies.preset import Preset
 from horkd.studies.results import Results, Source, gather
-from horkd.studies.study import seeds, studies_of
+from horkd.studies.study import configure, seeds, studies_of
 from horkd.studies.task import TRIALS
 from horkd.training import Recipe
 
@@ -122,11 +123,12 @@ def _progressive(results: Results) -> list[str]:
             )
         )
         shown = "" if abs(difference) > half else " The interval holds zero."
+        doubt = results.doubt("trial progressive", f"trial {control}")
         lines.append(
             f"- progressive − {control}: {difference:+.2f} ± {half:.2f} points (95 %, Welch; "
             f"n = {len(a)} and {len(b)}), with {work_[0] / work_[1]:.2f} times the "
             f"multiply-accumulates; the fastest runs took {seconds[0]:.0f} and {seconds[1]:.0f} "
-            f"s.{shown}"
+            f"s{doubt}.{shown}"
         )
     return lines
 
@@ -165,8 +167,14 @@ def page(preset: Preset, source: Source) -> str:
         found = table(results)
         if found.empty:
             continue
-        asked = sum(len(seeds(preset, arm)) for arm in results.arms.values())
-        parts += ["", _TITLES[name], "", f"{len(found)} of {asked} runs."]
+        asked = {
+            configure(preset, arm, seed).key
+            for arm in results.arms.values()
+            for seed in seeds(preset, arm)
+        }
+        runs = results.everything()
+        done = f"{len(runs)} of {len(asked)} runs. {unequal(runs)}".strip()
+        parts += ["", _TITLES[name], "", done]
         best = float(found["validation top-1 %"].astype(float).max())
         count = _validation_images(results)
         parts += [

@@ -8,8 +8,9 @@ from horkd.data.faces import parse
 from horkd.lab.looks import Look
 from horkd.studies import report
 from horkd.studies.arm import subset_name, subsets
-from horkd.studies.claims import Claim, as_lines, table
+from horkd.studies.claims import Claim, as_lines, mean_and_spread, table
 from horkd.studies.claims import provenance as provenance_
+from horkd.studies.faces.arms import held_out
 from horkd.studies.faces.setting import setting
 from horkd.studies.faces.tables import (
     Tested,
@@ -17,7 +18,9 @@ from horkd.studies.faces.tables import (
     elsewhere_table,
     fed,
     identification_table,
+    in_folds,
     mixed_table,
+    on_own_fold,
     subset_table,
     tested,
     verification_table,
@@ -31,7 +34,9 @@ def claims(results: Results) -> pd.DataFrame:
     rows = {row.label: row for row in tested(results)}
     found = []
     for text, arm, control in questions(results.preset):
-        gain = _by_seed(rows[arm], rows[control]) if {arm, control} <= rows.keys() else None
+        gain = None
+        if {arm, control} <= rows.keys():
+            gain = _by_seed(results, rows[arm], rows[control])
         if gain is not None:
             found.append(Claim(text, f"{arm} − {control}", gain))
     for pixels in setting(results.preset).lows:
@@ -39,21 +44,21 @@ def claims(results: Results) -> pd.DataFrame:
         for name in (f"student {pixels}", f"tuned {pixels}"):
             whole = all_folds(results, name)
             if whole is not None and teacher is not None:
-                pairs = whole.accuracies.items()
+                pairs, others = whole.accuracies.items(), in_folds(results, name).values()
                 values = tuple(value - teacher.accuracies[fold] for fold, value in pairs)
                 found.append(Claim(
                     f"{name} beats the teacher fed {pixels} px, over folds",
                     f"{name} − teacher fed {pixels} px",
-                    Gain(values, "folds"),
+                    Gain(values, "folds", results.doubt("teacher", name, *others)),
                 ))  # fmt: skip
     return table(found)
 
 
-def _by_seed(a: Tested, b: Tested) -> Gain | None:
+def _by_seed(results: Results, a: Tested, b: Tested) -> Gain | None:
     """Paired over seeds; the teacher is one for all of them."""
     controls = dict.fromkeys(a.by_seed, b.accuracies[0]) if b.kind == "teacher" else b.by_seed
     values = [x - controls[seed] for seed, x in a.by_seed.items() if seed in controls]
-    return Gain(tuple(values), "seeds") if values else None
+    return Gain(tuple(values), "seeds", results.doubt(a.arm, b.arm)) if values else None
 
 
 def questions(preset: Preset) -> list[tuple[str, str, str]]:
@@ -198,6 +203,7 @@ def faces_page(results: Results) -> str:
         "**Verification.** " + provenance(results),
         report.markdown(verification_table(results)),
         _pairs_behind(results),
+        few_folds(results),
     ]
     fold = ", first fold" if here.folds else ""
     tables = [
@@ -218,6 +224,25 @@ def faces_page(results: Results) -> str:
             parts += [title, report.markdown(found)]
     parts += [results.missing(), "**Model card.** " + model_card(results.preset)]
     return "\n\n".join(part for part in parts if part)
+
+
+def few_folds(results: Results) -> str:
+    """What networks of further folds give where they are too few for the tables; or empty."""
+    said = []
+    for name in results:
+        fold = results.arms[name].fold
+        if not fold or all_folds(results, name.removesuffix(held_out(fold))) is not None:
+            continue
+        known = [on_own_fold(results, run) for run in results.runs(name)]
+        values = [value for value in known if value is not None]
+        if values:
+            said.append(f"{name}: {mean_and_spread(values)} %")
+    if not said:
+        return ""
+    return (
+        "The table has folds in turn from three networks on. In no table, as there are fewer: "
+        f"{'; '.join(said)}."
+    )
 
 
 def _pairs_behind(results: Results) -> str:

@@ -208,13 +208,24 @@ def all_folds(results: Results, name: str) -> Folds | None:
     if here.lfw and not here.folds and name in results:
         run = results.runs(name)[0]
         return _own_folds(results, run, Look("verification", here.lfw, run.config.degradation))
-    for fold in here.folds:
-        for run in results.runs(name if fold == here.folds[0] else name + held_out(fold))[:1]:
-            look = Look("verification", run.config.data, run.config.degradation)
-            found = results.look(run, look)
+    for fold, arm in in_folds(results, name).items():
+        for run in results.runs(arm)[:1]:
+            found = on_own_fold(results, run)
             if found is not None:
-                values[fold] = found["accuracy"]
+                values[fold] = found
     return Folds(values) if len(values) > 2 else None
+
+
+def in_folds(results: Results, name: str) -> dict[int, str]:
+    """Held-out fold of LFW -> what an arm is called on it; empty where nothing is held out."""
+    folds = setting(results.preset).folds
+    return {fold: name + held_out(fold if fold != folds[0] else 0) for fold in folds}
+
+
+def on_own_fold(results: Results, run: Run) -> float | None:
+    """Accuracy (%) on the pairs of the fold that a network was trained without."""
+    found = results.look(run, Look("verification", run.config.data, run.config.degradation))
+    return None if found is None else found["accuracy"]
 
 
 def fed(results: Results, pixels: int) -> Folds | None:

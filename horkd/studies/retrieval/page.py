@@ -176,7 +176,6 @@ def provenance(results: Results) -> str:
         "standard deviation over seeds of the student. A claim needs three seeds and a 95 % "
         "interval of the paired differences without zero; otherwise it is not shown."
         + _recipes(results.preset),
-        once=True,
     )
 
 
