@@ -21,7 +21,7 @@ from tqdm import tqdm
 from app.bench import Bench, Model, load_models
 from horkd import storage
 from horkd.data import ImageSet, load_dataset
-from horkd.errors import HorkdError
+from horkd.errors import HorkdError, printable_output
 from horkd.losses import class_centers
 from horkd.protocols.classification import accuracy, agreement
 
@@ -200,6 +200,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
         argv: the folder; that of the command line if None.
     """
+    printable_output()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="folder of exported networks")
     folder = parser.parse_args(argv).folder

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from horkd.errors import HorkdError, warnings_as_lines
+from horkd.errors import HorkdError, printable_output, warnings_as_lines
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -328,6 +328,7 @@ INTERRUPTED = 130
 def main() -> None:
     """Run a command; a user's mistake ends in one line on standard error and exit code 2."""
     warnings_as_lines()
+    printable_output()
     try:
         code = app(standalone_mode=False)
     except HorkdError as error:

@@ -1,5 +1,6 @@
-"""The one exception that users are meant to read, and warnings as lines like it."""
+"""The one exception that users are meant to read, warnings as lines like it, and any terminal."""
 
+import io
 import sys
 import warnings
 
@@ -25,3 +26,13 @@ def warnings_as_lines(prefix: str = "") -> None:
             print(f"horkd: {prefix}{message}", file=sys.stderr, flush=True)
 
     warnings.showwarning = show
+
+
+def printable_output() -> None:
+    """From now on what standard output cannot encode is printed as `?`, and is no error.
+
+    Terminals, pipes and containers may know ASCII only; help and tables have Greek letters. Standard
+    error does this by itself.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a notebook's takes everything
+        sys.stdout.reconfigure(errors="replace")

@@ -295,4 +295,4 @@ def lowest_priority() -> None:
         os.nice(19)
     with suppress(OSError, AttributeError):
         os.setsid()
-        Path("/proc/self/autogroup").write_text("19")
+        Path("/proc/self/autogroup").write_text("19", encoding="ascii")

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from horkd import paths
-from horkd.errors import HorkdError
+from horkd.errors import HorkdError, printable_output
 from horkd.storage import write_text
 
 if TYPE_CHECKING:
@@ -222,6 +222,7 @@ def _smaller_png(encoded: str) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit code (0 fine, 1 stale, 2 bad input)."""
+    printable_output()
     parser = argparse.ArgumentParser(
         prog="python -m horkd.notebooks", description="Pair notebooks."
     )

@@ -97,6 +97,20 @@ def test_a_mistake_in_a_process_of_its_own(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_terminal_that_knows_ascii_only(tmp_path):
+    """Help has an ellipsis and Greek letters; what cannot be shown becomes a question mark."""
+    result = subprocess.run(
+        [sys.executable, "-m", "horkd", "queue", "--help"],
+        cwd=ROOT,
+        env=environment(tmp_path) | {"PYTHONIOENCODING": "ascii", "LC_ALL": "C"},
+        capture_output=True,
+        encoding="ascii",
+    )
+    assert result.returncode == 0, result.stderr
+    assert "metric, ? (README)" in result.stdout
+    assert result.stderr == ""
+
+
 def test_ctrl_c_ends_with_one_line_and_code_130(tmp_path):
     """Sent while the smoke preset is at work; nothing half-written stays."""
     process = subprocess.Popen(
