@@ -16,6 +16,7 @@ from unittest.mock import patch
 import torch
 
 from horkd import paths
+from horkd.checks import typed_path
 from horkd.errors import HorkdError, printable_output
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def _keep_memory_together() -> None:
 
 def serve(options: argparse.Namespace) -> None:
     """Serve until Ctrl-C; what visitors sent is gone afterwards."""
-    places = options.models or [
+    places = [typed_path(place) for place in options.models or ()] or [
         p for name in DEFAULTS if (p := paths.reports_dir() / name).is_dir()
     ]
     if not places:

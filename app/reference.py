@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from app.bench import Bench, Model, load_models
 from horkd import storage
+from horkd.checks import typed_path
 from horkd.data import ImageSet, load_dataset
 from horkd.errors import HorkdError, printable_output
 from horkd.losses import class_centers
@@ -203,8 +204,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     printable_output()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="folder of exported networks")
-    folder = parser.parse_args(argv).folder
+    options = parser.parse_args(argv)
     try:
+        folder = typed_path(options.folder)
         models = load_models(folder)
         if models[0].classes:
             bench = Bench(models)

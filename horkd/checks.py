@@ -1,6 +1,7 @@
 """Checks of what is handed in: one line that names what is wrong."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -85,6 +86,23 @@ def flags(values: ArrayLike | Tensor, name: str) -> np.ndarray:
     if x.ndim != 1 or (x.size and x.dtype != bool):
         raise HorkdError(f"{name} must be bool (P,), got {x.dtype} of shape {x.shape}")
     return x.astype(bool)
+
+
+def typed_path(path: str | Path) -> Path:
+    """A path that somebody typed, with the home folders that `~` and `~name` stand for.
+
+    Args:
+        path: what was typed.
+
+    Raises:
+        HorkdError: if there is no such user, or the home of this one is not known.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise HorkdError(
+            f"{path}: no home folder of that user is known here; write the whole path"
+        ) from None
 
 
 def at_least_one(name: str, *values: int) -> None:

@@ -86,6 +86,7 @@ NO_TEACHER = ("", "", "imagenet")
 
 def _teacher_parameters(chosen, weights: str, model: str, statistics: str) -> dict[str, str]:
     """What notebooks are told of a teacher's file; it is imported now."""
+    from horkd.checks import typed_path
     from horkd.studies.task import task_of
     from horkd.studies.teacher import with_teacher
 
@@ -96,7 +97,7 @@ def _teacher_parameters(chosen, weights: str, model: str, statistics: str) -> di
         )
     with_teacher(chosen, weights, model, statistics)
     given = {
-        "teacher_weights": str(Path(weights).expanduser().resolve()),
+        "teacher_weights": str(typed_path(weights).resolve()),
         "teacher_model": model,
         "teacher_statistics": statistics,
     }
@@ -297,12 +298,14 @@ def export(
     ] = 16,
 ) -> None:
     """Write finished networks (seed 0) as safetensors with all that a prediction needs."""
+    from horkd.checks import typed_path
     from horkd.lab import store
     from horkd.lab.store import read
     from horkd.networks.weights import digest
     from horkd.protocols import headline
     from horkd.studies.study import choose, usual_exports
 
+    out = typed_path(out)
     teacher = (teacher_weights, teacher_model, teacher_statistics)
     presets = _presets(preset, data, 1, select, teacher)
     for job in choose(presets, (), arm or usual_exports(presets[0])):

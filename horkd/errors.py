@@ -31,8 +31,8 @@ def warnings_as_lines(prefix: str = "") -> None:
 def printable_output() -> None:
     """From now on what standard output cannot encode is printed as `?`, and is no error.
 
-    Terminals, pipes and containers may know ASCII only; help and tables have Greek letters. Standard
-    error does this by itself.
+    A terminal, pipe or container may know ASCII only, and help and listings have other signs.
+    Standard error does this by itself.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):  # a notebook's takes everything
         sys.stdout.reconfigure(errors="replace")

@@ -104,7 +104,11 @@ def _kernel(scratch: Path) -> Iterator[type]:
         # The kernel starts in another folder: horkd must be found there too, installed or not.
         "PYTHONPATH": os.pathsep.join(filter(None, (str(HOME), os.environ.get("PYTHONPATH")))),
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+        # A home may be read-only, and what its owner starts IPython with is not the notebook's.
+        "IPYTHONDIR": str(scratch / "ipython"),
     }
+    if os.path.expanduser("~") == "~":  # an unknown user, as in a container: Jupyter needs a home
+        environment["HOME"] = str(scratch)
     specs = scratch / "kernels"
     write_kernel_spec(
         specs / "python3",

@@ -15,11 +15,13 @@ import io
 import os
 import re
 import sys
+from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from horkd import paths
+from horkd.checks import typed_path
 from horkd.errors import HorkdError, printable_output
 from horkd.storage import write_text
 
@@ -144,10 +146,12 @@ def executed(notebook: "NotebookNode") -> "NotebookNode":
 
 def without_paths(text: str) -> str:
     """The text without this machine's folders: `.` for the checkout, `~` for home, `$HORKD_…`."""
-    names = {str(paths.root()): ".", str(Path.home()): "~"}
+    names = {str(paths.root()): "."}
+    with suppress(RuntimeError):  # an unknown user, as in a container, has no home
+        names[str(Path.home())] = "~"
     for variable in ("HORKD_DATA", "HORKD_RUNS", "HORKD_REPORTS", "HORKD_CACHE"):
         if os.environ.get(variable, "").strip():
-            names[str(Path(os.environ[variable]).expanduser().resolve())] = f"${variable}"
+            names[str(Path(os.path.expanduser(os.environ[variable])).resolve())] = f"${variable}"
     for folder in sorted(names, key=len, reverse=True):
         if len(folder) > 1:
             whole = rf"(?<![\w.-]){re.escape(folder)}(?![\w.-])"  # not /home/me in /home/me2
@@ -231,8 +235,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--folder", type=Path, help="where they are (default: notebooks/)")
     options = parser.parse_args(arguments)
-    folder = options.folder or paths.root() / "notebooks"
     try:
+        folder = typed_path(options.folder or paths.root() / "notebooks")
         if not options.check:
             for target in write(folder):
                 print(target)

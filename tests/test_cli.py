@@ -53,6 +53,8 @@ MISTAKES = [
     (["fly"], "fly"),
     (["export"], "out"),
     (["export", "folder", "--arm", "pupil"], "unknown arm 'pupil'"),
+    (["export", "~nobody-of-this-name/x"], "~nobody-of-this-name/x: no home folder of that user"),
+    (["work", "--teacher-weights", "~nobody-of-this-name/x"], "no home folder of that user"),
     (["export", "folder", "--preset", "smoke"], "teacher of preset smoke is not trained"),
     (["reproduce", "--preset", "huge"], "unknown preset 'huge'"),
     (["reproduce", "--only", "77_nothing"], "77_nothing"),

@@ -819,6 +819,7 @@ def test_models_that_are_not_there(start, tmp_path):
     assert_complaint(start("--models", str(empty)), "there is no network in")
     assert_complaint(start("--models", str(tmp_path / "text.safetensors")), "text.safetensors")
     assert_complaint(start("--models", str(PLACES[2])), "no classifiers")
+    assert_complaint(start("--models", "~nobody-of-this-name/x"), "no home folder of that user")
 
 
 def test_nothing_to_show(start, monkeypatch, tmp_path):

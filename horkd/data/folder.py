@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from horkd import paths
+from horkd.checks import typed_path
 from horkd.data.photos import PhotoFiles
 from horkd.errors import HorkdError
 
@@ -28,7 +29,7 @@ def halves_of(text: str) -> tuple[PhotoFiles, PhotoFiles]:
     Raises:
         HorkdError: if there is no such folder, or it holds no classes of images.
     """
-    path = Path(os.path.expanduser(text))
+    path = typed_path(text)
     if not path.is_absolute() and paths.data_dir() is None:
         raise HorkdError(
             f"set HORKD_DATA to the folder that holds {path}, or give its absolute path: commands "

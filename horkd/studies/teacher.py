@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+from horkd.checks import typed_path
 from horkd.errors import HorkdError
 from horkd.networks.network import Statistics
 from horkd.studies.preset import Preset
@@ -36,7 +37,7 @@ def with_teacher(
         return preset
     if not weights:
         raise HorkdError("a teacher's model needs its weights file, too: --teacher-weights FILE")
-    return task_of(preset).with_teacher(preset, Path(weights).expanduser(), model, statistics)
+    return task_of(preset).with_teacher(preset, typed_path(weights), model, statistics)
 
 
 def channel_statistics(text: str) -> tuple[Statistics | None, Statistics | None]:
