@@ -1,17 +1,19 @@
 """Files that are whole or absent: atomic writes, digests, and a place for damaged ones."""
 
 import errno
+import functools
 import hashlib
 import json
 import os
 import secrets
+import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import FileLock, SoftFileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -52,18 +54,60 @@ class Busy(HorkdError):
     """Another process holds the lock."""
 
 
+#: What file systems without locks answer. 524 is Linux's own ENOTSUPP, which some let through.
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, 524}
+
+#: Seconds until a marker counts as held; one of a process that is gone is taken over meanwhile.
+_PATIENCE = 0.5
+
+
+@functools.cache
+def has_locks(folder: Path) -> bool:
+    """Whether the file system of a folder, which is there, has locks; some network ones have not.
+
+    Raises:
+        OSError: if the folder cannot be written to.
+    """
+    try:
+        import fcntl
+    except ImportError:  # another system, whose locks are not these
+        return True
+    with tempfile.TemporaryFile(dir=folder) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                return False
+            raise
+    return True
+
+
 @contextmanager
-def locked(path: Path, wait: bool = True) -> Iterator[None]:
+def locked(
+    path: Path, wait: bool = True, native: Callable[[Path], bool] = has_locks
+) -> Iterator[None]:
     """One process at a time holds the lock file `path`; others wait, or are refused.
+
+    Where the file system has no locks, `NAME.held` exists as long as the lock is held, and says by
+    which process of which machine. One that a process of this machine left behind when it was
+    killed is taken over; whether one of another machine is gone only its owner can tell.
+
+    Args:
+        path: the lock file; its folder is made.
+        wait: for who holds it.
+        native: whether a folder's file system has locks.
 
     Raises:
         Busy: if another holds it and `wait` is False.
         HorkdError: if the folder cannot be written to.
     """
-    lock = FileLock(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=-1 if wait else 0)
+        if native(path.parent):
+            lock = FileLock(path)
+            lock.acquire(timeout=-1 if wait else 0)
+        else:
+            lock = _held_by_marker(path, wait)
     except Timeout:
         raise Busy(f"another process is at work on {path.stem}") from None
     except OSError as error:
@@ -72,6 +116,33 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _held_by_marker(path: Path, wait: bool) -> SoftFileLock:
+    marker = path.with_name(f"{path.name}.held")
+    warnings.warn(
+        f"the file system of {path.parent} has no locks: files called .held take their place",
+        stacklevel=4,
+    )
+    lock = SoftFileLock(marker)
+    try:
+        lock.acquire(timeout=_PATIENCE)
+    except Timeout:
+        line = f"{_holder(marker)} is at work on {path.stem}; if it is gone, remove {marker}"
+        if not wait:
+            raise Busy(line) from None
+        warnings.warn(f"waiting: {line}", stacklevel=4)
+        lock.acquire()
+    return lock
+
+
+def _holder(marker: Path) -> str:
+    """Who holds a marker: process and machine are its first two lines."""
+    try:
+        process, machine = marker.read_text(encoding="utf-8").split("\n")[:2]
+    except (OSError, ValueError):
+        return "another process"
+    return f"process {process} of {machine}"
 
 
 def write_text(path: Path, text: str) -> None:
