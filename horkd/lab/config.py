@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 
 from horkd.baselines import Baselines
+from horkd.checks import plain_fields
 from horkd.data import DRAWN
 from horkd.data.retrieval import FOLDER, listing_digest, plain_name
 from horkd.degradation import Degradation
@@ -107,6 +108,7 @@ class RunConfig:
     classifier: bool = False
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         ModelSpec(self.model, 1).parse()
         if (self.orders or self.baselines) and self.frozen is None:
             raise HorkdError(

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torch.utils.flop_counter import FlopCounterMode
 
+from horkd.checks import as_its_weights, is_tensor, plain_fields, same_device
 from horkd.errors import HorkdError
 from horkd.networks.architectures import ARCHITECTURES, build
 from horkd.networks.library import LIBRARIES, Library
@@ -68,6 +69,9 @@ class ModelSpec:
     mean: Statistics | None = None
     std: Statistics | None = None
     unit: bool = False
+
+    def __post_init__(self) -> None:
+        plain_fields(self)
 
     def parse(self) -> tuple[str, float]:
         """(architecture, width multiplier); a library's network keeps its whole name, width 1.
@@ -121,13 +125,34 @@ class Network(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor, maps: bool = False) -> Output:
-        """Features (N, D), logits (N, C) and, if wanted, maps of normalised images (N, 3, H, W)."""
-        features, kept = self.backbone(x, maps)
+        """Features (N, D), logits (N, C) and, if wanted, maps of normalised images (N, 3, H, W).
+
+        All is computed in the precision of the weights, or by autocast in its own.
+
+        Raises:
+            HorkdError: if the images are of another shape, not normalised, or on another device.
+        """
+        features, kept = self.backbone(self._fitting(x), maps)
         if self.spec.unit:  # float32 at least, whatever autocast says; zeros stay zero
             features = normalize(features.to(torch.promote_types(features.dtype, torch.float32)))
         if self.classifier is None:
             return Output(features, features.new_empty(len(features), 0), kept)
-        return Output(features, self.classifier(features), kept)
+        # features are pooled, and scaled, in float32 or better
+        logits = self.classifier(as_its_weights(self.classifier, features))
+        return Output(features, logits, kept)
+
+    def _fitting(self, x: Tensor) -> Tensor:
+        is_tensor(x, "images")
+        if x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point():
+            raise HorkdError(
+                f"networks take normalised images, float (N, 3, H, W), got {x.dtype} "
+                f"{tuple(x.shape)}: horkd.preprocess makes them"
+            )
+        weight = next(self.parameters(), None)  # None in a replica of torch's DataParallel
+        if weight is None:
+            return x
+        same_device(x, "images", weight, "the network's weights")
+        return x.to(weight.dtype)
 
 
 def parameters(network: nn.Module) -> int:
@@ -183,8 +208,10 @@ def save_network(path: Path, network: Network, bits: int = 32, **metadata: objec
     for name, t in network.state_dict().items():
         if bits == 8 and t.is_floating_point() and t.ndim > 1:
             tensors[name], tensors[name + _SCALE] = _to_8_bits(t)
+        elif t.is_floating_point():
+            tensors[name] = t.half() if bits == 16 else t.float()
         else:
-            tensors[name] = t.half() if bits == 16 and t.is_floating_point() else t
+            tensors[name] = t
     save_tensors(path, tensors, {"spec": asdict(network.spec), **metadata})
 
 
