@@ -28,7 +28,7 @@ TITLES = {"cifar100": "CIFAR-100: photos of 100 things", "glyphs": "Glyphs: 100 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-def load(places: Sequence[Path]) -> tuple[list, object | None]:
+def load(places: Sequence[str | Path]) -> tuple[list, object | None]:
     """Exhibits, one a data set, and networks for faces or None.
 
     Args:
@@ -45,7 +45,7 @@ def load(places: Sequence[Path]) -> tuple[list, object | None]:
 
     groups: dict[str, list] = {}
     sources: dict[str, list[Path]] = {}
-    for place in places:
+    for place in map(Path, places):
         for model in load_models(place):
             groups.setdefault(model.data, []).append(model)
             sources.setdefault(model.data, []).append(place)

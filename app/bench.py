@@ -113,7 +113,7 @@ def at_hand(name: str) -> bool:
     return (root / "cifar-100-python" / "train").is_file() if name == "cifar100" else False
 
 
-def load_models(path: Path) -> list[Model]:
+def load_models(path: str | Path) -> list[Model]:
     """The networks that a path means.
 
     Args:
@@ -123,6 +123,7 @@ def load_models(path: Path) -> list[Model]:
     Raises:
         HorkdError: if there are none, or one is damaged.
     """
+    path = Path(path)
     if (path / "record.json").is_file():
         return _of_run(path.resolve())
     files = [path]

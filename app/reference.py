@@ -157,7 +157,7 @@ def _by_role(bench: Bench, images: ImageSet) -> tuple[dict, dict, dict]:
     return right, divergence, same
 
 
-def save(path: Path, bench: Bench, reference: Reference) -> None:
+def save(path: str | Path, bench: Bench, reference: Reference) -> None:
     """Write a reference atomically; class centres as float16."""
     content = {f.name: getattr(reference, f.name) for f in fields(reference)}
     centers = content.pop("centers")
@@ -165,12 +165,13 @@ def save(path: Path, bench: Bench, reference: Reference) -> None:
     storage.save_tensors(path, tensors, {"reference": content, "data": bench.data})
 
 
-def load(path: Path, bench: Bench) -> Reference | None:
+def load(path: str | Path, bench: Bench) -> Reference | None:
     """The reference of a bench, or None if there is none or it is of other networks.
 
     Raises:
         HorkdError: if the file is damaged.
     """
+    path = Path(path)
     if not path.is_file():
         return None
     tensors, header = storage.load_tensors(path)

@@ -41,7 +41,7 @@ _WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 # Pairs -------------------------------------------------------------------------------------------
 
 
-def build(source: Path) -> "NotebookNode":
+def build(source: str | Path) -> "NotebookNode":
     """The notebook that a py:percent file stands for.
 
     Args:
@@ -79,12 +79,13 @@ def as_text(notebook: "NotebookNode") -> str:
     return nbformat.writes(notebook) + "\n"
 
 
-def write(folder: Path) -> list[Path]:
+def write(folder: str | Path) -> list[Path]:
     """Write the `.ipynb` beside each `.py` of a folder; return the files written.
 
     Raises:
         HorkdError: if the folder holds no notebook, jupytext is not installed or the disk is full.
     """
+    folder = Path(folder)
     written = []
     for source in _sources(folder):
         target = source.with_suffix(".ipynb")
@@ -93,12 +94,13 @@ def write(folder: Path) -> list[Path]:
     return written
 
 
-def stale(folder: Path) -> list[str]:
+def stale(folder: str | Path) -> list[str]:
     """One line for each `.ipynb` that is missing, left over or not what its `.py` gives.
 
     Raises:
         HorkdError: if the folder holds no notebook, or jupytext is not installed.
     """
+    folder = Path(folder)
     sources = _sources(folder)
     lines = [_difference(source) for source in sources]
     left_over = set(folder.glob("*.ipynb")) - {source.with_suffix(".ipynb") for source in sources}

@@ -26,12 +26,13 @@ class DamagedFile(HorkdError):
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: str | Path) -> Iterator[Path]:
     """A temporary path beside `path`, moved onto it when the block succeeds, else removed.
 
     Raises:
         HorkdError: if the disk is full, read-only or otherwise refuses.
     """
+    path = Path(path)
     # not the process id alone: machines may share the folder
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
@@ -62,7 +63,7 @@ _PATIENCE = 0.5
 
 
 @functools.cache
-def has_locks(folder: Path) -> bool:
+def has_locks(folder: str | Path) -> bool:
     """Whether the file system of a folder, which is there, has locks; some network ones have not.
 
     Raises:
@@ -84,7 +85,7 @@ def has_locks(folder: Path) -> bool:
 
 @contextmanager
 def locked(
-    path: Path, wait: bool = True, native: Callable[[Path], bool] = has_locks
+    path: str | Path, wait: bool = True, native: Callable[[Path], bool] = has_locks
 ) -> Iterator[None]:
     """One process at a time holds the lock file `path`; others wait, or are refused.
 
@@ -101,6 +102,7 @@ def locked(
         Busy: if another holds it and `wait` is False.
         HorkdError: if the folder cannot be written to.
     """
+    path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if native(path.parent):
@@ -145,14 +147,15 @@ def _holder(marker: Path) -> str:
     return f"process {process} of {machine}"
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: str | Path, text: str) -> None:
     """Write a text file atomically."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def set_aside(path: Path, reason: str) -> Path:
+def set_aside(path: str | Path, reason: str) -> Path:
     """Rename a damaged file to `NAME.damaged` (or `.damaged-2`, …) and say so in one warning."""
+    path = Path(path)
     number = 1
     while True:
         target = path.with_name(f"{path.name}.damaged" + (f"-{number}" if number > 1 else ""))
@@ -178,7 +181,9 @@ def _file_digest(tensors: str, metadata: str) -> str:
     return hashlib.sha256(f"{tensors}\n{metadata}".encode()).hexdigest()
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, object]) -> str:
+def save_tensors(
+    path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, object]
+) -> str:
     """Write a safetensors file atomically, with JSON metadata and a digest in its header.
 
     Returns:
@@ -202,13 +207,14 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     return digest
 
 
-def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
+def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict]:
     """Tensors and metadata of a file written by `save_tensors`, checked against its digest.
 
     Raises:
         HorkdError: if there is no such file.
         DamagedFile: if it is truncated, altered or not ours.
     """
+    path = Path(path)
     if not path.is_file():
         raise HorkdError(f"there is no file {path}")
     try:
@@ -223,11 +229,12 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
     return tensors, metadata
 
 
-def read_cache(path: Path, *names: str) -> dict[str, Tensor] | None:
+def read_cache(path: str | Path, *names: str) -> dict[str, Tensor] | None:
     """Tensors that `write_cache` kept, among them `names`; None if there is no such file.
 
     A damaged one is set aside, so that its content is computed again.
     """
+    path = Path(path)
     if not path.is_file():
         return None
     try:
@@ -241,7 +248,7 @@ def read_cache(path: Path, *names: str) -> dict[str, Tensor] | None:
     return tensors
 
 
-def write_cache(path: Path, tensors: Mapping[str, Tensor], what: str) -> None:
+def write_cache(path: str | Path, tensors: Mapping[str, Tensor], what: str) -> None:
     """Keep tensors that can be computed again; where that fails, warn: `what` is done without."""
     try:
         save_tensors(path, tensors, {})
@@ -250,7 +257,7 @@ def write_cache(path: Path, tensors: Mapping[str, Tensor], what: str) -> None:
 
 
 def cached(
-    path: Path, names: Iterable[str], compute: Callable[[], dict[str, Tensor]], what: str
+    path: str | Path, names: Iterable[str], compute: Callable[[], dict[str, Tensor]], what: str
 ) -> dict[str, Tensor]:
     """Tensors that are computed once and then read.
 
@@ -267,7 +274,7 @@ def cached(
     return tensors
 
 
-def save_json(path: Path, content: Mapping[str, object]) -> None:
+def save_json(path: str | Path, content: Mapping[str, object]) -> None:
     """Write a JSON file atomically, with a digest of its content."""
     if "digest" in content:
         raise ValueError("'digest' is this file format's own key")
@@ -277,13 +284,14 @@ def save_json(path: Path, content: Mapping[str, object]) -> None:
     write_text(path, body + "\n")
 
 
-def load_json(path: Path) -> dict:
+def load_json(path: str | Path) -> dict:
     """The content written by `save_json`, checked against its digest.
 
     Raises:
         HorkdError: if there is no such file.
         DamagedFile: if it is truncated or altered.
     """
+    path = Path(path)
     if not path.is_file():
         raise HorkdError(f"there is no file {path}")
     try:

@@ -1,21 +1,32 @@
 """Whatever is handed to the public functions works, or is one line that says what is wrong."""
 
+import ast
 import copy
 import json
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny
 import torch
+from PIL import Image
 
-from horkd import baselines, losses, potentials
+from horkd import baselines, losses, paths, potentials
 from horkd.data import ImageSet
+from horkd.data.glyphs import load_glyphs
+from horkd.data.lfw import load_lfw
+from horkd.data.photos import FULL_CROP, PhotoFiles, decode
 from horkd.degradation import Degradation, resize
 from horkd.errors import HorkdError
+from horkd.lab import runner, store
 from horkd.lab.config import RunConfig
 from horkd.losses import HybridOrderLoss, class_centers
+from horkd.networks import weights
+from horkd.networks.imagenet import start_backbone
 from horkd.networks.network import ModelSpec, Network, Output, load_network, macs, save_network
+from horkd.networks.weights import load_pretrained
 from horkd.objectives import Objective
 from horkd.predict import embed, predict
 from horkd.preprocess import Channels, normalise
@@ -327,3 +338,65 @@ def test_a_learner_of_half_precision_is_refused(precision):
     assert "loses small steps of training: train it after network.float()" in said
     assert 'precision="bf16"' in said
     assert all(torch.equal(t, before[name]) for name, t in student.state_dict().items())
+
+
+# Paths --------------------------------------------------------------------------------------------
+
+
+def public(tree: ast.Module) -> Iterator[ast.FunctionDef]:
+    """Functions and methods of a module that are for others."""
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            inner = [n for n in node.body if isinstance(n, ast.FunctionDef)]
+            yield from (n for n in inner if n.name == "__init__" or n.name[0] != "_")
+        elif isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            yield node
+
+
+def test_whoever_takes_a_path_takes_text():
+    root, wrong, right = paths.root(), [], 0
+    for file in sorted((*root.glob("horkd/**/*.py"), *root.glob("app/**/*.py"))):
+        for function in public(ast.parse(file.read_text(encoding="utf-8"))):
+            arguments = function.args
+            for a in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs):
+                kind = "" if a.annotation is None else ast.unparse(a.annotation)
+                if kind in ("Path", "Path | None", "Sequence[Path]"):
+                    wrong.append(f"{file.relative_to(root)}: {function.name}({a.arg})")
+                right += kind in ("str | Path", "str | Path | None")
+    assert not wrong
+    assert right > 50
+
+
+def test_runs_and_files_by_text(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    tiny.patch(monkeypatch)
+    config = tiny.teacher()
+    done = runner.run(config, tiny.SETTINGS, "runs")
+    assert done.folder == Path("runs") / config.name
+    assert runner.run(config, tiny.SETTINGS, "runs").record == done.record
+    assert store.read(config, "runs").record == done.record
+    assert store.diverged(config, "runs") is None
+    store.export(done, "out/teacher.safetensors")
+    network = load_network("out/teacher.safetensors")
+    save_network("again.safetensors", network)
+    assert weights.digest("again.safetensors") == weights.digest(Path("again.safetensors"))
+    load_pretrained("again.safetensors", network.spec)
+    alike = Network(replace(network.spec, num_classes=0))
+    start_backbone(alike, weights.digest("again.safetensors"), "again.safetensors")
+    ours, theirs = alike.backbone.state_dict(), network.backbone.state_dict()
+    assert all(torch.equal(ours[name], t) for name, t in theirs.items())
+    known = weights.digest("again.safetensors")
+    given = RunConfig(config.model, config.degradation, weights=known, classifier=True)
+    assert runner.import_network(given, "again.safetensors", tiny.SETTINGS, "runs").folder.is_dir()
+
+
+def test_data_by_text(monkeypatch, tmp_path, faces_tree):
+    monkeypatch.chdir(tmp_path)
+    assert load_lfw(str(faces_tree)).faces.root == load_lfw(faces_tree).faces.root
+    load_glyphs(per_class=1, cache="drawn")
+    assert list(Path("drawn").iterdir())
+    Image.new("RGB", (20, 20), "red").save("red.png")
+    photos = PhotoFiles(".", ("red.png",), torch.zeros(1).long(), ("red",), crop=FULL_CROP, size=8)
+    assert photos.root == Path(".")
+    assert photos[0][0].shape == (3, 8, 8)
+    assert decode("red.png").size == (20, 20)

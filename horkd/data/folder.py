@@ -13,7 +13,7 @@ from horkd.errors import HorkdError
 
 
 def photos_of(
-    root: Path, files: Sequence[str], ids: Sequence[int], names: dict[int, str]
+    root: str | Path, files: Sequence[str], ids: Sequence[int], names: dict[int, str]
 ) -> PhotoFiles:
     """The photos of one half; classes are those ids that occur, in their order."""
     known, labels = torch.tensor(ids, dtype=torch.int64).unique(return_inverse=True)

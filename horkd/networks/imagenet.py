@@ -78,7 +78,7 @@ def imagenet_name(model: str) -> str:
     return _timm_entry(model).tag
 
 
-def start_backbone(network: Network, weights: str, file: Path | None = None) -> None:
+def start_backbone(network: Network, weights: str, file: str | Path | None = None) -> None:
     """Put weights into a backbone, all but its embedding layer, in place.
 
     A classifier in the file is left out; everything else has to fit exactly. A network that is

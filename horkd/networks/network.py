@@ -186,7 +186,7 @@ BITS = (32, 16, 8)
 _SCALE = ".scale"
 
 
-def save_network(path: Path, network: Network, bits: int = 32, **metadata: object) -> None:
+def save_network(path: str | Path, network: Network, bits: int = 32, **metadata: object) -> None:
     """Write weights and specification to a safetensors file, atomically.
 
     With 8 bits the weights of convolutions and linear layers are whole numbers from -127 to 127
@@ -240,7 +240,7 @@ def spec_from_dict(content: dict) -> ModelSpec:
     return ModelSpec(**{k: tuple(v) if isinstance(v, list) else v for k, v in content.items()})
 
 
-def load_network(path: Path, spec: ModelSpec | None = None) -> Network:
+def load_network(path: str | Path, spec: ModelSpec | None = None) -> Network:
     """Read a network written by `save_network`, in float32, in eval mode.
 
     Args:
