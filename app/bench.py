@@ -159,7 +159,7 @@ def _exported(path: Path) -> Model:
         if not _sound(model):
             raise ValueError("classes, sizes or statistics do not fit the network")
         return model
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, HorkdError) as error:
         raise HorkdError(
             f"{path} has no header of `horkd export` ({error}): export the run again"
         ) from None

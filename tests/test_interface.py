@@ -32,6 +32,7 @@ from horkd.predict import embed, predict
 from horkd.preprocess import Channels, normalise
 from horkd.protocols import neighbours
 from horkd.protocols.alignment import align
+from horkd.protocols.classification import accuracy, agreement
 from horkd.storage import load_tensors
 from horkd.training import Recipe
 from horkd.two_stages import distil, transfer
@@ -70,6 +71,8 @@ ONES = {
     "class centres": lambda x: class_centers(x, torch.tensor([0, 1, 2, 0, 1, 2]), 3),
 }
 SEARCHES = {
+    "accuracy": lambda x: accuracy(x, [0, 1, 2, 0, 1, 2]),
+    "agreement": lambda x: agreement(x, features()),
     "measure": lambda x: neighbours.measure(x, [0, 1, 2, 0, 1, 2]),
     "nearest": lambda x: neighbours.nearest(x, x, 2),
     "align": lambda x: align(x, x),
