@@ -59,7 +59,7 @@ def kd(frozen: Tensor, learner: Tensor, temperature: float = 4.0) -> Tensor:
     z_f, z_g = exact(frozen, "frozen logits").detach(), exact(learner, "learner logits")
     if z_f.shape != z_g.shape or z_f.ndim != 2:
         raise HorkdError(
-            f"kd compares logits (N, C) over the same classes, got {tuple(z_f.shape)} and "
+            f"kd compares logits over the same classes, got {tuple(z_f.shape)} and "
             f"{tuple(z_g.shape)}"
         )
     same_device(z_f, "frozen logits", z_g, "learner's")
