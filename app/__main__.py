@@ -8,13 +8,18 @@ import signal
 import sys
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+from unittest.mock import patch
 
 import torch
 
 from horkd import paths
-from horkd.errors import HorkdError
+from horkd.errors import HorkdError, printable_output
+
+if TYPE_CHECKING:
+    import gradio
 
 #: What is shown if nothing is named, below the published reports: the committed networks.
 DEFAULTS = ("cpu-cifar100/models", "quick-glyphs/models", "faces-lfw/models")
@@ -22,7 +27,7 @@ TITLES = {"cifar100": "CIFAR-100: photos of 100 things", "glyphs": "Glyphs: 100 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-def load(places: Sequence[Path]) -> tuple[list, object | None]:
+def load(places: Sequence[str | Path]) -> tuple[list, object | None]:
     """Exhibits, one a data set, and networks for faces or None.
 
     Args:
@@ -39,7 +44,7 @@ def load(places: Sequence[Path]) -> tuple[list, object | None]:
 
     groups: dict[str, list] = {}
     sources: dict[str, list[Path]] = {}
-    for place in places:
+    for place in map(Path, places):
         for model in load_models(place):
             groups.setdefault(model.data, []).append(model)
             sources.setdefault(model.data, []).append(place)
@@ -73,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
         argv: the options; those of the command line if None.
     """
+    printable_output()
     parser = argparse.ArgumentParser(
         prog="python -m app", description="Teacher and student on a photo."
     )
@@ -85,6 +91,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, help="port (default: the first free one from 7860)")
+    parser.add_argument(
+        "--root-path",
+        type=_root_path,
+        help="prefix, as /demo, or whole address under which a reverse proxy shows the page",
+    )
     parser.add_argument("--open", action="store_true", help="open a browser")
     options = parser.parse_args(argv)
     _keep_memory_together()
@@ -94,8 +105,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         serve(options)
     except HorkdError as error:
         sys.exit(f"horkd: {error}")
-    except (OSError, OverflowError) as error:  # no such port, or it is taken
-        sys.exit(f"horkd: cannot listen on {options.host}, port {options.port}: {error}")
+    except OSError as error:
+        sys.exit(f"horkd: {error.filename or 'input or output'}: {error.strerror or error}")
+
+
+def _root_path(text: str) -> str:
+    """A prefix with one slash before it and none behind it; a whole address as it is."""
+    text = text.strip().rstrip("/")
+    if text.startswith(("http://", "https://")):
+        return text
+    if "?" in text or "#" in text or "://" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a prefix nor an address")
+    return f"/{text.lstrip('/')}" if text else ""
 
 
 def _keep_memory_together() -> None:
@@ -106,7 +127,7 @@ def _keep_memory_together() -> None:
 
 def serve(options: argparse.Namespace) -> None:
     """Serve until Ctrl-C; what visitors sent is gone afterwards."""
-    places = options.models or [
+    places = [paths.typed_path(place) for place in options.models or ()] or [
         p for name in DEFAULTS if (p := paths.published_dir() / name).is_dir()
     ]
     if not places:
@@ -121,16 +142,32 @@ def serve(options: argparse.Namespace) -> None:
             model.cost  # noqa: B018
     warnings.simplefilter("ignore")  # of odd files; nobody who sent one reads them here
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that the folder below is removed
-    with tempfile.TemporaryDirectory(prefix="horkd-demo-") as uploads:
-        os.environ["GRADIO_TEMP_DIR"] = uploads  # read by gradio whenever it keeps a file
-        from starlette.middleware import Middleware
-
-        from app import page, pictures, upload
+    with _environment():
+        from app import page
 
         demo = page.build(exhibits, faces).queue(max_size=256, default_concurrency_limit=2)
+        address = _listen(demo, options)
+        print(f"Running on {address} (Ctrl-C stops it)", flush=True)
+        if options.host not in LOOPBACK:
+            print(f"horkd: everyone who reaches {options.host} can use this page", file=sys.stderr)
+        demo.block_thread()
+
+
+def _listen(demo: "gradio.Blocks", options: argparse.Namespace) -> str:
+    """Serve the page beside this thread, and return its address.
+
+    Raises:
+        HorkdError: if there is no such port, or it is taken.
+    """
+    from starlette.middleware import Middleware
+
+    from app import page, pictures, upload
+
+    try:
         _, address, _ = demo.launch(
             server_name=options.host,
             server_port=options.port,
+            root_path=options.root_path,
             inbrowser=options.open,
             prevent_thread_lock=True,
             quiet=True,
@@ -146,10 +183,33 @@ def serve(options: argparse.Namespace) -> None:
             theme=page.theme(),
             css=page.CSS,
         )
-        print(f"Running on {address} (Ctrl-C stops it)", flush=True)
-        if options.host not in LOOPBACK:
-            print(f"horkd: everyone who reaches {options.host} can use this page", file=sys.stderr)
-        demo.block_thread()
+    except (OSError, OverflowError) as error:
+        raise HorkdError(f"cannot listen on {options.host}, port {options.port}: {error}") from None
+    return address
+
+
+@contextlib.contextmanager
+def _environment() -> Iterator[None]:
+    """What gradio reads from the environment: a folder for what visitors send, and no proxy.
+
+    At its start gradio asks the page's own address, and would ask it through a proxy; one of kind
+    SOCKS even stops its import. The demo asks nobody else, so that it needs none.
+
+    Raises:
+        HorkdError: if there is no place for the folder.
+    """
+    try:
+        uploads = tempfile.TemporaryDirectory(prefix="horkd-demo-")
+    except OSError as error:
+        raise HorkdError(
+            f"there is no place for what visitors send ({error.strerror or error}): set TMPDIR to "
+            "a folder that can be written to"
+        ) from None
+    with (
+        uploads as folder,
+        patch.dict(os.environ, GRADIO_TEMP_DIR=folder, NO_PROXY="*", no_proxy="*"),
+    ):
+        yield
 
 
 if __name__ == "__main__":

@@ -115,7 +115,7 @@ def at_hand(name: str) -> bool:
     return (root / "cifar-100-python" / "train").is_file() if name == "cifar100" else False
 
 
-def load_models(path: Path) -> list[Model]:
+def load_models(path: str | Path) -> list[Model]:
     """The networks that a path means.
 
     Args:
@@ -125,6 +125,7 @@ def load_models(path: Path) -> list[Model]:
     Raises:
         HorkdError: if there are none, or one is damaged.
     """
+    path = Path(path)
     if (path / "record.json").is_file():
         return _of_run(path.resolve())
     files = [path]
@@ -168,7 +169,7 @@ def _exported(path: Path) -> Model:
         if not _sound(model):
             raise ValueError("classes, sizes or statistics do not fit the network")
         return model
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, HorkdError) as error:
         raise HorkdError(
             f"{path} has no header of `horkd export` ({error}): export the run again"
         ) from None

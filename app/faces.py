@@ -147,16 +147,17 @@ class FaceBench:
             }
         return found
 
-    def save(self, path: Path, thresholds: Mapping[str, Mapping[int, dict]]) -> None:
+    def save(self, path: str | Path, thresholds: Mapping[str, Mapping[int, dict]]) -> None:
         """Write what `measure` found."""
         storage.save_tensors(path, {}, {"thresholds": thresholds})
 
-    def load(self, path: Path) -> None:
+    def load(self, path: str | Path) -> None:
         """Read what `measure` found, if the file is there.
 
         Raises:
             HorkdError: if it is damaged.
         """
+        path = Path(path)
         if not path.is_file():
             return
         known = storage.load_tensors(path)[1].get("thresholds")

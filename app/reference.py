@@ -21,7 +21,7 @@ from tqdm import tqdm
 from app.bench import Bench, Model, load_models
 from horkd import paths, storage
 from horkd.data import ImageSet, load_dataset
-from horkd.errors import HorkdError
+from horkd.errors import HorkdError, printable_output
 from horkd.losses import class_centers
 from horkd.protocols.classification import accuracy, agreement
 
@@ -156,7 +156,7 @@ def _by_role(bench: Bench, images: ImageSet) -> tuple[dict, dict, dict]:
     return right, divergence, same
 
 
-def save(path: Path, bench: Bench, reference: Reference) -> None:
+def save(path: str | Path, bench: Bench, reference: Reference) -> None:
     """Write a reference atomically; class centres as float16."""
     content = {f.name: getattr(reference, f.name) for f in fields(reference)}
     centers = content.pop("centers")
@@ -164,12 +164,13 @@ def save(path: Path, bench: Bench, reference: Reference) -> None:
     storage.save_tensors(path, tensors, {"reference": content, "data": bench.data})
 
 
-def load(path: Path, bench: Bench) -> Reference | None:
+def load(path: str | Path, bench: Bench) -> Reference | None:
     """The reference of a bench, or None if there is none or it is of other networks.
 
     Raises:
         HorkdError: if the file is damaged.
     """
+    path = Path(path)
     if not path.is_file():
         return None
     tensors, header = storage.load_tensors(path)
@@ -200,11 +201,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
         argv: the folder; that of the command line if None.
     """
+    printable_output()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="folder of exported networks")
-    folder = parser.parse_args(argv).folder
+    options = parser.parse_args(argv)
     try:
         paths.settle()
+        folder = paths.typed_path(options.folder)
         models = load_models(folder)
         if models[0].classes:
             bench = Bench(models)

@@ -65,12 +65,13 @@ class Remembered:
 
     def __init__(
         self,
-        path: Path | None,
+        path: str | Path | None,
         look: Callable[[Tensor], Output],
         device: str = "cpu",
         stored: Output | None = None,
         index: Tensor | None = None,
     ) -> None:
+        path = None if path is None else Path(path)
         self.path, self.look, self.device = path, look, device
         self.index = index
         self.stored = self._load() if stored is None else stored
@@ -148,9 +149,10 @@ class Answers:
         frozen: Frozen,
         preprocess: Preprocess,
         settings: Settings,
-        folder: Path | None = None,
+        folder: str | Path | None = None,
         views: FixedViews | None = None,
     ) -> None:
+        folder = None if folder is None else Path(folder)
         self.frozen, self.preprocess, self.settings = frozen, preprocess, settings
         self.folder, self.views = folder, views
 
@@ -255,7 +257,7 @@ def keeps(settings: Settings, size: int, views: bool, largest: int = LARGEST) ->
     return settings.cache == "on"
 
 
-def require_space(folder: Path, needed: int) -> None:
+def require_space(folder: str | Path, needed: int) -> None:
     """Refuse, in one line, what the disk has no room for.
 
     Args:
@@ -265,6 +267,7 @@ def require_space(folder: Path, needed: int) -> None:
     Raises:
         HorkdError: if there is too little room.
     """
+    folder = Path(folder)
     there = sum(f.stat().st_size for f in folder.iterdir()) if folder.is_dir() else 0
     parent = next(p for p in (folder, *folder.parents) if p.is_dir())
     free = shutil.disk_usage(parent).free
@@ -285,7 +288,7 @@ _VIEWS: dict[Path, Output] = {}
 
 
 def of_view(
-    path: Path, look: Callable[[int, int], Output], count: int, half: bool, part: int = PART
+    path: str | Path, look: Callable[[int, int], Output], count: int, half: bool, part: int = PART
 ) -> Output:
     """The answers to one view of a whole set: read, or computed once for all runs and folds.
 
@@ -302,6 +305,7 @@ def of_view(
     Raises:
         HorkdError: if the disk refuses.
     """
+    path = Path(path)
     if path not in _VIEWS:
         with storage.locked(path.with_suffix(".lock")):
             found = _read(path)

@@ -1,7 +1,7 @@
 """Distillation by other means: the methods of Tables 1 and 4, and today's plain ones.
 
 Each takes the frozen model's and the learner's `Output` on the same images and returns a scalar in
-float32. All are means over the batch, so that a weight means the same at any batch size.
+float32 or better. All are means over the batch, so that a weight means the same at any batch size.
 
 | name | compares | usual weight, with that of the cross-entropy | source |
 |---|---|---|---|
@@ -33,10 +33,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from horkd.checks import as_its_weights, exact, same_device
 from horkd.errors import HorkdError
 from horkd.fast import distances
 from horkd.networks.network import Output
-from horkd.potentials import as_features, pairwise_distances
+from horkd.potentials import as_pair, pairwise_distances
 
 
 def kd(frozen: Tensor, learner: Tensor, temperature: float = 4.0) -> Tensor:
@@ -55,15 +56,17 @@ def kd(frozen: Tensor, learner: Tensor, temperature: float = 4.0) -> Tensor:
     Raises:
         HorkdError: if the shapes differ or the temperature is not positive.
     """
-    if frozen.shape != learner.shape:
+    z_f, z_g = exact(frozen, "frozen logits").detach(), exact(learner, "learner logits")
+    if z_f.shape != z_g.shape or z_f.ndim != 2:
         raise HorkdError(
-            f"kd compares logits over the same classes, got {tuple(frozen.shape)} and "
-            f"{tuple(learner.shape)}"
+            f"kd compares logits over the same classes, got {tuple(z_f.shape)} and "
+            f"{tuple(z_g.shape)}"
         )
+    same_device(z_f, "frozen logits", z_g, "learner's")
     if not temperature > 0:
         raise HorkdError(f"the temperature must be positive, got {temperature}")
-    f = F.log_softmax(frozen.detach().float() / temperature, 1)
-    g = F.log_softmax(learner.float() / temperature, 1)
+    f = F.log_softmax(z_f.to(z_g.dtype) / temperature, 1)
+    g = F.log_softmax(z_g / temperature, 1)
     return temperature**2 * F.kl_div(g, f, reduction="batchmean", log_target=True)
 
 
@@ -72,7 +75,9 @@ def standardise(logits: Tensor) -> Tensor:
 
     Logits that are all equal become equal z-scores, with a finite gradient.
     """
-    z = logits.float()
+    z = exact(logits, "logits")
+    if z.ndim != 2:
+        raise HorkdError(f"logits must be (N, C), got {tuple(z.shape)}")
     z = z - z.mean(1, keepdim=True)
     return z / (z.square().mean(1, keepdim=True) + 1e-14).sqrt()
 
@@ -109,24 +114,34 @@ def pair_stages(frozen: Sequence[Tensor], learner: Sequence[Tensor]) -> list[tup
         learner: maps (N, K', H', W').
 
     Returns:
-        Pairs (N, K, h, w), (N, K', h, w), the first stage first, in float32.
+        Pairs (N, K, h, w), (N, K', h, w), the first stage first, in float32 or better.
 
     Raises:
-        HorkdError: if one of them has no maps.
+        HorkdError: if one of them has no maps, or they are not of the same images.
     """
     if not frozen or not learner:
         raise HorkdError("fitnet and at need maps: call the networks with maps=True")
     count = min(len(frozen), len(learner))
     pairs = []
     for f, g in zip(frozen[-count:], learner[-count:], strict=True):
-        size = tuple(map(min, f.shape[-2:], g.shape[-2:]))
-        pairs.append(
-            (
-                F.adaptive_avg_pool2d(f.detach().float(), size),
-                F.adaptive_avg_pool2d(g.float(), size),
+        f, g = _maps(f.detach() if isinstance(f, Tensor) else f, g)
+        if len(f) != len(g):
+            raise HorkdError(
+                f"frozen model saw {len(f)} images, learner {len(g)}: they must be the same"
             )
-        )
+        size = tuple(map(min, f.shape[-2:], g.shape[-2:]))
+        pairs.append((F.adaptive_avg_pool2d(f, size), F.adaptive_avg_pool2d(g, size)))
     return pairs
+
+
+def _maps(frozen: Tensor, learner: Tensor) -> tuple[Tensor, Tensor]:
+    """Maps (N, K, H, W) in float32 or better, on one device."""
+    f, g = exact(frozen, "frozen maps"), exact(learner, "learner maps")
+    for x in (f, g):
+        if x.ndim != 4:
+            raise HorkdError(f"maps must be (N, K, H, W), got {tuple(x.shape)}")
+    same_device(f, "frozen maps", g, "learner's")
+    return f, g
 
 
 def middle(stages: int) -> int:
@@ -150,17 +165,18 @@ def fitnet(frozen: Tensor, learner: Tensor) -> Tensor:
     Raises:
         HorkdError: if the shapes differ.
     """
-    if frozen.shape != learner.shape:
+    f, g = _maps(frozen, learner)
+    if f.shape != g.shape:
         raise HorkdError(
-            f"fitnet compares maps of one shape, got {tuple(frozen.shape)} and "
-            f"{tuple(learner.shape)}: add a regressor"
+            f"fitnet compares maps of one shape, got {tuple(f.shape)} and {tuple(g.shape)}: add a "
+            "regressor"
         )
-    return F.mse_loss(learner.float(), frozen.detach().float())
+    return F.mse_loss(g, f.detach().to(g.dtype))
 
 
 def attention(maps: Tensor) -> Tensor:
     """Where a map is active: mean square over channels, unit length per image, (N, H·W)."""
-    return F.normalize(maps.float().square().mean(1).flatten(1), eps=1e-12)
+    return F.normalize(exact(maps, "maps").square().mean(1).flatten(1), eps=1e-12)
 
 
 def at(pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
@@ -175,18 +191,20 @@ def at(pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
 
     Returns:
         A scalar.
+
+    Raises:
+        HorkdError: if a pair is not of one size.
     """
-    return sum((attention(f.detach()) - attention(g)).square().mean() for f, g in pairs)
-
-
-def _pair(frozen: Tensor, learner: Tensor) -> tuple[Tensor, Tensor]:
-    """Features (N, D_f), (N, D_g) in float32 or better, the frozen ones without gradient."""
-    f, g = as_features(frozen, "frozen features").detach(), as_features(learner, "learner features")
-    if len(f) != len(g):
-        raise HorkdError(
-            f"frozen model saw {len(f)} images, learner {len(g)}: they must be the same"
-        )
-    return f, g
+    terms = []
+    for f, g in pairs:
+        f, g = _maps(f, g)
+        if (len(f), *f.shape[2:]) != (len(g), *g.shape[2:]):
+            raise HorkdError(
+                f"at compares maps of one size, got {tuple(f.shape)} and {tuple(g.shape)}: "
+                "pair_stages makes them so"
+            )
+        terms.append((attention(f.detach()) - attention(g)).square().mean().to(g.dtype))
+    return sum(terms)
 
 
 def directions(x: Tensor) -> Tensor:
@@ -220,7 +238,7 @@ def pkt(frozen: Tensor, learner: Tensor, eps: float = 1e-7) -> Tensor:
     """
     if not eps > 0:
         raise HorkdError(f"pkt's eps must be positive, got {eps}")
-    f, g = _pair(frozen, learner)
+    f, g = as_pair(frozen, learner)
     if len(g) < 3:  # a distribution over one other image
         return (g * 0).sum()
     itself = torch.eye(len(g), dtype=torch.bool, device=g.device)
@@ -268,7 +286,7 @@ def darkrank(
             "darkrank needs alpha > 0, beta >= 1 and lists of 2 images or more, got "
             f"alpha {alpha}, beta {beta}, length {length}"
         )
-    f, g = _pair(frozen, learner)
+    f, g = as_pair(frozen, learner)
     if len(g) < 3:  # a list of one image has one order
         return (g * 0).sum()
     order = pairwise_distances(f, normalize=False).fill_diagonal_(torch.inf)
@@ -296,7 +314,7 @@ def mkd_absolute(frozen: Tensor, learner: Tensor) -> Tensor:
     Raises:
         HorkdError: if the shapes differ.
     """
-    f, g = _pair(frozen, learner)
+    f, g = as_pair(frozen, learner)
     if f.shape != g.shape:
         raise HorkdError(
             f"mkd_absolute compares embeddings of equal width, but the frozen one is {f.shape[1]} "
@@ -325,7 +343,7 @@ def mkd_relative(frozen: Tensor, learner: Tensor) -> Tensor:
     Raises:
         HorkdError: if the batch sizes differ.
     """
-    f, g = _pair(frozen, learner)
+    f, g = as_pair(frozen, learner)
     n = len(g)
     if n < 2:
         return (g * 0).sum()
@@ -404,4 +422,6 @@ class Baselines(nn.Module):
 
     def _hint(self, frozen: Tensor, learner: Tensor) -> Tensor:
         with torch.autocast(learner.device.type, enabled=False):
-            return fitnet(frozen, learner if self.regressor is None else self.regressor(learner))
+            if self.regressor is not None:
+                learner = self.regressor(as_its_weights(self.regressor, learner))
+            return fitnet(frozen, learner)

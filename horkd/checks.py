@@ -1,10 +1,13 @@
 """Checks of what is handed in: one line that names what is wrong."""
 
+import dataclasses
+import operator
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
-from torch import Tensor
+from torch import Tensor, nn
 
 from horkd.errors import HorkdError
 
@@ -112,8 +115,116 @@ def at_least_one(name: str, *values: int) -> None:
         HorkdError: if one of them is.
     """
     for value in values:
-        if value < 1:
+        if whole_number(value, name) < 1:
             raise HorkdError(f"{name} must be 1 or more, got {value}")
+
+
+def whole_number(value: int, name: str) -> int:
+    """A whole number as Python's own, whoever made it.
+
+    Args:
+        value: what was given; numpy's integers and tensors of one integer are whole numbers, too.
+        name: what an error calls it.
+
+    Raises:
+        HorkdError: if it is none.
+    """
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise HorkdError(f"{name} must be a whole number, got {value!r}") from None
+
+
+def plain_fields(made: object) -> None:
+    """Turn numpy's numbers in a frozen dataclass's fields into Python's: JSON knows no others.
+
+    Args:
+        made: the dataclass, in its `__post_init__`.
+    """
+    for field in dataclasses.fields(made):
+        value = getattr(made, field.name)
+        object.__setattr__(made, field.name, _plain_number(value))
+
+
+def _plain_number(value: object) -> object:
+    if isinstance(value, np.generic):
+        return value.item()
+    return tuple(map(_plain_number, value)) if type(value) is tuple else value
+
+
+def is_tensor(x: Tensor, name: str) -> None:
+    """Refuse lists and numpy arrays where gradients or a device are the point.
+
+    Args:
+        x: what was given.
+        name: what an error calls it.
+
+    Raises:
+        HorkdError: if it is no tensor.
+    """
+    if not isinstance(x, Tensor):
+        raise HorkdError(
+            f"{name} must be a torch tensor, got {type(x).__name__}: torch.as_tensor makes one"
+        )
+
+
+def exact(x: Tensor, name: str) -> Tensor:
+    """A tensor in float32, or float64 where it is that already.
+
+    Args:
+        x: of any numbers.
+        name: what an error calls it.
+
+    Raises:
+        HorkdError: if it is no tensor.
+    """
+    is_tensor(x, name)
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def as_its_weights(module: nn.Module, x: Tensor) -> Tensor:
+    """A tensor in the precision of a module's weights; as it is if there are none."""
+    weight = next(module.parameters(), None)
+    return x if weight is None else x.to(weight.dtype)
+
+
+def same_device(x: Tensor, name: str, y: Tensor, other: str) -> None:
+    """Refuse tensors of two devices.
+
+    Args:
+        x: one of them.
+        name: what an error calls it.
+        y: the other one.
+        other: what an error calls that.
+
+    Raises:
+        HorkdError: if they are not on the same one.
+    """
+    if x.device != y.device:
+        raise HorkdError(f"{name} are on {x.device}, {other} on {y.device}: move one of them")
+
+
+def uint8_images(images: Tensor, name: str) -> None:
+    """Refuse what are no square 8-bit images (N, 3, S, S), before anything is drawn from them.
+
+    Args:
+        images: what was given.
+        name: who takes them.
+
+    Raises:
+        HorkdError: if they are anything else.
+    """
+    if not isinstance(images, Tensor):
+        raise HorkdError(
+            f"{name} takes a torch tensor uint8 (N, 3, S, S), got {type(images).__name__}"
+        )
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+        raise HorkdError(
+            f"{name} takes uint8 (N, 3, S, S), got {images.dtype} {tuple(images.shape)}"
+        )
+    height, width = images.shape[-2:]
+    if height != width:
+        raise HorkdError(f"{name} takes square images, got {width}×{height}: crop them first")
 
 
 def row_parts(x: Tensor) -> Iterator[tuple[slice, Tensor]]:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from horkd import paths
-from horkd.errors import HorkdError, warnings_as_lines
+from horkd.errors import HorkdError, printable_output, warnings_as_lines
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -65,7 +65,8 @@ def reproduce(
     force: Annotated[bool, typer.Option(help="also run what is up to date")] = False,
 ) -> None:
     """Run the notebooks into reports/PRESET-DATA/; only what is missing or out of date."""
-    from horkd.data.retrieval import FOLDER, listing_digest
+    from horkd.data.fingerprint import listing_digest
+    from horkd.data.retrieval import FOLDER
     from horkd.reproduce import reproduce
     from horkd.studies.presets import get_presets, meant_by
 
@@ -100,7 +101,7 @@ def _teacher_parameters(chosen, weights: str, model: str, statistics: str) -> di
         )
     with_teacher(chosen, weights, model, statistics)
     given = {
-        "teacher_weights": str(paths.whole(weights, "--teacher-weights")),
+        "teacher_weights": str(paths.typed_path(weights).resolve()),
         "teacher_model": model,
         "teacher_statistics": statistics,
     }
@@ -308,6 +309,7 @@ def export(
     from horkd.protocols import headline
     from horkd.studies.study import choose, usual_exports
 
+    out = paths.typed_path(out)
     teacher = (teacher_weights, teacher_model, teacher_statistics)
     presets = _presets(preset, data, 1, select, teacher)
     for job in choose(presets, (), arm or usual_exports(presets[0])):
@@ -333,6 +335,7 @@ INTERRUPTED = 130
 def main() -> None:
     """Run a command; a user's mistake ends in one line on standard error and exit code 2."""
     warnings_as_lines()
+    printable_output()
     try:
         paths.settle()
         code = app(standalone_mode=False)

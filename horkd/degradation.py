@@ -7,6 +7,7 @@ and before normalisation. What it returns is again 8-bit: a small image in the w
 
 import functools
 import io
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from horkd.checks import at_least_one, is_tensor, plain_fields, uint8_images, whole_number
 from horkd.errors import HorkdError
 
 KERNELS = ("bicubic", "area", "bilinear", "nearest")
@@ -66,7 +68,18 @@ def resize(images: Tensor, size: int, kernel: str = "bicubic") -> Tensor:
 
     Returns:
         uint8 (N, C, size, size); the input itself if `size` is S.
+
+    Raises:
+        HorkdError: if the images are no square 8-bit ones, or there is no such size or kernel.
     """
+    is_tensor(images, "images to resize")
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[2] != images.shape[3]:
+        raise HorkdError(
+            f"resize takes uint8 (N, C, S, S), got {images.dtype} {tuple(images.shape)}"
+        )
+    at_least_one("size", size)
+    if kernel not in KERNELS:
+        raise HorkdError(f"unknown kernel {kernel!r}: choose from {', '.join(KERNELS)}")
     side = images.shape[-1]
     if size == side:
         return images
@@ -79,6 +92,8 @@ def resize(images: Tensor, size: int, kernel: str = "bicubic") -> Tensor:
 
 def _jpeg(images: Tensor, quality: int) -> Tensor:
     """Each image through a JPEG file of that quality; on the CPU, one by one."""
+    if not len(images):
+        return images
     out = []
     for image in images.permute(0, 2, 3, 1).cpu().numpy():
         file = io.BytesIO()
@@ -113,13 +128,15 @@ class Degradation:
     jpeg: int | None = None
 
     def __post_init__(self) -> None:
+        plain_fields(self)
+        whole_number(self.size, "resolution")
         if self.size < 1:
             raise HorkdError(f"resolution must be at least 1 pixel, got {self.size}")
         if self.kernel not in KERNELS:
             raise HorkdError(f"unknown kernel {self.kernel!r}: choose from {', '.join(KERNELS)}")
-        if self.blur < 0 or self.noise < 0:
+        if not (0 <= self.blur < math.inf and 0 <= self.noise < math.inf):
             raise HorkdError(f"blur and noise must be 0 or more, got {self.blur} and {self.noise}")
-        if self.jpeg is not None and not 1 <= self.jpeg <= 100:
+        if self.jpeg is not None and not 1 <= whole_number(self.jpeg, "JPEG quality") <= 100:
             raise HorkdError(f"JPEG quality must lie in 1 to 100, got {self.jpeg}")
 
     def __call__(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -136,13 +153,8 @@ class Degradation:
         Raises:
             HorkdError: if the images are not square 8-bit ones or smaller than `size`.
         """
-        if images.dtype != torch.uint8 or images.ndim != 4:
-            raise HorkdError(
-                f"degrade takes uint8 (N, 3, S, S), got {images.dtype} {tuple(images.shape)}"
-            )
-        height, width = images.shape[-2:]
-        if height != width:
-            raise HorkdError(f"degrade takes square images, got {width}×{height}: crop them first")
+        uint8_images(images, "degrade")
+        width = images.shape[-1]
         if self.size > width:
             raise HorkdError(
                 f"resolution {self.size} is above the source's {width} pixels: "

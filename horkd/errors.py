@@ -1,5 +1,7 @@
-"""The one exception that users are meant to read, and warnings as lines like it."""
+"""The one exception that users are meant to read, warnings as lines like it, and any terminal."""
 
+import io
+import os
 import sys
 import warnings
 
@@ -25,3 +27,16 @@ def warnings_as_lines(prefix: str = "") -> None:
             print(f"horkd: {prefix}{message}", file=sys.stderr, flush=True)
 
     warnings.showwarning = show
+
+
+def printable_output() -> None:
+    """From now on any terminal will do: what it cannot encode is printed as `?`, and is no error.
+
+    A terminal, pipe or container may know ASCII only, and help and listings have other signs.
+    Standard error does this by itself. A width of 0, from a terminal that does not say its own,
+    would leave help empty.
+    """
+    if os.environ.get("COLUMNS") == "0":
+        del os.environ["COLUMNS"]
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a notebook's takes everything
+        sys.stdout.reconfigure(errors="replace")

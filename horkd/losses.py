@@ -32,9 +32,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from horkd.checks import as_its_weights, is_tensor, same_device
 from horkd.errors import HorkdError
 from horkd.fast import distances, distributed, terms
-from horkd.potentials import as_centers, as_features
+from horkd.potentials import as_centers, as_features, as_pair
 
 #: The orders by the names that weights use, with the names of their terms.
 ORDERS = {"1": "order1", "2": "order2", "3": "order3", "C": "order_c"}
@@ -48,15 +49,7 @@ PAPER_WEIGHTS = {"2": 0.02, "3": 0.01, "C": 1.0}
 
 
 def _pair(frozen: Tensor, learner: Tensor, same_width: bool) -> tuple[Tensor, Tensor]:
-    f, g = as_features(frozen, "frozen features").detach(), as_features(learner, "learner features")
-    if len(f) != len(g):
-        raise HorkdError(
-            f"frozen model saw {len(f)} images, learner {len(g)}: they must be the same"
-        )
-    if f.device != g.device:
-        raise HorkdError(
-            f"frozen features are on {f.device}, learner's on {g.device}: move one of them"
-        )
+    f, g = as_pair(frozen, learner)
     if same_width and f.shape[1] != g.shape[1]:
         raise HorkdError(
             f"orders 1 and C need equal widths, but the frozen features are {f.shape[1]} wide and "
@@ -94,7 +87,7 @@ def order1(frozen: Tensor, learner: Tensor, reduction: str = "mean") -> Tensor:
     if g.numel() == 0:
         return _zero(g)
     with distances.without_autocast(g):
-        total = (f - g).abs().sum()
+        total = (f - g).abs().sum().to(g.dtype)
     return total if reduction == "sum" else total / g.numel()
 
 
@@ -182,7 +175,7 @@ def class_centers(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
 
     Args:
         features: (M, D) of the whole training set, from the frozen model in eval mode.
-        labels: int64 (M,).
+        labels: whole numbers (M,).
         num_classes: C.
 
     Returns:
@@ -192,8 +185,12 @@ def class_centers(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
         HorkdError: if a class has no example or a label is out of range.
     """
     x = as_features(features)
+    is_tensor(labels, "labels")
     if labels.shape != x.shape[:1]:
         raise HorkdError(f"{len(x)} features but labels of shape {tuple(labels.shape)}")
+    if labels.dtype == torch.bool or labels.is_floating_point():
+        raise HorkdError(f"labels must be whole numbers, got {labels.dtype}")
+    same_device(labels, "labels", x, "features")
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
         raise HorkdError(
             f"labels run from {int(labels.min())} to {int(labels.max())}; "
@@ -284,7 +281,8 @@ class HybridOrderLoss(nn.Module):
         aligned = learner
         if self.projector is not None and ("1" in self.weights or "C" in self.weights):
             with distances.without_autocast(learner):
-                aligned = self.projector(as_features(learner, "learner features"))
+                features = as_features(learner, "learner features")
+                aligned = self.projector(as_its_weights(self.projector, features))
         if self.unit:
             frozen, learner, aligned = map(unit_length, (frozen, learner, aligned))
         per_tuple = "mean" if self.reduction == "rkd" else self.reduction

@@ -284,7 +284,7 @@ def commit() -> str:
     return commit_of(Path(__file__).resolve().parent)
 
 
-def commit_of(package: Path) -> str:
+def commit_of(package: str | Path) -> str:
     """The commit that a package's files are from, with `+` if they are changed.
 
     Empty where the package is not a folder at the top of a checkout, as after an installation into
@@ -293,6 +293,7 @@ def commit_of(package: Path) -> str:
     Args:
         package: its folder.
     """
+    package = Path(package)
     top = package.parent
 
     def git(*arguments: str) -> str:
@@ -342,4 +343,4 @@ def lowest_priority() -> None:
         os.nice(19)
     with suppress(OSError, AttributeError):
         os.setsid()
-        Path("/proc/self/autogroup").write_text("19")
+        Path("/proc/self/autogroup").write_text("19", encoding="ascii")

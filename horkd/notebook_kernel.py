@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 HOME = Path(__file__).resolve().parent.parent
 
 
-def declared(path: Path) -> list[str]:
+def declared(path: str | Path) -> list[str]:
     """The names that a notebook's parameters cell sets."""
+    path = Path(path)
     import papermill
 
     try:
@@ -31,8 +32,9 @@ def declared(path: Path) -> list[str]:
         raise HorkdError(f"{path.name} cannot be read as a notebook: {reason}") from error
 
 
-def question(path: Path) -> str:
+def question(path: str | Path) -> str:
     """A notebook's first heading; its name if it has none or cannot be read."""
+    path = Path(path)
     import nbformat
 
     try:
@@ -53,7 +55,7 @@ def scratch_folder() -> Iterator[Path]:
 
 
 def execute(
-    notebook: Path, parameters: Mapping[str, Any], partial: Path, scratch: Path
+    notebook: str | Path, parameters: Mapping[str, Any], partial: str | Path, scratch: str | Path
 ) -> "NotebookNode":
     """Run a notebook by papermill in its own folder.
 
@@ -63,6 +65,7 @@ def execute(
         partial: a file that holds what there is at any time.
         scratch: a folder as of `scratch_folder`.
     """
+    notebook, partial, scratch = Path(notebook), Path(partial), Path(scratch)
     import papermill
 
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what fails is in our own lines
@@ -104,7 +107,11 @@ def _kernel(scratch: Path) -> Iterator[type]:
         # The kernel starts in another folder: horkd must be found there too, installed or not.
         "PYTHONPATH": os.pathsep.join(filter(None, (str(HOME), os.environ.get("PYTHONPATH")))),
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+        # A home may be read-only, and what its owner starts IPython with is not the notebook's.
+        "IPYTHONDIR": str(scratch / "ipython"),
     }
+    if os.path.expanduser("~") == "~":  # an unknown user, as in a container: Jupyter needs a home
+        environment["HOME"] = str(scratch)
     specs = scratch / "kernels"
     write_kernel_spec(
         specs / "python3",

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from horkd import paths
-from horkd.errors import HorkdError
+from horkd.errors import HorkdError, printable_output
 from horkd.storage import write_text
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ _WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 # Pairs -------------------------------------------------------------------------------------------
 
 
-def build(source: Path) -> "NotebookNode":
+def build(source: str | Path) -> "NotebookNode":
     """The notebook that a py:percent file stands for.
 
     Args:
@@ -77,12 +77,13 @@ def as_text(notebook: "NotebookNode") -> str:
     return nbformat.writes(notebook) + "\n"
 
 
-def write(folder: Path) -> list[Path]:
+def write(folder: str | Path) -> list[Path]:
     """Write the `.ipynb` beside each `.py` of a folder; return the files written.
 
     Raises:
         HorkdError: if the folder holds no notebook, jupytext is not installed or the disk is full.
     """
+    folder = Path(folder)
     written = []
     for source in _sources(folder):
         target = source.with_suffix(".ipynb")
@@ -91,12 +92,13 @@ def write(folder: Path) -> list[Path]:
     return written
 
 
-def stale(folder: Path) -> list[str]:
+def stale(folder: str | Path) -> list[str]:
     """One line for each `.ipynb` that is missing, left over or not what its `.py` gives.
 
     Raises:
         HorkdError: if the folder holds no notebook, or jupytext is not installed.
     """
+    folder = Path(folder)
     sources = _sources(folder)
     lines = [_difference(source) for source in sources]
     left_over = set(folder.glob("*.ipynb")) - {source.with_suffix(".ipynb") for source in sources}
@@ -147,7 +149,7 @@ def without_paths(text: str) -> str:
     names = {str(paths.root()): ".", os.path.expanduser("~"): "~"}
     for variable in paths.SETTINGS:
         if value := os.environ.get(variable, "").strip():
-            names[str(paths.whole(value, variable))] = f"${variable}"
+            names[str(paths.typed_path(value, variable).resolve())] = f"${variable}"
     for folder in sorted(names, key=len, reverse=True):
         if len(folder) > 1:
             whole = rf"(?<![\w.-]){re.escape(folder)}(?![\w.-])"  # not /home/me in /home/me2
@@ -222,6 +224,7 @@ def _smaller_png(encoded: str) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit code (0 fine, 1 stale, 2 bad input)."""
+    printable_output()
     parser = argparse.ArgumentParser(
         prog="python -m horkd.notebooks", description="Pair notebooks."
     )
@@ -230,8 +233,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--folder", type=Path, help="where they are (default: notebooks/)")
     options = parser.parse_args(arguments)
-    folder = options.folder or paths.root() / "notebooks"
     try:
+        folder = paths.typed_path(options.folder or paths.root() / "notebooks")
         if not options.check:
             for target in write(folder):
                 print(target)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from horkd import baselines as baselines_
 from horkd import losses
 from horkd.baselines import Baselines
+from horkd.checks import as_its_weights, exact, is_tensor, same_device
 from horkd.errors import HorkdError
 from horkd.losses import ORDERS, HybridOrderLoss
 from horkd.networks.network import Network, Output
@@ -234,7 +235,7 @@ class Objective(nn.Module):
 
         Args:
             learner: what the learner says of a batch.
-            labels: int64 (N,).
+            labels: whole numbers (N,).
             frozen: what the frozen model says of the same images, or None.
             ramp: factor of all distillation terms in the loss.
         """
@@ -251,10 +252,31 @@ class Objective(nn.Module):
         return {"loss": loss, **terms}
 
     def _on_labels(self, learner: Output, labels: Tensor) -> Tensor:
-        if self.head is None:
-            return F.cross_entropy(learner.logits.float(), labels)
-        with torch.autocast(labels.device.type, enabled=False):
-            return self.head(learner.features.float(), labels)
+        labels = self._checked(labels, len(learner.features))
+        same_device(labels, "labels", learner.features, "features")
+        if self.head is not None:
+            with torch.autocast(labels.device.type, enabled=False):
+                features = exact(learner.features, "features")
+                return self.head(as_its_weights(self.head, features), labels)
+        logits = exact(learner.logits, "logits")
+        try:
+            return F.cross_entropy(logits, labels)
+        except IndexError:  # a GPU cannot say it: it would have to be waited for
+            raise HorkdError(
+                f"labels run from {int(labels.min())} to {int(labels.max())}, but the network has "
+                f"{logits.shape[1]} classes (0 to {logits.shape[1] - 1})"
+            ) from None
+
+    @staticmethod
+    def _checked(labels: Tensor, images: int) -> Tensor:
+        """Labels int64 (N,), if they are whole numbers, one for each image."""
+        is_tensor(labels, "labels")
+        if labels.dtype == torch.bool or labels.is_floating_point() or labels.shape != (images,):
+            raise HorkdError(
+                f"labels must be {images} whole numbers, got {labels.dtype} of shape "
+                f"{tuple(labels.shape)}"
+            )
+        return labels.long()
 
     def _weight(self, name: str) -> float | Tensor:
         factor = getattr(self, f"factor_{name}", None)

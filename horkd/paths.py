@@ -24,20 +24,23 @@ from horkd.errors import HorkdError
 SETTINGS = ("HORKD_DATA", "HORKD_RUNS", "HORKD_REPORTS", "HORKD_CACHE")
 
 
-def whole(path: str | Path, what: str) -> Path:
-    """The absolute path, with `~` and `~user` filled in, seen from the current folder.
+def typed_path(path: str | Path, setting: str = "") -> Path:
+    """A path that somebody typed, with the home folders that `~` and `~name` stand for.
 
     Args:
-        path: as somebody wrote it.
-        what: the setting or option that it was written in.
+        path: what was typed.
+        setting: the variable that it was written in, if it was.
 
     Raises:
-        HorkdError: if it begins with the home of a user that there is not.
+        HorkdError: if there is no such user, or the home of this one is not known.
     """
     try:
-        return Path(path).expanduser().resolve()
+        return Path(path).expanduser()
     except RuntimeError:
-        raise HorkdError(f"{what} is {path}: that home folder is not known, write it out") from None
+        raise HorkdError(
+            f"{f'{setting} is ' if setting else ''}{path}: no home folder of that user is known "
+            "here; write the whole path"
+        ) from None
 
 
 def settle() -> None:
@@ -46,11 +49,11 @@ def settle() -> None:
     For the start of a command: a relative folder is taken from where the command was started.
 
     Raises:
-        HorkdError: as `whole`.
+        HorkdError: as `typed_path`.
     """
     for name in SETTINGS:
         if value := os.environ.get(name, "").strip():
-            os.environ[name] = str(whole(value, name))
+            os.environ[name] = str(typed_path(value, name).resolve())
 
 
 def _setting(name: str) -> Path | None:
@@ -62,7 +65,7 @@ def _setting(name: str) -> Path | None:
             f"{name} is {value}, which is another folder for each notebook and script: write its "
             "whole path"
         )
-    return whole(value, name)
+    return typed_path(value, name).resolve()
 
 
 def root() -> Path:

@@ -12,9 +12,9 @@ better with autocast off, on centred features: features that share a large offse
 distances in bf16, and |a|² + |b|² − 2a·b loses half its digits even in float32.
 """
 
-import torch
 from torch import Tensor
 
+from horkd.checks import exact, is_tensor, same_device
 from horkd.errors import HorkdError
 from horkd.fast import distances
 from horkd.fast.distances import NEAR_DUPLICATE
@@ -22,13 +22,29 @@ from horkd.fast.distances import NEAR_DUPLICATE
 
 def as_features(x: Tensor, name: str = "features") -> Tensor:
     """`x` (N, D) in float32 (float64 stays), or a HorkdError that names the shape."""
+    is_tensor(x, name)
     if x.ndim != 2:
         raise HorkdError(f"{name} must be (N, D), one row per image; got {tuple(x.shape)}")
     if x.shape[1] == 0:
         raise HorkdError(f"{name} of shape {tuple(x.shape)} have no columns")
     if not x.is_floating_point():
         raise HorkdError(f"{name} must be floating point, got {x.dtype}")
-    return x if x.dtype == torch.float64 else x.float()
+    return exact(x, name)
+
+
+def as_pair(frozen: Tensor, learner: Tensor) -> tuple[Tensor, Tensor]:
+    """Features of the same images: (N, D_f), without gradient, and (N, D_g), as `as_features`.
+
+    Raises:
+        HorkdError: if they are no features, or of unequal numbers, or on two devices.
+    """
+    f, g = as_features(frozen, "frozen features").detach(), as_features(learner, "learner features")
+    if len(f) != len(g):
+        raise HorkdError(
+            f"frozen model saw {len(f)} images, learner {len(g)}: they must be the same"
+        )
+    same_device(f, "frozen features", g, "learner's")
+    return f, g
 
 
 def as_centers(centers: Tensor, x: Tensor) -> Tensor:
@@ -39,6 +55,7 @@ def as_centers(centers: Tensor, x: Tensor) -> Tensor:
             f"features are {x.shape[1]} wide but centres {centers.shape[1]}: "
             "project the features to the centres' width first"
         )
+    same_device(centers, "centres", x, "features")
     return centers
 
 
@@ -53,8 +70,8 @@ def pairwise_distances(x: Tensor, normalize: bool = True) -> Tensor:
     Returns:
         (N, N) symmetric, float32 or better, diagonal 0.
     """
+    x = as_features(x)
     with distances.without_autocast(x):
-        x = as_features(x)
         if len(x) < 2:
             return x.new_zeros(len(x), len(x)) + 0 * x.sum()
         return distances.Pairwise.apply(x, normalize)
@@ -75,8 +92,8 @@ def angle_cosines(x: Tensor) -> Tensor:
     Returns:
         (N, N, N) indexed [i, j, k], float32 or better.
     """
+    x = as_features(x)
     with distances.without_autocast(x):
-        x = as_features(x)
         q = pairwise_distances(x.double())  # float32 sides would cost digits of small angles
         squared, inverse = q.square(), 1 / q.clamp(min=NEAR_DUPLICATE)
         # [i, j, k]: q_ij² + q_jk² − q_ik²
@@ -97,8 +114,8 @@ def center_distances(x: Tensor, centers: Tensor) -> Tensor:
     Raises:
         HorkdError: if the widths differ.
     """
+    x = as_features(x)
     with distances.without_autocast(x):
-        x = as_features(x)
         centers = as_centers(centers, x)
         if x.numel() == 0 or centers.numel() == 0:
             return x.new_zeros(len(x), len(centers)) + 0 * (x.sum() + centers.sum())

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from horkd.checks import at_least_one, uint8_images, whole_number
 from horkd.degradation import Degradation
 from horkd.errors import HorkdError
 from horkd.networks.network import Network, Output
@@ -62,8 +63,13 @@ def predict(
         float32 features (N, D) and logits (N, C) on the network's device.
 
     Raises:
-        HorkdError: if there are no images.
+        HorkdError: if there are no images, or none of that kind.
     """
+    if not hasattr(images, "parts"):  # photos on disk have them
+        uint8_images(images, "predict")
+    if batch_size is not None:
+        batch_size = whole_number(batch_size, "batch_size")
+        at_least_one("batch_size", batch_size)
     device = next(network.parameters()).device
     training = network.training
     network.eval()

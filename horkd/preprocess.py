@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from horkd.checks import is_tensor
 from horkd.degradation import Degradation
+from horkd.errors import HorkdError
 from horkd.networks.network import Network, Statistics
 
 if TYPE_CHECKING:
@@ -21,7 +23,16 @@ def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
 
 
 def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """uint8 (N, 3, H, W) to float32 with the given channel statistics (scale 0 to 1)."""
+    """uint8 (N, 3, H, W) to float32 with the given channel statistics (scale 0 to 1).
+
+    Raises:
+        HorkdError: if the images are anything else: floats may be on another scale, or normalised.
+    """
+    is_tensor(images, "images")
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+        raise HorkdError(
+            f"images must be uint8 (N, 3, H, W), got {images.dtype} {tuple(images.shape)}"
+        )
     device = images.device
     return (images.float() / 255 - _per_channel(mean, device)) / _per_channel(std, device)
 

@@ -97,10 +97,10 @@ def reproduce(
     only: Sequence[str] = (),
     parameters: Mapping[str, Any] = MappingProxyType({}),
     force: bool = False,
-    out: Path | None = None,
-    notebooks: Path | None = None,
+    out: str | Path | None = None,
+    notebooks: str | Path | None = None,
     run: Callable[[Notebook, Path], dict] | None = None,
-    package: Path = PACKAGE,
+    package: str | Path = PACKAGE,
 ) -> Outcome:
     """Run the notebooks that are not up to date, and write the index page.
 
@@ -130,12 +130,12 @@ def reproduce(
     run = _run if run is None else run
     _require_papermill()
     started = time.perf_counter()
-    folder = (notebooks or paths.root() / "notebooks").resolve()
+    folder = Path(notebooks or paths.root() / "notebooks").resolve()
     presets = get_presets(preset, data)
     data = presets[0].data
     select = parameters.get("select", "")
     name = f"{preset}-{plain_name(data)}" + (f"-by-{select}" if select else "")
-    out = (out or paths.reports_dir() / name).resolve()
+    out = Path(out or paths.reports_dir() / name).resolve()
     own = {"preset": preset, "data": data, "out": os.path.relpath(out, folder)}
     chosen = chosen_notebooks(folder, only)
     if not only:
@@ -213,8 +213,9 @@ def _require_papermill() -> None:
             raise HorkdError(f"running notebooks needs {package}: pip install 'horkd[notebook]'")
 
 
-def chosen_notebooks(folder: Path, only: Sequence[str] = ()) -> list[Path]:
+def chosen_notebooks(folder: str | Path, only: Sequence[str] = ()) -> list[Path]:
     """The notebooks of a folder in the order in which they run: those that are named, or all."""
+    folder = Path(folder)
     known = {path.stem: path for path in sorted(folder.glob("[0-9][0-9]_*.ipynb"))}
     if not known:
         raise HorkdError(f"no notebook NN_name.ipynb in {folder}: run this in a checkout of horkd")
@@ -229,18 +230,19 @@ def chosen_notebooks(folder: Path, only: Sequence[str] = ()) -> list[Path]:
 
 
 def plan(
-    chosen: Sequence[Path], own: Mapping, extra: Mapping, package: Path = PACKAGE
+    chosen: Sequence[str | Path], own: Mapping, extra: Mapping, package: str | Path = PACKAGE
 ) -> list[Notebook]:
     """The notebooks with their parameters, or an error that names what is not known.
 
     papermill itself only logs an unknown parameter, and runs the defaults.
     """
+    package = Path(package)
     reserved = [name for name in OWN_PARAMETERS if name in extra]
     if reserved:
         raise HorkdError(
             f"{', '.join(reserved)} is set by `reproduce` itself: not a parameter to pass"
         )
-    known = {path: declared(path) for path in chosen}
+    known = {path: declared(path) for path in map(Path, chosen)}
     for path, names in known.items():
         lacking = [name for name in OWN_PARAMETERS if name not in names]
         if lacking:
@@ -394,12 +396,13 @@ def _say_result(result: Outcome) -> None:
 
 
 def write_report(
-    out: Path, notebooks: Path, own: Mapping[str, Any], extra: Mapping[str, Any]
+    out: str | Path, notebooks: str | Path, own: Mapping[str, Any], extra: Mapping[str, Any]
 ) -> Path:
     """Write REPORT.md from the stamps and summaries in `out`; return its path.
 
     It holds no dates: the same results on the same machine give the same page, but for seconds.
     """
+    out, notebooks = Path(out), Path(notebooks)
     command = _command(own, extra)
     rows, sections, seconds = [], [], 0.0
     for path in sorted(notebooks.glob("[0-9][0-9]_*.ipynb")):

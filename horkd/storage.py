@@ -1,17 +1,19 @@
 """Files that are whole or absent: atomic writes, digests, and a place for damaged ones."""
 
 import errno
+import functools
 import hashlib
 import json
 import os
 import secrets
+import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import FileLock, SoftFileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -25,12 +27,13 @@ class DamagedFile(HorkdError):
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: str | Path) -> Iterator[Path]:
     """A temporary path beside `path`, moved onto it when the block succeeds, else removed.
 
     Raises:
         HorkdError: if the disk is full, read-only or otherwise refuses.
     """
+    path = Path(path)
     # not the process id alone: machines may share the folder
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
@@ -53,9 +56,48 @@ class Busy(HorkdError):
     """Another process holds the lock."""
 
 
+#: What file systems without locks answer. 524 is Linux's own ENOTSUPP, which some let through.
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, 524}
+
+#: Seconds until a marker counts as held; one of a process that is gone is taken over meanwhile.
+_PATIENCE = 0.5
+
+
+@functools.cache
+def has_locks(folder: str | Path) -> bool:
+    """Whether the file system of a folder, which is there, has locks; some network ones have not.
+
+    Raises:
+        OSError: if the folder cannot be written to.
+    """
+    try:
+        import fcntl
+    except ImportError:  # another system, whose locks are not these
+        return True
+    with tempfile.TemporaryFile(dir=folder) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                return False
+            raise
+    return True
+
+
 @contextmanager
-def locked(path: Path, wait: bool = True) -> Iterator[None]:
+def locked(
+    path: str | Path, wait: bool = True, native: Callable[[Path], bool] = has_locks
+) -> Iterator[None]:
     """One process at a time holds the lock file `path`; others wait, or are refused.
+
+    Where the file system has no locks, `NAME.held` exists as long as the lock is held, and says by
+    which process of which machine. One that a process of this machine left behind when it was
+    killed is taken over; whether one of another machine is gone only its owner can tell.
+
+    Args:
+        path: the lock file; its folder is made.
+        wait: for who holds it.
+        native: whether a folder's file system has locks.
 
     Raises:
         Busy: if another holds it and `wait` is False.
@@ -63,10 +105,14 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
             script again: the parent may hold the lock, and waits for this child.
     """
     require_main_guard()
-    lock = FileLock(path)
+    path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=-1 if wait else 0)
+        if native(path.parent):
+            lock = FileLock(path)
+            lock.acquire(timeout=-1 if wait else 0)
+        else:
+            lock = _held_by_marker(path, wait)
     except Timeout:
         raise Busy(f"another process is at work on {path.stem}") from None
     except OSError as error:
@@ -77,14 +123,42 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
         lock.release()
 
 
-def write_text(path: Path, text: str) -> None:
+def _held_by_marker(path: Path, wait: bool) -> SoftFileLock:
+    marker = path.with_name(f"{path.name}.held")
+    warnings.warn(
+        f"the file system of {path.parent} has no locks: files called .held take their place",
+        stacklevel=4,
+    )
+    lock = SoftFileLock(marker)
+    try:
+        lock.acquire(timeout=_PATIENCE)
+    except Timeout:
+        line = f"{_holder(marker)} is at work on {path.stem}; if it is gone, remove {marker}"
+        if not wait:
+            raise Busy(line) from None
+        warnings.warn(f"waiting: {line}", stacklevel=4)
+        lock.acquire()
+    return lock
+
+
+def _holder(marker: Path) -> str:
+    """Who holds a marker: process and machine are its first two lines."""
+    try:
+        process, machine = marker.read_text(encoding="utf-8").split("\n")[:2]
+    except (OSError, ValueError):
+        return "another process"
+    return f"process {process} of {machine}"
+
+
+def write_text(path: str | Path, text: str) -> None:
     """Write a text file atomically."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def set_aside(path: Path, reason: str) -> Path:
+def set_aside(path: str | Path, reason: str) -> Path:
     """Rename a damaged file to `NAME.damaged` (or `.damaged-2`, …) and say so in one warning."""
+    path = Path(path)
     number = 1
     while True:
         target = path.with_name(f"{path.name}.damaged" + (f"-{number}" if number > 1 else ""))
@@ -110,7 +184,9 @@ def _file_digest(tensors: str, metadata: str) -> str:
     return hashlib.sha256(f"{tensors}\n{metadata}".encode()).hexdigest()
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, object]) -> str:
+def save_tensors(
+    path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, object]
+) -> str:
     """Write a safetensors file atomically, with JSON metadata and a digest in its header.
 
     Returns:
@@ -134,13 +210,14 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     return digest
 
 
-def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
+def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict]:
     """Tensors and metadata of a file written by `save_tensors`, checked against its digest.
 
     Raises:
         HorkdError: if there is no such file.
         DamagedFile: if it is truncated, altered or not ours.
     """
+    path = Path(path)
     if not path.is_file():
         raise HorkdError(f"there is no file {path}")
     try:
@@ -155,11 +232,12 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
     return tensors, metadata
 
 
-def read_cache(path: Path, *names: str) -> dict[str, Tensor] | None:
+def read_cache(path: str | Path, *names: str) -> dict[str, Tensor] | None:
     """Tensors that `write_cache` kept, among them `names`; None if there is no such file.
 
     A damaged one is set aside, so that its content is computed again.
     """
+    path = Path(path)
     if not path.is_file():
         return None
     try:
@@ -173,7 +251,7 @@ def read_cache(path: Path, *names: str) -> dict[str, Tensor] | None:
     return tensors
 
 
-def write_cache(path: Path, tensors: Mapping[str, Tensor], what: str) -> None:
+def write_cache(path: str | Path, tensors: Mapping[str, Tensor], what: str) -> None:
     """Keep tensors that can be computed again; where that fails, warn: `what` is done without."""
     try:
         save_tensors(path, tensors, {})
@@ -182,7 +260,7 @@ def write_cache(path: Path, tensors: Mapping[str, Tensor], what: str) -> None:
 
 
 def cached(
-    path: Path, names: Iterable[str], compute: Callable[[], dict[str, Tensor]], what: str
+    path: str | Path, names: Iterable[str], compute: Callable[[], dict[str, Tensor]], what: str
 ) -> dict[str, Tensor]:
     """Tensors that are computed once and then read.
 
@@ -199,7 +277,7 @@ def cached(
     return tensors
 
 
-def save_json(path: Path, content: Mapping[str, object]) -> None:
+def save_json(path: str | Path, content: Mapping[str, object]) -> None:
     """Write a JSON file atomically, with a digest of its content."""
     if "digest" in content:
         raise ValueError("'digest' is this file format's own key")
@@ -209,13 +287,14 @@ def save_json(path: Path, content: Mapping[str, object]) -> None:
     write_text(path, body + "\n")
 
 
-def load_json(path: Path) -> dict:
+def load_json(path: str | Path) -> dict:
     """The content written by `save_json`, checked against its digest.
 
     Raises:
         HorkdError: if there is no such file.
         DamagedFile: if it is truncated or altered.
     """
+    path = Path(path)
     if not path.is_file():
         raise HorkdError(f"there is no file {path}")
     try:

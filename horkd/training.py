@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from horkd.answers import Answers, Remembered
-from horkd.checks import SEEDS, require_seed
+from horkd.checks import SEEDS, plain_fields, require_seed
 from horkd.data.batches import Batches, FileBatches, ReducedBatches
 from horkd.data.images import Dataset, ImageSet
 from horkd.data.photos import PhotoFiles
@@ -86,6 +86,7 @@ class Recipe:
     progressive: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         if self.optimizer not in ("sgd", "adam"):
             raise HorkdError(f"unknown optimizer {self.optimizer!r}: choose from sgd, adam")
         if self.per_class < 0 or (self.batches is not None and self.batches < 1):
@@ -183,7 +184,17 @@ class State:
 
 
 def new_state(network: Network, objective: Objective, recipe: Recipe) -> State:
-    """A run that has not begun; the projector, if any, is optimised with the network."""
+    """A run that has not begun; the projector, if any, is optimised with the network.
+
+    Raises:
+        HorkdError: if the weights are of half precision, which small steps would not move.
+    """
+    for kept in network.parameters():
+        if kept.dtype in (torch.float16, torch.bfloat16):
+            raise HorkdError(
+                f"the network's weights are {kept.dtype}, which loses small steps of training: "
+                'train it after network.float(), with Settings(precision="bf16") for speed'
+            )
     trained = [*network.parameters(), *objective.parameters()]
     rate, decay = recipe.learning_rate, recipe.weight_decay
     if recipe.optimizer == "adam":

@@ -15,6 +15,9 @@ paths.settle()  # `HORKD_DATA=data make test`
 # get in each other's way where several tests run at once.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+# Tests ask this machine only, whatever proxies their owner has. Here before gradio is imported.
+os.environ["NO_PROXY"] = os.environ["no_proxy"] = "*"
+
 # A shell that starts this in the background has it ignore Ctrl-C, and children inherit that: the
 # tests that interrupt a process would wait for ever.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -53,6 +53,8 @@ MISTAKES = [
     (["fly"], "fly"),
     (["export"], "out"),
     (["export", "folder", "--arm", "pupil"], "unknown arm 'pupil'"),
+    (["export", "~nobody-of-this-name/x"], "~nobody-of-this-name/x: no home folder of that user"),
+    (["work", "--teacher-weights", "~nobody-of-this-name/x"], "no home folder of that user"),
     (["export", "folder", "--preset", "smoke"], "teacher of preset smoke is not trained"),
     (["reproduce", "--preset", "huge"], "unknown preset 'huge'"),
     (["reproduce", "--only", "77_nothing"], "77_nothing"),
@@ -134,6 +136,20 @@ def test_a_mistake_in_a_process_of_its_own(tmp_path):
     assert result.stdout == ""
     assert_one_line(result.stderr, "unknown preset 'huge'")
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_terminal_that_knows_ascii_only(tmp_path):
+    """And not how wide it is. Help has an ellipsis, which becomes a question mark."""
+    result = subprocess.run(
+        [sys.executable, "-m", "horkd", "queue", "--help"],
+        cwd=ROOT,
+        env=environment(tmp_path) | {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "COLUMNS": "0"},
+        capture_output=True,
+        encoding="ascii",
+    )
+    assert result.returncode == 0, result.stderr
+    assert "metric, ? (README)" in result.stdout
+    assert result.stderr == ""
 
 
 def test_ctrl_c_ends_with_one_line_and_code_130(tmp_path):

@@ -5,6 +5,7 @@ The server may not reach another machine: `demo_server` refuses that and keeps a
 
 import contextlib
 import io
+import json
 import math
 import os
 import re
@@ -16,9 +17,10 @@ import threading
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from pathlib import Path
 
+import httpx
 import pytest
 import torch
 
@@ -677,6 +679,95 @@ def test_nobody_hears_what_was_asked(visitor):
     assert visitor.http.get("/monitoring").status_code in (403, 404)
 
 
+# Other people's machines
+
+
+class Passing(BaseHTTPRequestHandler):
+    """A reverse proxy: passes what is asked below its prefix on to a server, without the prefix."""
+
+    def do_GET(self):
+        self.pass_on()
+
+    def do_POST(self):
+        self.pass_on()
+
+    def pass_on(self):
+        server = self.server
+        if not self.path.startswith(server.prefix):
+            self.send_error(404)
+            return
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        asked = {k: v for k, v in self.headers.items() if k.lower() != "connection"}
+        target = server.base + self.path.removeprefix(server.prefix)
+        answer = server.http.request(self.command, target, headers=asked, content=body)
+        self.send_response(answer.status_code)
+        self.send_header("Content-Type", answer.headers.get("Content-Type", "text/plain"))
+        self.send_header("Content-Length", str(len(answer.content)))
+        self.end_headers()
+        self.wfile.write(answer.content)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def proxied(tmp_path_factory):
+    """A demo on a machine with proxies and an ASCII terminal: (demo, socket of all proxies)."""
+    with socket.socket() as proxy:
+        proxy.bind(("127.0.0.1", 0))
+        proxy.listen()
+        proxy.setblocking(False)
+        port = proxy.getsockname()[1]
+        web, socks = f"http://127.0.0.1:{port}", f"socks5://127.0.0.1:{port}"
+        demo = Demo(
+            tmp_path_factory.mktemp("proxied") / "server",
+            *("--models", str(PLACES[1]), "--root-path", "shown/here/"),
+            **{"http_proxy": web, "HTTPS_PROXY": web, "ALL_PROXY": socks, "all_proxy": socks},
+            **{"NO_PROXY": "127.0.0.1,::1/128", "no_proxy": "127.0.0.1"},
+            **{"PYTHONIOENCODING": "ascii", "LC_ALL": "C"},
+        )
+        yield demo.ready(), proxy
+        demo.stop()
+
+
+def test_proxies_are_not_asked(proxied):
+    demo, proxy = proxied
+    with Visitor(demo.base) as someone:
+        assert someone.config()["api_prefix"]
+    with pytest.raises(BlockingIOError):  # nobody has connected
+        proxy.accept()
+    assert not demo.reached
+
+
+def test_behind_a_reverse_proxy_under_a_prefix(proxied):
+    demo, _ = proxied
+    outside = ThreadingHTTPServer(("127.0.0.1", 0), Passing)
+    outside.prefix, outside.base = "/shown/here", demo.base
+    outside.http = httpx.Client(timeout=SECONDS)
+    serving = threading.Thread(target=outside.serve_forever)
+    serving.start()
+    try:
+        base = f"http://127.0.0.1:{outside.server_address[1]}{outside.prefix}"
+        with Visitor(base) as someone:
+            config = someone.config()
+            assert config["root"] == base
+            assert someone.http.get("/").status_code == 200
+            # gradio's examples of its interface have addresses elsewhere
+            shown = re.findall(r'"([^"]*/gradio_api/file=[^"]*)"', json.dumps(config))
+            assert shown
+            for url in shown:
+                assert url.startswith(f"{base}/"), url
+                assert someone.http.get(url).status_code == 200
+        client = Client(base, verbose=False, analytics_enabled=False)
+        found = client.predict(handle_file(DRAWN[0]), 16, GLYPHS, api_name="/compare")
+        assert found["answers"]["student"]["top5"]
+    finally:
+        outside.shutdown()
+        serving.join()
+        outside.server_close()
+        outside.http.close()
+
+
 # The command line
 
 
@@ -727,6 +818,7 @@ def test_models_that_are_not_there(start, tmp_path):
     assert_complaint(start("--models", str(empty)), "there is no network in")
     assert_complaint(start("--models", str(tmp_path / "text.safetensors")), "text.safetensors")
     assert_complaint(start("--models", str(PLACES[2])), "no classifiers")
+    assert_complaint(start("--models", "~nobody-of-this-name/x"), "no home folder of that user")
 
 
 def test_nothing_to_show(start, monkeypatch):

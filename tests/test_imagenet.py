@@ -263,6 +263,22 @@ def test_weights_that_are_nowhere(monkeypatch, weights, tmp_path, tries, spec, u
     assert f"fetch {url} elsewhere and save it as {folder / name}" in message
 
 
+@pytest.mark.parametrize("data", [True, False])
+def test_without_a_home_nothing_is_put_into_a_folder_called_tilde(
+    monkeypatch, weights, tmp_path, tries, data
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCH_HOME", "~nobody-of-this-name/torch")
+    if not data:
+        monkeypatch.delenv("HORKD_DATA")
+    message = one_line(start_backbone, Network(TV), "imagenet")
+    assert "no home folder is known for them: set HOME, or TORCH_HOME and HF_HOME" in message
+    folder = str(weights) if data else "$HORKD_DATA/weights"
+    assert message.endswith(f"save it as {folder}/resnet18-f37072fd.pth")
+    assert tries == []
+    assert not list(tmp_path.glob("~*"))
+
+
 def test_a_name_server_that_does_not_answer_is_not_waited_for(monkeypatch):
     def wait(*_args, **_options):
         time.sleep(20)

@@ -69,7 +69,7 @@ def test_home(monkeypatch, tmp_path):
 @pytest.mark.parametrize("ask", ["settle", "read"])
 def test_the_home_of_nobody(name, ask, monkeypatch):
     monkeypatch.setenv(name, "~nobody-of-that-name/x")
-    with pytest.raises(HorkdError, match=f"{name} is ~nobody-of-that-name/x: that home folder"):
+    with pytest.raises(HorkdError, match=f"{name} is ~nobody-of-that-name/x: no home folder of"):
         paths.settle() if ask == "settle" else ASKED[name]()
 
 

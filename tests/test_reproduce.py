@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -265,6 +266,37 @@ def test_batches_at_once_do_not_disturb_each_other(tmp_path):
     assert [result.failed for result in results] == [{}, {}, {}]
     assert all("on glyphs" in result.report.read_text() for result in results)
     assert len(ran(tmp_path)) == 3
+
+
+STRANGER = """
+import sys
+from pathlib import Path
+from horkd.reproduce import reproduce
+folder = Path(sys.argv[1])
+found = reproduce("smoke", out=folder / "out", notebooks=folder, package=Path("nowhere"))
+print(found.done, found.failed)
+"""
+
+
+@pytest.mark.parametrize("home", ["unknown", "not a folder"])
+def test_a_user_without_a_home(tmp_path, home):
+    """Containers run as users that nobody has entered, or whose home cannot be written to."""
+    add(tmp_path, "01_first", writes("01_first"))
+    add(tmp_path, "02_broken", "raise ValueError('it is broken')")
+    become = ["unshare", "--user", "--map-user=12345", "--map-group=12345"]
+    environment = {n: value for n, value in os.environ.items() if n not in ("HOME", "IPYTHONDIR")}
+    if home == "not a folder":
+        become, environment["HOME"] = [], "/dev/null"
+    elif shutil.which(become[0]) is None or subprocess.run([*become, "true"]).returncode:
+        pytest.skip("this machine lets nobody become an unknown user")
+    result = subprocess.run(
+        [*become, sys.executable, "-c", STRANGER, str(tmp_path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "('01_first',) {'02_broken': 'ValueError: it is broken'}\n"
 
 
 def test_a_report_folder_in_use_is_refused(tmp_path):

@@ -670,6 +670,7 @@ def test_where_folders_are_looked_for(home, tmp_path, monkeypatch):
     assert f"there is no folder {home}/bees: name one" in refusal(f"folder:{home}/bees")
     monkeypatch.setenv("HOME", str(work))
     assert load_retrieval("folder:~/birds@me").train.root == work / "birds@me"
+    assert "no home folder of that user" in refusal("folder:~nobody-of-this-name/birds@me")
 
 
 def test_odd_folders(home):

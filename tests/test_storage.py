@@ -1,10 +1,14 @@
 """Files are whole or absent, and damage is noticed."""
 
 import errno
+import functools
 import json
 import os
 import resource
+import shutil
 import signal
+import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -446,38 +450,117 @@ def test_many_use_a_cache_at_once(tmp_path):
 # Locks
 
 
-def test_a_lock_is_refused_while_another_process_holds_it_and_free_when_that_dies(tmp_path):
+def without_locks(folder: Path) -> bool:
+    """What `has_locks` finds of a network folder without them."""
+    return False
+
+
+LOCKS = {
+    "locks": locked,
+    "no locks": functools.partial(locked, native=without_locks),
+}
+every_lock = pytest.mark.parametrize("lock", LOCKS.values(), ids=LOCKS)
+quietly = pytest.mark.filterwarnings("ignore:the file system of")
+
+
+@every_lock
+@quietly
+def test_a_lock_is_refused_while_another_process_holds_it_and_free_when_that_dies(tmp_path, lock):
     path = tmp_path / "locks" / "run.lock"
     reading, writing = os.pipe()
 
     def hold() -> None:
-        with locked(path):
+        with lock(path):
             os.write(writing, b"x")
             signal.pause()
 
     child = fork(hold)
     os.read(reading, 1)
-    with pytest.raises(Busy, match=r"another process is at work on run$"), locked(path, wait=False):
+    with (
+        pytest.raises(Busy, match=r"process.* is at work on run") as caught,
+        lock(path, wait=False),
+    ):
         pass
+    if lock is not locked:  # whoever reads it can end the wait
+        assert f"process {child} of " in str(caught.value)
+        assert str(caught.value).endswith(f"if it is gone, remove {path}.held")
     os.kill(child, signal.SIGKILL)
     assert status(child) == -signal.SIGKILL
-    with locked(path, wait=False):
+    with lock(path, wait=False):
         pass
 
 
-def test_a_lock_is_waited_for(tmp_path):
+@every_lock
+@quietly
+@pytest.mark.filterwarnings("ignore:waiting")
+def test_a_lock_is_waited_for(tmp_path, lock):
     path = tmp_path / "run.lock"
 
     def work() -> None:
-        with locked(path):
+        with lock(path):
             (tmp_path / "done").touch()
 
-    with locked(path):
+    with lock(path):
         child = fork(work)
-        time.sleep(0.2)
+        time.sleep(0.8)
         assert not (tmp_path / "done").exists()
     assert status(child) == 0
     assert (tmp_path / "done").exists()
+
+
+@quietly
+def test_a_lock_file_of_a_folder_that_had_locks_blocks_nobody(tmp_path):
+    """Lock files stay; a folder copied from a local disk to a network one brings them."""
+    with locked(tmp_path / "run.lock"):
+        pass
+    assert (tmp_path / "run.lock").exists()
+    with locked(tmp_path / "run.lock", wait=False, native=without_locks):
+        assert files(tmp_path) == {"run.lock", "run.lock.held"}
+    assert files(tmp_path) == {"run.lock"}
+
+
+def test_a_marker_of_another_machine_is_waited_for_and_named(tmp_path):
+    path = tmp_path / "run.lock"
+    marker = tmp_path / "run.lock.held"
+    marker.write_text("77\nnode12\n")
+    line = f"process 77 of node12 is at work on run; if it is gone, remove {marker}"
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with pytest.raises(Busy) as caught, locked(path, wait=False, native=without_locks):
+            pass
+        assert str(caught.value) == line
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(lambda: (time.sleep(1), marker.unlink()))
+            with locked(path, native=without_locks):
+                assert marker.read_text().startswith(f"{os.getpid()}\n")
+    told = f"the file system of {tmp_path} has no locks: files called .held take their place"
+    assert [str(w.message) for w in said] == [told, told, f"waiting: {line}"]
+
+
+@pytest.mark.parametrize("error", ["ENOLCK", "ENOSYS", "EOPNOTSUPP"])
+def test_a_file_system_without_locks(tmp_path, error):
+    """As the system call answers there."""
+    strace = ["strace", "-qq", "-o", "/dev/null", "-e", f"inject=flock:error={error}"]
+    if shutil.which("strace") is None or subprocess.run([*strace, "true"]).returncode:
+        pytest.skip("no strace here, or it may not trace")
+    result = subprocess.run(
+        [*strace, sys.executable, "-c", LOCKS_TWICE, str(tmp_path)], capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "['run.lock.held']\n" * 2
+    assert result.stderr.count("has no locks") == 1
+
+
+LOCKS_TWICE = """
+import os, sys
+from pathlib import Path
+from horkd.errors import warnings_as_lines
+from horkd.storage import locked
+warnings_as_lines()
+for _ in range(2):
+    with locked(Path(sys.argv[1], "run.lock")):
+        print(os.listdir(sys.argv[1]))
+"""
 
 
 def test_a_lock_where_nothing_can_be_written(tmp_path):

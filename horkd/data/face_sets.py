@@ -114,7 +114,7 @@ def _corners(path: Path, line: int, values: list[str]) -> tuple[float, float, fl
 
 def load_training_faces(
     name: str,
-    root: Path | None = None,
+    root: str | Path | None = None,
     crop: Crop | None = None,
     size: int = 112,
     margin: int = 0,
@@ -212,7 +212,7 @@ def _vggface2(home: Path, crop: Crop | None, size: int, margin: int) -> PhotoFil
 
 
 def load_uccs(
-    root: Path | None = None,
+    root: str | Path | None = None,
     split: str = "validation",
     crop: Crop = BOX_CROP,
     size: int = 112,
@@ -266,7 +266,7 @@ def load_uccs(
 
 
 def load_tinyface(
-    root: Path | None = None, crop: Crop = FULL_CROP, size: int = 112, margin: int = 0
+    root: str | Path | None = None, crop: Crop = FULL_CROP, size: int = 112, margin: int = 0
 ) -> GallerySet:
     """TinyFace's test set: small faces from the web, to be found in a gallery.
 

@@ -26,7 +26,7 @@ SPLITS = {
 
 
 def photos_of(
-    root: Path, files: Sequence[str], ids: Sequence[int], names: dict[int, str]
+    root: str | Path, files: Sequence[str], ids: Sequence[int], names: dict[int, str]
 ) -> PhotoFiles:
     """The photos of one half; classes are those ids that occur, in their order."""
     known, labels = torch.tensor(ids, dtype=torch.int64).unique(return_inverse=True)
@@ -72,7 +72,7 @@ def _place(text: str) -> Path:
     Raises:
         HorkdError: if there is none.
     """
-    path = Path(os.path.expanduser(text))
+    path = paths.typed_path(text)
     if not path.is_absolute() and paths.data_dir() is None:
         raise HorkdError(
             f"set HORKD_DATA to the folder that holds {path}, or give its absolute path: commands "

@@ -276,7 +276,7 @@ def _paint(
     return images + noise * _uniform(generator, 0.01, 0.05, n, 1, 1, 1)
 
 
-def load_glyphs(per_class: int = 100, seed: int = 0, cache: Path | None = None) -> Dataset:
+def load_glyphs(per_class: int = 100, seed: int = 0, cache: str | Path | None = None) -> Dataset:
     """The embedded set, drawn once and then read from the cache.
 
     Train has `per_class` images of each of the 100 characters, validation a fifth of that (at

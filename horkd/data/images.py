@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from horkd.checks import is_tensor
 from horkd.errors import HorkdError
 from horkd.protocols import Protocol
 from horkd.protocols.classification import Classification
@@ -34,6 +35,8 @@ class ImageSet:
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
+        is_tensor(images, "images")
+        is_tensor(labels, "labels")
         if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3]:
             raise HorkdError(f"images must be (N, 3, S, S), got {tuple(images.shape)}")
         if self.margin < 0 or images.shape[-1] <= 2 * self.margin:

@@ -125,7 +125,7 @@ def _read_people(path: Path, faces: PhotoFiles) -> Tensor:
 
 
 def load_lfw(
-    root: Path | None = None, crop: Crop = CENTRE_CROP, size: int = 112, margin: int = 0
+    root: str | Path | None = None, crop: Crop = CENTRE_CROP, size: int = 112, margin: int = 0
 ) -> FacePairs:
     """Labeled Faces in the Wild: 13,233 photos, 5,749 people, 6,000 pairs in 10 folds.
 
@@ -161,7 +161,7 @@ def load_lfw(
 
 
 def load_lfw_development(
-    root: Path | None = None, crop: Crop = CENTRE_CROP, size: int = 112, margin: int = 0
+    root: str | Path | None = None, crop: Crop = CENTRE_CROP, size: int = 112, margin: int = 0
 ) -> FacePairs:
     """LFW's View 1, for the choice of settings: fold 0 to train on, fold 1 to test on.
 
@@ -197,7 +197,7 @@ def load_lfw_development(
 
 
 def load_xqlfw(
-    root: Path | None = None, crop: Crop = CENTRE_CROP, size: int = 112, margin: int = 0
+    root: str | Path | None = None, crop: Crop = CENTRE_CROP, size: int = 112, margin: int = 0
 ) -> FacePairs:
     """Cross-Quality LFW: LFW's people, pairs of one good and one poor photo, 10 folds.
 

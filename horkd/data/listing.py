@@ -87,7 +87,7 @@ class LeftOut:
             self.endings[found or "without ending"] += 1
         return found in self.suffixes
 
-    def warn(self, root: Path) -> None:
+    def warn(self, root: str | Path) -> None:
         """Say what was left out, if anything was."""
         count = self.endings.total()
         if count:
@@ -99,7 +99,7 @@ class LeftOut:
             )
 
 
-def home_of(name: str, root: Path | None) -> Path:
+def home_of(name: str, root: str | Path | None) -> Path:
     """The folder of one data set.
 
     Raises:
@@ -113,12 +113,12 @@ def home_of(name: str, root: Path | None) -> Path:
     return base / name
 
 
-def absent(name: str, path: Path) -> HorkdError:
+def absent(name: str, path: str | Path) -> HorkdError:
     """The error for a file or folder that is not there, with the layout of the data set."""
     return HorkdError(f"{path} is not there: the data folder must hold {LAYOUTS[name]}")
 
 
-def folder_names(root: Path, pattern: str = ".") -> list[str]:
+def folder_names(root: str | Path, pattern: str = ".") -> list[str]:
     """Sorted names of the folders in `root` that match the whole pattern; hidden ones left out."""
     try:
         with os.scandir(root) as entries:
@@ -131,7 +131,7 @@ def folder_names(root: Path, pattern: str = ".") -> list[str]:
         raise HorkdError(f"cannot list {root}: {error.strerror}") from None
 
 
-def photo_names(folder: Path, left_out: LeftOut | None = None) -> list[str]:
+def photo_names(folder: str | Path, left_out: LeftOut | None = None) -> list[str]:
     """Sorted names of the photos in a folder, hidden ones left out; none if there is no folder.
 
     Args:
@@ -148,12 +148,15 @@ def photo_names(folder: Path, left_out: LeftOut | None = None) -> list[str]:
         raise HorkdError(f"cannot list {folder}: {error.strerror}") from None
 
 
-def by_folder(name: str, root: Path, pattern: str) -> tuple[tuple[str, ...], Tensor, list[str]]:
+def by_folder(
+    name: str, root: str | Path, pattern: str
+) -> tuple[tuple[str, ...], Tensor, list[str]]:
     """Photos of a tree with one folder for each identity: files, labels, names.
 
     Raises:
         HorkdError: if no folder matches the pattern or one has no photos.
     """
+    root = Path(root)
     if not root.is_dir():
         raise absent(name, root)
     names, files, labels = folder_names(root, pattern), [], array("q")
@@ -185,7 +188,7 @@ class Missing:
         """Count a file."""
         self.first, self.count = self.first or file, self.count + 1
 
-    def check(self, where: Path, root: Path) -> None:
+    def check(self, where: str | Path, root: str | Path) -> None:
         """Refuse a set with missing files.
 
         Raises:
@@ -193,17 +196,18 @@ class Missing:
         """
         if self.count:
             raise HorkdError(
-                f"{where.name} names {self.count} photos that are not in {root}, first "
+                f"{Path(where).name} names {self.count} photos that are not in {root}, first "
                 f"{self.first}: unpack the archive again"
             )
 
 
-def lines_of(name: str, path: Path) -> Iterator[tuple[int, list[str]]]:
+def lines_of(name: str, path: str | Path) -> Iterator[tuple[int, list[str]]]:
     """Line number and words of each line of a text file that is not empty.
 
     Raises:
         HorkdError: if the file is absent or no text.
     """
+    path = Path(path)
     try:
         with path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, 1):
@@ -215,7 +219,9 @@ def lines_of(name: str, path: Path) -> Iterator[tuple[int, list[str]]]:
         raise HorkdError(f"cannot read {path}: {error}") from None
 
 
-def read_counts(path: Path, line: int, words: list[str], how_many: int, what: str) -> list[int]:
+def read_counts(
+    path: str | Path, line: int, words: list[str], how_many: int, what: str
+) -> list[int]:
     """`how_many` positive whole numbers from one line.
 
     Raises:

@@ -79,7 +79,7 @@ FULL_CROP = Crop("full")
 WHOLE_CROP = Crop("whole")
 
 
-def decode(path: Path) -> Image.Image:
+def decode(path: str | Path) -> Image.Image:
     """The photo, upright, as 8-bit RGB; transparency on black, of several frames the first.
 
     What it is, its content says and not its name.
@@ -190,6 +190,7 @@ class PhotoFiles(TorchDataset):
     margin: int = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "root", Path(self.root))  # a text will do
         n, labels, boxes = len(self.files), self.labels, self.boxes
         if labels.shape != (n,) or labels.dtype != torch.int64:
             raise HorkdError(

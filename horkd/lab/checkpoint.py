@@ -53,7 +53,10 @@ class Control:
 class Saver:
     """Keeps the state, reports on it, and stops the run where that is asked for."""
 
-    def __init__(self, path: Path, config: RunConfig, settings: Settings, control: Control) -> None:
+    def __init__(
+        self, path: str | Path, config: RunConfig, settings: Settings, control: Control
+    ) -> None:
+        path = Path(path)
         self.path, self.config, self.settings = path, config, settings
         self.control = control
         self.last = self.control.clock()
@@ -141,12 +144,13 @@ class Saver:
         self.last = self.control.clock()
 
 
-def as_before(settings: Settings, path: Path) -> Settings:
+def as_before(settings: Settings, path: str | Path) -> Settings:
     """Settings left to the machine ("auto") as an interrupted run had them; its precision anyway.
 
     A run that changed its precision on the way would be neither the one nor the other. On another
     device, because that is asked for or the first one is gone, only the precision stays.
     """
+    path = Path(path)
     try:
         saved = storage.load_tensors(path)[1]["settings"] if path.is_file() else {}
     except (storage.DamagedFile, KeyError):  # `resume` deals with it
@@ -184,8 +188,9 @@ def _is_of(saved: object, config: RunConfig) -> bool:
         return False
 
 
-def resume(state: State, path: Path, config: RunConfig) -> bool:
+def resume(state: State, path: str | Path, config: RunConfig) -> bool:
     """Put a saved state into `state`, if there is one; a damaged or foreign one is set aside."""
+    path = Path(path)
     if not path.is_file():
         return False
     try:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 
 from horkd.baselines import Baselines
-from horkd.checks import require_seed
+from horkd.checks import plain_fields, require_seed
 from horkd.data import DRAWN
 from horkd.data.fingerprint import listing_digest
 from horkd.data.retrieval import FOLDER, plain_name
@@ -109,6 +109,7 @@ class RunConfig:
     classifier: bool = False
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         ModelSpec(self.model, 1).parse()
         require_seed(self.seed)
         if (self.orders or self.baselines) and self.frozen is None:

@@ -123,7 +123,12 @@ def answers_of(
 
 
 def answers_folder(
-    config: RunConfig, frozen: Run, network: Network, data: Dataset, settings: Settings, runs: Path
+    config: RunConfig,
+    frozen: Run,
+    network: Network,
+    data: Dataset,
+    settings: Settings,
+    runs: str | Path,
 ) -> Path | None:
     """The folder of the frozen model's answers to the crops of this run, if they are kept.
 
@@ -138,6 +143,7 @@ def answers_folder(
     Raises:
         HorkdError: if the disk has no room for them.
     """
+    runs = Path(runs)
     recipe, views = config.recipe, config.recipe.views
     images = len(data.training(config.validation))
     if recipe.batches:

@@ -48,7 +48,7 @@ from horkd.training import Diverged, State, batches_of, fit, new_state
 def run(
     config: RunConfig,
     settings: Settings | None = None,
-    runs: Path | None = None,
+    runs: str | Path | None = None,
     control: Control | None = None,
 ) -> Run:
     """The finished run of a configuration: read if it is there, else trained, teachers first.
@@ -66,7 +66,7 @@ def run(
         KeyboardInterrupt: if `control` says to stop; the steps done so far are kept.
         HorkdError: if data are missing, photos change meanwhile, the disk refuses, and so on.
     """
-    runs, control = runs or paths.runs_dir(), control or Control()
+    runs, control = Path(runs or paths.runs_dir()), control or Control()
     look_again(config.data)  # its photos are a part of the key
     folder = runs / config.name
     found = finished(config, folder)  # what is there needs no lock
@@ -83,7 +83,10 @@ def run(
 
 
 def import_network(
-    config: RunConfig, path: Path, settings: Settings | None = None, runs: Path | None = None
+    config: RunConfig,
+    path: str | Path,
+    settings: Settings | None = None,
+    runs: str | Path | None = None,
 ) -> Run:
     """Bring a network that was trained elsewhere here, as a finished run to distil from.
 
@@ -96,7 +99,7 @@ def import_network(
     Raises:
         HorkdError: if the file is another one, does not fit the architecture, or data are missing.
     """
-    runs = runs or paths.runs_dir()
+    runs = Path(runs or paths.runs_dir())
     folder = runs / config.name
     found = digest(path)
     if found != config.weights:

@@ -98,9 +98,9 @@ def committed_file(config: RunConfig) -> Path:
     )
 
 
-def read(config: RunConfig, runs: Path | None = None) -> Run | None:
+def read(config: RunConfig, runs: str | Path | None = None) -> Run | None:
     """The run of a configuration if it is finished, else None. Trains nothing."""
-    return finished(config, (runs or paths.runs_dir()) / config.name)
+    return finished(config, Path(runs or paths.runs_dir()) / config.name)
 
 
 def data_of(done: Run) -> Dataset:
@@ -133,7 +133,7 @@ def refuse_trial(done: Run) -> None:
 
 
 def export(
-    done: Run, path: Path, bits: int = 16, settings: Settings | None = None
+    done: Run, path: str | Path, bits: int = 16, settings: Settings | None = None
 ) -> dict[str, object]:
     """Write a run's network for others to use, with all that a prediction needs.
 
@@ -183,9 +183,9 @@ def export(
     return results
 
 
-def diverged(config: RunConfig, runs: Path | None = None) -> dict | None:
+def diverged(config: RunConfig, runs: str | Path | None = None) -> dict | None:
     """What is known of a run whose loss was no longer finite (`epoch`, `terms`, …), else None."""
-    path = (runs or paths.runs_dir()) / config.name / "diverged.json"
+    path = Path(runs or paths.runs_dir()) / config.name / "diverged.json"
     if not path.is_file():
         return None
     try:
@@ -196,12 +196,13 @@ def diverged(config: RunConfig, runs: Path | None = None) -> dict | None:
     return note if note.get("key") == config.key else None
 
 
-def refuse_diverged(config: RunConfig, folder: Path) -> None:
+def refuse_diverged(config: RunConfig, folder: str | Path) -> None:
     """Refuse a run that is known to diverge.
 
     Raises:
         Diverged: if it is.
     """
+    folder = Path(folder)
     note = diverged(config, folder.parent)
     if note is not None:
         terms = {name: float(value) for name, value in note["terms"].items()}
@@ -209,8 +210,9 @@ def refuse_diverged(config: RunConfig, folder: Path) -> None:
         raise Diverged(note["epoch"], terms, f"known from {path}, remove it to try again")
 
 
-def finished(config: RunConfig, folder: Path) -> Run | None:
+def finished(config: RunConfig, folder: str | Path) -> Run | None:
     """The run in `folder` if it is whole; damaged files are set aside."""
+    folder = Path(folder)
     path = folder / "record.json"
     if not path.is_file():
         return None
@@ -232,8 +234,11 @@ def finished(config: RunConfig, folder: Path) -> Run | None:
     return Run(config, folder, record)
 
 
-def note_divergence(config: RunConfig, folder: Path, error: Diverged, settings: Settings) -> None:
+def note_divergence(
+    config: RunConfig, folder: str | Path, error: Diverged, settings: Settings
+) -> None:
     """Leave a record of the failure: it is a result, and not worth a second try."""
+    folder = Path(folder)
     note = {
         "format": FORMAT,
         "key": config.key,
@@ -251,7 +256,7 @@ def note_divergence(config: RunConfig, folder: Path, error: Diverged, settings: 
 
 def write_record(
     config: RunConfig,
-    folder: Path,
+    folder: str | Path,
     results: dict[str, object],
     network: Network,
     size: int,
@@ -260,6 +265,7 @@ def write_record(
     rest: dict[str, object],
 ) -> Run:
     """Write what is known of a finished run."""
+    folder = Path(folder)
     record = {
         "format": FORMAT,
         "key": config.key,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from horkd.data import DATASETS
-from horkd.errors import HorkdError, warnings_as_lines
+from horkd.errors import HorkdError, printable_output, warnings_as_lines
 from horkd.lab import checkpoint, runner
 from horkd.lab.checkpoint import Control
 from horkd.lab.job import Job
@@ -309,6 +309,7 @@ def _worker(
     """One of the processes of `work_together`."""
     prefix = f"worker {number + 1}: "
     warnings_as_lines(prefix)
+    printable_output()
     if background:
         lowest_priority()
     torch.set_num_threads(threads)

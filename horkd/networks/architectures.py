@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from horkd.checks import exact
 from horkd.errors import HorkdError
 
 #: Kind of block, and how many in each stage.
@@ -84,13 +85,20 @@ def _resnet(architecture: str, width: float) -> tuple[list[nn.Module], dict[int,
 
 
 class _GlobalAverage(nn.AdaptiveAvgPool2d):
-    """Mean over the map, in float32 whatever autocast says: bf16 features blur their relations."""
+    """Mean over the map, in float32 or better: bf16 features blur their relations."""
 
     def __init__(self) -> None:
         super().__init__(1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.float())
+        return super().forward(exact(x, "maps"))
+
+
+class _Embedding(nn.Linear):
+    """The linear layer after the pooling, in the precision of its weights."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(self.weight.dtype))
 
 
 class _PoolIfItFits(nn.MaxPool2d):
@@ -245,5 +253,5 @@ def build(architecture: str, width: float, embedding: int | None) -> nn.Module:
     )
     head: list[nn.Module] = [_GlobalAverage(), nn.Flatten()]
     if embedding is not None:
-        head.append(nn.Linear(outputs, embedding))
+        head.append(_Embedding(outputs, embedding))
     return _Backbone(layers, ends, head, embedding or outputs)

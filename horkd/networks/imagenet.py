@@ -78,7 +78,7 @@ def imagenet_name(model: str) -> str:
     return _timm_entry(model).tag
 
 
-def start_backbone(network: Network, weights: str, file: Path | None = None) -> None:
+def start_backbone(network: Network, weights: str, file: str | Path | None = None) -> None:
     """Put weights into a backbone, all but its embedding layer, in place.
 
     A classifier in the file is left out; everything else has to fit exactly. A network that is
@@ -234,8 +234,10 @@ def _as_timm_reads(architecture: str, tensors: dict[str, Tensor]) -> dict[str, T
 # On disk, or from the network --------------------------------------------------------------------
 
 
-def _hub_cache() -> Path:
-    return Path(torch.hub.get_dir()) / "checkpoints"
+def _hub_cache() -> Path | None:
+    """Where torch hub keeps files; None where no home is known: its path would begin with `~`."""
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    return None if folder.parts[0].startswith("~") else folder
 
 
 def _on_disk(file: Published) -> Path | None:
@@ -268,8 +270,11 @@ def download(model: str, file: Published) -> Path:
     Raises:
         HorkdError: if the server does not answer within seconds, or sends something else.
     """
-    path = _hub_cache() / file.name
+    cache = _hub_cache()
     try:
+        if cache is None:
+            raise OSError("no home folder is known for them: set HOME, or TORCH_HOME and HF_HOME")
+        path = cache / file.name
         if not _answers(file.url):
             raise OSError(f"{urlparse(file.url).netloc} does not answer")
         if file.hub is not None:
@@ -284,7 +289,7 @@ def download(model: str, file: Published) -> Path:
         raise HorkdError(
             f"the ImageNet weights of {model} are not here and could not be downloaded ({reason}): "
             f"fetch {file.url} elsewhere and save it as "
-            f"{(weights_dir() or _hub_cache()) / file.name}"
+            f"{(weights_dir() or cache or Path('$HORKD_DATA/weights')) / file.name}"
         ) from None
 
 

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torch.utils.flop_counter import FlopCounterMode
 
+from horkd.checks import as_its_weights, is_tensor, plain_fields, same_device
 from horkd.errors import HorkdError
 from horkd.networks.architectures import ARCHITECTURES, build
 from horkd.networks.library import LIBRARIES, Library
@@ -68,6 +69,9 @@ class ModelSpec:
     mean: Statistics | None = None
     std: Statistics | None = None
     unit: bool = False
+
+    def __post_init__(self) -> None:
+        plain_fields(self)
 
     def parse(self) -> tuple[str, float]:
         """(architecture, width multiplier); a library's network keeps its whole name, width 1.
@@ -123,11 +127,14 @@ class Network(nn.Module):
     def forward(self, x: Tensor, maps: bool = False) -> Output:
         """Features (N, D), logits (N, C) and, if wanted, maps of normalised images (N, 3, H, W).
 
+        All is computed in the precision of the weights, or by autocast in its own.
+
         Raises:
-            HorkdError: if it is in training mode and BatchNorm needs more than the one image.
+            HorkdError: if the images are of another shape, not normalised, or on another device, or
+                it is in training mode and BatchNorm needs more than the one image.
         """
         try:
-            features, kept = self.backbone(x, maps)
+            features, kept = self.backbone(self._fitting(x), maps)
         except (ValueError, RuntimeError) as error:
             if "more than 1 value per channel" not in str(error):
                 raise
@@ -140,7 +147,22 @@ class Network(nn.Module):
             features = normalize(features.to(torch.promote_types(features.dtype, torch.float32)))
         if self.classifier is None:
             return Output(features, features.new_empty(len(features), 0), kept)
-        return Output(features, self.classifier(features), kept)
+        # features are pooled, and scaled, in float32 or better
+        logits = self.classifier(as_its_weights(self.classifier, features))
+        return Output(features, logits, kept)
+
+    def _fitting(self, x: Tensor) -> Tensor:
+        is_tensor(x, "images")
+        if x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point():
+            raise HorkdError(
+                f"networks take normalised images, float (N, 3, H, W), got {x.dtype} "
+                f"{tuple(x.shape)}: horkd.preprocess makes them"
+            )
+        weight = next(self.parameters(), None)  # None in a replica of torch's DataParallel
+        if weight is None:
+            return x
+        same_device(x, "images", weight, "the network's weights")
+        return x.to(weight.dtype)
 
 
 def parameters(network: nn.Module) -> int:
@@ -174,7 +196,7 @@ BITS = (32, 16, 8)
 _SCALE = ".scale"
 
 
-def save_network(path: Path, network: Network, bits: int = 32, **metadata: object) -> None:
+def save_network(path: str | Path, network: Network, bits: int = 32, **metadata: object) -> None:
     """Write weights and specification to a safetensors file, atomically.
 
     With 8 bits the weights of convolutions and linear layers are whole numbers from -127 to 127
@@ -196,8 +218,10 @@ def save_network(path: Path, network: Network, bits: int = 32, **metadata: objec
     for name, t in network.state_dict().items():
         if bits == 8 and t.is_floating_point() and t.ndim > 1:
             tensors[name], tensors[name + _SCALE] = _to_8_bits(t)
+        elif t.is_floating_point():
+            tensors[name] = t.half() if bits == 16 else t.float()
         else:
-            tensors[name] = t.half() if bits == 16 and t.is_floating_point() else t
+            tensors[name] = t
     save_tensors(path, tensors, {"spec": asdict(network.spec), **metadata})
 
 
@@ -226,7 +250,7 @@ def spec_from_dict(content: dict) -> ModelSpec:
     return ModelSpec(**{k: tuple(v) if isinstance(v, list) else v for k, v in content.items()})
 
 
-def load_network(path: Path, spec: ModelSpec | None = None) -> Network:
+def load_network(path: str | Path, spec: ModelSpec | None = None) -> Network:
     """Read a network written by `save_network`, in float32, in eval mode.
 
     Args:

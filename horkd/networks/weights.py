@@ -35,7 +35,7 @@ EMBEDDING = "embedding."
 CLASSIFIERS = ("fc.", "classifier.", "head.", "heads.", "last_linear.", "logits.", "output.")
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
+def read_weights(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a weights file by name, without what wrappers put before every name.
 
     Args:
@@ -44,6 +44,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         HorkdError: if the file is missing, damaged, or holds more than tensors.
     """
+    path = Path(path)
     if not path.is_file():
         raise HorkdError(
             f"there is no weights file {path}: give the path of a .safetensors file or of a "
@@ -92,19 +93,21 @@ def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         tensors = {name.removeprefix(prefix): t for name, t in tensors.items()}
 
 
-def digest(path: Path) -> str:
+def digest(path: str | Path) -> str:
     """The first 16 hexadecimal digits of the file's SHA-256: which weights these are.
 
     Raises:
         HorkdError: if there is no such file.
     """
+    path = Path(path)
     if not path.is_file():
         raise HorkdError(f"there is no weights file {path}")
     return sha256(path)[:16]
 
 
-def sha256(path: Path) -> str:
+def sha256(path: str | Path) -> str:
     """The file's SHA-256 in hexadecimal digits."""
+    path = Path(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -115,7 +118,7 @@ def weights_dir() -> Path | None:
     return None if data is None else data / "weights"
 
 
-def file_of(weights: str, file: Path | None) -> Path:
+def file_of(weights: str, file: str | Path | None) -> Path:
     """The local file with this digest.
 
     Args:
@@ -126,7 +129,7 @@ def file_of(weights: str, file: Path | None) -> Path:
         HorkdError: if there is none, or `file` is another one.
     """
     if file is not None:
-        found = digest(file)
+        found, file = digest(file), Path(file)
         if found != weights:
             raise HorkdError(f"{file} has digest {found}, but the run starts from {weights}")
         return file
@@ -144,12 +147,12 @@ def file_of(weights: str, file: Path | None) -> Path:
 
 
 @functools.cache
-def known_digest(path: Path, size: int, changed: int) -> str:
+def known_digest(path: str | Path, size: int, changed: int) -> str:
     """The digest of a file, computed once per process while size and time of change stay."""
     return digest(path)
 
 
-def load_pretrained(path: Path, spec: ModelSpec) -> Network:
+def load_pretrained(path: str | Path, spec: ModelSpec) -> Network:
     """A network with the weights of a file, in float32, in eval mode.
 
     A classifier in the file is left out; everything else has to fit exactly. Where a library's
@@ -164,6 +167,7 @@ def load_pretrained(path: Path, spec: ModelSpec) -> Network:
     Raises:
         HorkdError: as `read_weights`, or if the file does not fit the architecture.
     """
+    path = Path(path)
     spec = replace(spec, num_classes=0)
     network = Network(spec)
     tensors = _own(path, spec)
@@ -215,7 +219,7 @@ def _with_embedding(
 
 
 def fit(
-    path: Path,
+    path: str | Path,
     model: str,
     wanted: Mapping[str, Tensor],
     names: Mapping[str, str],

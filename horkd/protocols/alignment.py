@@ -9,7 +9,7 @@ import torch
 from scipy.linalg import orthogonal_procrustes
 from torch import Tensor
 
-from horkd.checks import float_table
+from horkd.checks import float_table, is_tensor
 from horkd.errors import HorkdError
 
 #: Rows no further from their mean than this many float spacings of its length are all equal.
@@ -66,6 +66,7 @@ class Alignment:
         return _widened(y.to(precision(y)), self.width)
 
     def _check(self, x: Tensor, name: str, width: int) -> None:
+        is_tensor(x, f"the {name}")
         if x.ndim != 2 or x.shape[1] != width:
             raise HorkdError(
                 f"the {name} was (N, {width}) when aligned, got {tuple(x.shape)}: use one network"

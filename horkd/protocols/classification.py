@@ -2,9 +2,12 @@
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
+from horkd.checks import is_tensor, same_device, whole_numbers
 from horkd.degradation import Degradation
+from horkd.errors import HorkdError
 from horkd.networks.network import Network
 from horkd.predict import predict
 from horkd.preprocess import Channels
@@ -64,9 +67,13 @@ def accuracy(logits: Tensor, labels: Tensor) -> dict[str, float]:
 
     Args:
         logits: (N, C); with fewer than five classes top-5 is 100.
-        labels: int64 (N,).
+        labels: whole numbers (N,).
+
+    Raises:
+        HorkdError: if they are no logits, or not as many labels.
     """
-    labels = labels.to(logits.device)
+    _require_logits(logits)
+    labels = torch.from_numpy(whole_numbers(labels, "labels", len(logits))).to(logits.device)
     hit = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
     return {
         "top1": 100 * hit[:, 0].double().mean().item(),
@@ -85,7 +92,24 @@ def agreement(logits: Tensor, other: Tensor) -> dict[str, float]:
     Returns:
         `same_answer`, percent of images with the same top-1 class, and `kl`, the mean
         KL(other ‖ logits) in nats.
+
+    Raises:
+        HorkdError: if they are no logits of the same images over the same classes.
     """
+    _require_logits(logits)
+    _require_logits(other)
+    same_device(logits, "one model's logits", other, "the other's")
+    if logits.shape != other.shape:
+        raise HorkdError(
+            f"logits of one model are {tuple(logits.shape)}, of the other {tuple(other.shape)}: "
+            "give those of the same images and classes"
+        )
     same = (logits.argmax(1) == other.argmax(1)).double().mean().item()
     p, q = other.double().log_softmax(1), logits.double().log_softmax(1)
     return {"same_answer": 100 * same, "kl": (p.exp() * (p - q)).sum(1).mean().item()}
+
+
+def _require_logits(logits: Tensor) -> None:
+    is_tensor(logits, "logits")
+    if logits.ndim != 2 or not logits.numel():
+        raise HorkdError(f"logits must be (N, C), got {tuple(logits.shape)}")

@@ -37,7 +37,7 @@ def with_teacher(
         return preset
     if not weights:
         raise HorkdError("a teacher's model needs its weights file, too: --teacher-weights FILE")
-    path = paths.whole(weights, "the teacher's weights file")
+    path = paths.typed_path(weights)
     return task_of(preset).with_teacher(preset, path, model, statistics)
 
 

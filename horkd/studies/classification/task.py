@@ -92,7 +92,7 @@ def meant(data: str, given: bool) -> str:
 
 
 def with_teacher(
-    preset: ClassificationPreset, file: Path, model: str, statistics: str
+    preset: ClassificationPreset, file: str | Path, model: str, statistics: str
 ) -> ClassificationPreset:
     """A preset with a teacher of `horkd export`, which says itself what it is."""
     if model or statistics != "imagenet":
@@ -112,7 +112,7 @@ def with_teacher(
     return preset
 
 
-def trials_page(preset: ClassificationPreset, source: "Source", out: Path) -> Path:
+def trials_page(preset: ClassificationPreset, source: "Source", out: str | Path) -> Path:
     """The page of a preset's trials: `horkd.studies.classification.trials_page.write`."""
     from horkd.studies.classification import trials_page  # slow: pandas
 

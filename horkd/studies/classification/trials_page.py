@@ -222,12 +222,13 @@ def _of_recipe(results: Results) -> list[str]:
     ]
 
 
-def write(preset: Preset, source: Source, out: Path) -> Path:
+def write(preset: Preset, source: Source, out: str | Path) -> Path:
     """The page and the records of all finished trials, into the folder `out`.
 
     Raises:
         HorkdError: if there is no finished trial, or the disk refuses.
     """
+    out = Path(out)
     text = page(preset, source)
     for results in gather_trials(preset, source).values():
         report.save_records(results.everything(), out)

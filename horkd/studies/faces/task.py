@@ -100,7 +100,7 @@ def meant(data: str, given: bool) -> str:
     return "faces" if data or given else ""
 
 
-def with_teacher(preset: FacesPreset, file: Path, model: str, statistics: str) -> FacesPreset:
+def with_teacher(preset: FacesPreset, file: str | Path, model: str, statistics: str) -> FacesPreset:
     """A preset with a teacher from any file that its architecture fits; it is tested on LFW."""
     mean, std = channel_statistics(statistics)
     preset = replace(

@@ -83,7 +83,7 @@ def meant(data: str, given: bool) -> str:
 
 
 def with_teacher(
-    preset: RetrievalPreset, file: Path, model: str, statistics: str
+    preset: RetrievalPreset, file: str | Path, model: str, statistics: str
 ) -> RetrievalPreset:
     """A preset with a teacher from any file that its architecture fits; it is tested by retrieval.
 
