@@ -149,12 +149,12 @@ def queue(
     """List the missing runs, most worth first, with an estimate of their time."""
     from horkd.lab import pace as pace_
     from horkd.lab.pace import answers_bytes, estimates, missing
-    from horkd.lab.store import read
+    from horkd.lab.store import damage, read
     from horkd.machine import Settings, duration
     from horkd.studies.study import choose
 
     teacher = (teacher_weights, teacher_model, teacher_statistics)
-    presets = _presets(preset, data, seeds, select, teacher)
+    presets = _presets(preset, data, seeds, select, teacher, bring=False)
     jobs = choose(presets, study or (), arm or ())
     todo = missing(jobs)
     settings = presets[0].settings(Settings(device, precision))
@@ -168,9 +168,9 @@ def queue(
             continue
         else:
             state = "done" if read(job.config) else "diverged"
-        typer.echo(
-            f"{state:>9s}  {job.study:11s} {job.arm:36s} seed {job.config.seed}  {job.config.name}"
-        )
+        line = f"{state:>9s}  {job.study:11s} {job.arm:36s} seed {job.config.seed}"
+        mark = "  (incomplete or damaged)" if state != "done" and damage(job.config) else ""
+        typer.echo(f"{line}  {job.config.name}{mark}")
     whole = duration(sum(times.values()) / workers)
     others = len(times) - len(todo)
     also = f" and {others} that they learn from" if others else ""
@@ -273,13 +273,18 @@ def _echo(line: str) -> None:
     print(line, flush=True)  # a log is to be read while it is written
 
 
-def _presets(name: str, data: str, seeds: int, select: str, teacher: tuple[str, str, str]):
-    """All presets that a name stands for; a teacher's file is the main one's."""
+def _presets(
+    name: str, data: str, seeds: int, select: str, teacher: tuple[str, str, str], bring: bool = True
+):
+    """All presets that a name stands for; a teacher's file is the main one's.
+
+    It is imported unless `bring` is False.
+    """
     from horkd.studies.presets import get_presets
     from horkd.studies.teacher import with_teacher
 
     main, *others = get_presets(name, data, seeds, select)
-    return [with_teacher(main, *teacher), *others]
+    return [with_teacher(main, *teacher, bring=bring), *others]
 
 
 @app.command()
@@ -304,7 +309,7 @@ def export(
     from horkd.studies.study import choose, usual_exports
 
     teacher = (teacher_weights, teacher_model, teacher_statistics)
-    presets = _presets(preset, data, 1, select, teacher)
+    presets = _presets(preset, data, 1, select, teacher, bring=False)
     for job in choose(presets, (), arm or usual_exports(presets[0])):
         finished = read(job.config)
         if finished is None:

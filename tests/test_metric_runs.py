@@ -1449,11 +1449,11 @@ def test_a_teacher_that_ends_in_an_embedding(birds, tmp_path):
         tiny.one_line(error)
 
 
-def test_every_method_fits_a_given_teacher(monkeypatch, tmp_path):
+def test_every_method_fits_a_given_teacher(tmp_path):
     """ResNet50's 2048 features: students take that width, for the index as for MKD absolute."""
-    monkeypatch.setattr("horkd.studies.retrieval.task.import_network", lambda *_: None)
     (tmp_path / "weights.pth").write_bytes(b"weights")
-    given = teacher_.with_teacher(get_preset("metric-paper"), tmp_path / "weights.pth")
+    file = tmp_path / "weights.pth"
+    given = teacher_.with_teacher(get_preset("metric-paper"), file, bring=False)
     for arm in ("MKD absolute 256", "student 96 for the index"):
         assert named(given, arm).embedding == 2048
 
