@@ -13,7 +13,7 @@ from horkd.studies.study import choose, collect
 
 #: From the ground up, as CONTRIBUTING has it.
 LAYERS = (
-    "errors paper paths",
+    "errors checkout paper paths",
     "checks storage degradation fast notebook_kernel notebook_pairs",
     "networks notebooks potentials",
     "machine preprocess baselines losses",

@@ -42,12 +42,13 @@ NOTEBOOK = textwrap.dedent("""\
     """)
 
 
-def make(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+def make(*arguments: str, folder: Path = ROOT, **settings: str) -> subprocess.CompletedProcess[str]:
     """Run make as a person would, even when the tests themselves were started by make."""
     if shutil.which("make") is None:
         pytest.skip("make is not installed")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
     environment.pop("PYTHON", None)
+    environment |= settings
     return subprocess.run(
         ["make", *arguments], cwd=folder, env=environment, capture_output=True, text=True
     )
@@ -126,11 +127,60 @@ def test_the_environment_is_reused_until_dependencies_change(tmp_path: Path):
     stamp = tmp_path / ".venv" / ".horkd-ready"
     stamp.parent.mkdir()
     assert make("--question", "setup", folder=tmp_path).returncode == 1
-    stamp.touch()
+    stamp.write_text(f"{tmp_path.resolve()}\n")
     assert make("--question", "setup", folder=tmp_path).returncode == 0
     later = stamp.stat().st_mtime + 10
     os.utime(tmp_path / "constraints.txt", (later, later))
     assert make("--question", "setup", folder=tmp_path).returncode == 1
+
+
+def environment(folder: Path) -> Path:
+    """A checkout's Makefile, and an environment that is ready; it holds a file to know it by."""
+    folder.mkdir(parents=True)
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, folder)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", ".venv"], cwd=folder, check=True)
+    (folder / ".venv" / "known").touch()
+    (folder / ".venv" / ".horkd-ready").write_text(f"{folder.resolve()}\n")
+    return folder
+
+
+@pytest.mark.parametrize("how", [shutil.copytree, shutil.move])
+def test_a_copied_or_moved_checkout_gets_an_environment_of_its_own(tmp_path: Path, how):
+    """It is made anew: commands in it name their interpreter by its path."""
+    old, new = environment(tmp_path / "Bob's place"), tmp_path / "new place"
+    python = tmp_path / "python"  # writes down what it is asked, and has no pip
+    python.write_text('#!/bin/sh\necho "$*" >> asked\ncase "$*" in *pip\\ *) exit 1; esac\n')
+    python.chmod(0o755)
+    (old / ".venv" / "bin" / "python").unlink()
+    shutil.copy(python, old / ".venv" / "bin")
+    anew = "-m venv --clear --without-pip .venv"
+
+    assert make("--question", "setup", folder=old).returncode == 0
+    how(old, new, **({"symlinks": True} if how is shutil.copytree else {}))
+    assert make("--question", "setup", folder=new).returncode == 1
+    assert make("setup", f"PYTHON={python}", folder=new).returncode != 0
+    assert anew in (new / "asked").read_text().splitlines()
+    assert make("--question", "setup", folder=new).returncode == 1
+    if old.exists():  # interrupted, it is gone on with
+        (old / ".venv" / ".horkd-ready").unlink()
+        assert make("setup", f"PYTHON={python}", folder=old).returncode != 0
+        assert anew not in (old / "asked").read_text().splitlines()
+
+
+def test_an_environment_that_is_linked_to_is_left_alone(tmp_path: Path):
+    old, new = environment(tmp_path / "old"), tmp_path / "new"
+    new.mkdir()
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy2(old / name, new)
+    (new / ".venv").symlink_to(old / ".venv")
+    assert make("--question", "setup", folder=new).returncode == 0
+    later = (old / ".venv" / ".horkd-ready").stat().st_mtime + 10
+    os.utime(new / "constraints.txt", (later, later))
+    told = make("setup", folder=new)
+    assert told.returncode != 0
+    assert ".venv is a link to the environment of another folder: set it up there" in told.stderr
+    assert (old / ".venv" / "known").exists()
 
 
 def test_ci_script_is_executable_and_parses():
