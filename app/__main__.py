@@ -8,8 +8,9 @@ import signal
 import sys
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 
@@ -88,9 +89,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--open", action="store_true", help="open a browser")
     options = parser.parse_args(argv)
     _keep_memory_together()
-    torch.set_num_threads(1)  # requests run beside each other; one image gains nothing from more
     try:
-        serve(options)
+        with _surroundings():
+            serve(options)
+    except KeyboardInterrupt:  # before gradio is ready to be stopped by it
+        pass
     except HorkdError as error:
         sys.exit(f"horkd: {error}")
     except (OSError, OverflowError) as error:  # no such port, or it is taken
@@ -101,6 +104,19 @@ def _keep_memory_together() -> None:
     """Two heaps for all threads instead of one each, which grow though little is in use (glibc)."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).mallopt(-8, 2)  # M_ARENA_MAX
+
+
+@contextlib.contextmanager
+def _surroundings() -> Iterator[None]:
+    """What this process is like while it serves; afterwards it is as it was before."""
+    with contextlib.ExitStack() as stack:
+        stack.callback(torch.set_num_threads, torch.get_num_threads())
+        torch.set_num_threads(1)  # requests run beside each other; one image gains little from more
+        stack.enter_context(warnings.catch_warnings())
+        # so that the folder for what visitors send is removed
+        before = signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+        stack.callback(signal.signal, signal.SIGTERM, before)
+        yield
 
 
 def serve(options: argparse.Namespace) -> None:
@@ -119,9 +135,11 @@ def serve(options: argparse.Namespace) -> None:
         for model in exhibit.bench.models:
             model.cost  # noqa: B018
     warnings.simplefilter("ignore")  # of odd files; nobody who sent one reads them here
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that the folder below is removed
-    with tempfile.TemporaryDirectory(prefix="horkd-demo-") as uploads:
-        os.environ["GRADIO_TEMP_DIR"] = uploads  # read by gradio whenever it keeps a file
+    with (
+        tempfile.TemporaryDirectory(prefix="horkd-demo-") as uploads,
+        # read by gradio whenever it keeps a file
+        patch.dict(os.environ, GRADIO_TEMP_DIR=uploads),
+    ):
         from starlette.middleware import Middleware
 
         from app import page, pictures, upload

@@ -4,6 +4,8 @@ import ast
 import os
 import re
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -158,8 +160,8 @@ def queue(
     jobs = choose(presets, study or (), arm or ())
     todo = missing(jobs)
     settings = presets[0].settings(Settings(device, precision))
-    _set_threads(workers, threads)
-    pace = pace_.pace([job.config for job in todo], settings)
+    with _threads(workers, threads):
+        pace = pace_.pace([job.config for job in todo], settings)
     times = estimates(todo, pace, cached=not settings.on_cuda)
     for job in jobs:
         if job.config.key in times:
@@ -186,12 +188,18 @@ def queue(
     )
 
 
-def _set_threads(workers: int, threads: int) -> None:
+@contextmanager
+def _threads(workers: int, threads: int) -> Iterator[None]:
     """Threads of this process: as asked for, or one where several processes share the machine."""
     import torch
 
+    before = torch.get_num_threads()
     if threads or workers > 1:
         torch.set_num_threads(threads or 1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @app.command("work")
@@ -245,8 +253,7 @@ def work_(
             jobs, workers, threads or 1, minutes or None, settings, background
         )
     else:
-        _set_threads(workers, threads)
-        with Interruption() as interruption:
+        with _threads(workers, threads), Interruption() as interruption:
             control = Control(interruption=interruption)
             shift = work.work(jobs, minutes or None, settings, _echo, control)
     typer.echo(f"{len(shift.done)} runs done, {len(shift.diverged)} diverged, {shift.left} missing")
@@ -330,11 +337,16 @@ def export(
 INTERRUPTED = 130
 
 
-def main() -> None:
-    """Run a command; a user's mistake ends in one line on standard error and exit code 2."""
-    warnings_as_lines()
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; a user's mistake ends in one line on standard error and exit code 2.
+
+    Args:
+        arguments: command and options; those of this process if None.
+    """
+    asked = {} if arguments is None else {"args": list(arguments), "prog_name": "horkd"}
     try:
-        code = app(standalone_mode=False)
+        with warnings_as_lines():
+            code = app(standalone_mode=False, **asked)
     except HorkdError as error:
         sys.exit(_say(str(error), 2))
     except (typer.Exit, typer.Abort) as stop:

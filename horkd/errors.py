@@ -2,6 +2,8 @@
 
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class HorkdError(Exception):
@@ -11,8 +13,9 @@ class HorkdError(Exception):
     """
 
 
-def warnings_as_lines(prefix: str = "") -> None:
-    """From now on a warning is one line on standard error, without file and line number.
+@contextmanager
+def warnings_as_lines(prefix: str = "") -> Iterator[None]:
+    """Within the block a warning is one line on standard error, without file and line number.
 
     Files and sockets that some library left to the garbage collector are no user's business.
 
@@ -24,4 +27,8 @@ def warnings_as_lines(prefix: str = "") -> None:
         if not issubclass(category, ResourceWarning):
             print(f"horkd: {prefix}{message}", file=sys.stderr, flush=True)
 
-    warnings.showwarning = show
+    before, warnings.showwarning = warnings.showwarning, show
+    try:
+        yield
+    finally:
+        warnings.showwarning = before

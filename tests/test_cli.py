@@ -386,12 +386,9 @@ def test_help_names_every_command(horkd):
 
 def test_what_a_library_left_open_is_not_said(capsys):
     before = warnings.showwarning
-    try:
-        warnings_as_lines("worker 1: ")
-        with warnings.catch_warnings():
-            warnings.simplefilter("always")
-            warnings.warn("a file was damaged", stacklevel=1)
-            warnings.warn("unclosed event loop", ResourceWarning, stacklevel=1)
-    finally:
-        warnings.showwarning = before
+    with warnings_as_lines("worker 1: "), warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.warn("a file was damaged", stacklevel=1)
+        warnings.warn("unclosed event loop", ResourceWarning, stacklevel=1)
+    assert warnings.showwarning is before
     assert capsys.readouterr().err == "horkd: worker 1: a file was damaged\n"
