@@ -255,6 +255,11 @@ def keeps(settings: Settings, size: int, views: bool, largest: int = LARGEST) ->
     return settings.cache == "on"
 
 
+def free_bytes(folder: Path) -> int:
+    """What the disk of a folder has left; the folder need not be there yet."""
+    return shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.is_dir())).free
+
+
 def require_space(folder: Path, needed: int) -> None:
     """Refuse, in one line, what the disk has no room for.
 
@@ -266,8 +271,7 @@ def require_space(folder: Path, needed: int) -> None:
         HorkdError: if there is too little room.
     """
     there = sum(f.stat().st_size for f in folder.iterdir()) if folder.is_dir() else 0
-    parent = next(p for p in (folder, *folder.parents) if p.is_dir())
-    free = shutil.disk_usage(parent).free
+    free = free_bytes(folder)
     if needed - there > free:
         raise HorkdError(
             f"the frozen model's answers to fixed views take {needed / 1e9:.2f} GB in {folder}, "

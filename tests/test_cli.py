@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+import watch
 
 from app.bench import load_models
 from horkd import storage
@@ -138,12 +139,9 @@ def test_ctrl_c_in_this_process(horkd, monkeypatch):
 
 
 def test_missing_data_is_one_line(horkd, monkeypatch, tmp_path):
-    def refuse(*_, **__):
-        raise OSError("no network")
-
-    monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", refuse)
     monkeypatch.setenv("HORKD_DATA", str(tmp_path))
-    code, out, err = horkd("work", "--preset", "cpu")
+    with watch.refused(OSError("no network"), "urllib.Request"):
+        code, out, err = horkd("work", "--preset", "cpu")
     assert code == 2
     assert out == ""
     assert_one_line(err, f"CIFAR-100 is not in {tmp_path} and could not be downloaded")

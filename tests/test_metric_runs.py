@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+import watch
 from PIL import Image
 from pytorch_metric_learning.utils import common_functions
 from safetensors.torch import save_file
@@ -184,7 +185,7 @@ def test_balanced_batches_follow_the_seed():
     assert torch.equal(first[:12], balanced_order(labels, 12, 3, 1, 7))
 
 
-def test_the_packages_own_generator_stays_as_it_was(monkeypatch):
+def test_the_packages_own_generator_stays_as_it_was():
     own, drawn = common_functions.NUMPY_RANDOM, torch.get_rng_state()
     state = own.get_state()[1].copy()
     balanced_order(torch.arange(8).repeat(5), 12, 3, 6, 7)
@@ -192,11 +193,8 @@ def test_the_packages_own_generator_stays_as_it_was(monkeypatch):
     assert np.array_equal(own.get_state()[1], state)
     assert torch.equal(torch.get_rng_state(), drawn)
 
-    def broken(*_, **__):
-        raise ValueError("no more")
-
-    monkeypatch.setattr(common_functions, "safe_random_choice", broken)
-    with pytest.raises(ValueError, match="no more"):
+    broken = watch.failing(ValueError("no more"), common_functions.safe_random_choice)
+    with broken, pytest.raises(ValueError, match="no more"):
         balanced_order(torch.arange(8).repeat(5), 12, 3, 6, 7)
     assert common_functions.NUMPY_RANDOM is own
 

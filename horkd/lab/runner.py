@@ -207,11 +207,16 @@ def _prepare(
         start_backbone(network, config.backbone)
     if settings.compile == "on":
         torch.compiler.reset()  # the networks of a queue share a limit on recompilations
-        network.backbone.compile()
+        compiled(network.backbone)
         if answers is not None:
-            answers.frozen.network.backbone.compile()
+            compiled(answers.frozen.network.backbone)
     started -= sum(state.seconds) + state.elapsed
     return _Job(config, data, settings, folder, train, state, frozen_run, answers, started)
+
+
+def compiled(module: torch.nn.Module) -> None:
+    """Let a module compute by compiled code from now on."""
+    module.compile()
 
 
 def _fit(job: _Job, control: Control) -> None:
