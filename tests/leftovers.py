@@ -28,13 +28,8 @@ THREADS = re.compile(
 PROCESSES = ("multiprocessing.resource_tracker",)
 #: Variables that pytest and libraries set when they are imported.
 VARIABLES = (
-    "PYTEST_",
-    "HF_HUB_DISABLE_TELEMETRY",
-    "GRADIO_ANALYTICS_ENABLED",
-    "KMP_",
-    "TORCHINDUCTOR_",
-    "TRITON_",
-    "PYDEVD_",
+    *("PYTEST_", "HF_HUB_DISABLE_TELEMETRY", "GRADIO_ANALYTICS_ENABLED", "KMP_", "PYDEVD_"),
+    *("TORCHINDUCTOR_", "_TORCHINDUCTOR_", "TRITON_"),
 )
 #: Folders that libraries keep until the process ends.
 FOLDERS = ("pymp-", "torchinductor_", "matplotlib-")
@@ -57,7 +52,7 @@ def state() -> dict[str, object]:
         },
         "what the process shares is changed": {
             "current folder": os.getcwd(),
-            "sys.path": tuple(sys.path),
+            "sys.path": _own_path(),
             "sys.argv": tuple(sys.argv),
             "socket timeout": socket.getdefaulttimeout(),
             "nice": os.getpriority(os.PRIO_PROCESS, 0),
@@ -69,11 +64,20 @@ def state() -> dict[str, object]:
     }
 
 
+def _own_path() -> tuple[str, ...]:
+    """Where modules are looked for; libraries add places of their own below."""
+    theirs = ("site-packages", "torchinductor_")
+    return tuple(place for place in sys.path if not any(name in place for name in theirs))
+
+
 def _threads() -> set[str]:
+    kept = THREADS.pattern
+    if "torch._inductor.async_compile" in sys.modules:  # torch's compiler keeps its workers
+        kept += r"|ThreadPoolExecutor-\d+_\d+"
     return {
         f"{thread.name} {thread.ident}"
         for thread in threading.enumerate()
-        if thread.is_alive() and not THREADS.fullmatch(thread.name)
+        if thread.is_alive() and not re.fullmatch(kept, thread.name)
     }
 
 
