@@ -383,6 +383,7 @@ def walk(request, browser, demo):
         expect(page.locator("#relations")).to_contain_text("rank correlation")
         note("Relations, images not at hand")
         to_glyphs(page)
+        tab(page, "Answers")  # the tab is made when it is opened for these networks
         tab(page, "Relations")
         expect(page.locator("#relations img")).to_have_count(15)
         note("Relations")
