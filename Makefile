@@ -12,8 +12,13 @@ WORKERS = 2
 
 VENV = .venv
 BIN = $(VENV)/bin
-# Written last, so an interrupted set-up is taken up again by the next call.
+# Written last, so an interrupted set-up is taken up again by the next call. It says for which folder:
+# an environment knows the package, and its commands their interpreter, by absolute paths, so that a
+# copied or moved checkout needs one of its own. What .venv is a link to stays as it is.
 STAMP = $(VENV)/.horkd-ready
+ELSEWHERE = grep -qs '^command = ' $(VENV)/pyvenv.cfg \
+  && ! grep -qF " $$(pwd -P)/$(VENV)" $(VENV)/pyvenv.cfg
+SET_UP_FOR := $(shell if test -L $(VENV) && $(ELSEWHERE); then pwd -P; else cat $(STAMP) 2>/dev/null; fi)
 
 .PHONY: help setup reproduce test bench demo lab notebooks lint lock clean
 
@@ -22,13 +27,22 @@ help: ## list the targets
 
 setup: $(STAMP) ## build the environment in .venv (a second call reuses it)
 
+ifneq "$(SET_UP_FOR)" "$(CURDIR)"
+$(STAMP): anew
+endif
+.PHONY: anew
+anew:
+
 # The environment starts without pip because Debian's venv cannot provide it without a further
 # package; pip then comes from ensurepip or from the interpreter's own pip. uv installs in seconds
 # what takes pip minutes, but pip can always do it.
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "horkd needs Python 3.11 or newer, and $(PYTHON) is not: try make setup PYTHON=python3.12" >&2; exit 1; }
-	@$(BIN)/python -c '' 2>/dev/null || $(PYTHON) -m venv --clear --without-pip $(VENV)
+	@! { test -L $(VENV) && $(ELSEWHERE); } || { \
+	  echo "$(VENV) is a link to the environment of another folder: set it up there, or remove the link" >&2; exit 1; }
+	@{ $(BIN)/python -c '' 2>/dev/null && ! { $(ELSEWHERE); }; } \
+	  || $(PYTHON) -m venv --clear --without-pip $(VENV)
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 \
 	  || $(BIN)/python -m ensurepip >/dev/null 2>&1 \
 	  || $(PYTHON) -m pip --python $(BIN)/python install --quiet pip || { \
@@ -37,7 +51,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  && $(BIN)/uv pip install --system-certs --python $(BIN)/python -c constraints.txt -e '.[dev]'; } || { \
 	  echo "uv did not work here: installing with pip, which takes some minutes"; \
 	  $(BIN)/python -m pip install -c constraints.txt -e '.[dev]'; }
-	@touch $@
+	@pwd -P > $@
 
 reproduce: $(STAMP) ## run the notebooks and write the report (PRESET=quick DATA= SEEDS=)
 	$(BIN)/python -m horkd reproduce --preset $(PRESET) $(if $(DATA),--data $(DATA)) $(if $(SEEDS),--seeds $(SEEDS))

@@ -99,10 +99,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--open", action="store_true", help="open a browser")
     options = parser.parse_args(argv)
     _keep_memory_together()
-    torch.set_num_threads(1)  # requests run beside each other; one image gains nothing from more
     try:
-        paths.settle()
-        serve(options)
+        with _surroundings():
+            paths.settle()
+            serve(options)
+    except KeyboardInterrupt:  # before gradio is ready to be stopped by it
+        pass
     except HorkdError as error:
         sys.exit(f"horkd: {error}")
     except OSError as error:
@@ -125,6 +127,19 @@ def _keep_memory_together() -> None:
         ctypes.CDLL(None).mallopt(-8, 2)  # M_ARENA_MAX
 
 
+@contextlib.contextmanager
+def _surroundings() -> Iterator[None]:
+    """What this process is like while it serves; afterwards it is as it was before."""
+    with contextlib.ExitStack() as stack:
+        stack.callback(torch.set_num_threads, torch.get_num_threads())
+        torch.set_num_threads(1)  # requests run beside each other; one image gains little from more
+        stack.enter_context(warnings.catch_warnings())
+        # so that the folder for what visitors send is removed
+        before = signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+        stack.callback(signal.signal, signal.SIGTERM, before)
+        yield
+
+
 def serve(options: argparse.Namespace) -> None:
     """Serve until Ctrl-C; what visitors sent is gone afterwards."""
     places = [paths.typed_path(place) for place in options.models or ()] or [
@@ -141,7 +156,6 @@ def serve(options: argparse.Namespace) -> None:
         for model in exhibit.bench.models:
             model.cost  # noqa: B018
     warnings.simplefilter("ignore")  # of odd files; nobody who sent one reads them here
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that the folder below is removed
     with _environment():
         from app import page
 

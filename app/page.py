@@ -2,7 +2,6 @@
 
 import shutil
 import threading
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -25,8 +24,9 @@ INTRODUCTION = (
     "learned from the teacher how images relate to each other. Slide the resolution down and see "
     "who still knows what is in the picture."
 )
-#: Seconds between two looks at what visitors sent, and how long it may stay.
-CLEANING = (300, 3600 - 300)
+#: Seconds between two looks at what visitors sent, and how long it may stay. What is found too old
+#: was too young at the look before, and what was read of it is forgotten by the look after.
+CLEANING = (300, 3600 - 600)
 #: Pictures of the gallery at a time.
 SHOWN = 24
 ANY_CLASS = "all classes"
@@ -82,6 +82,12 @@ class Server:
             known = ", ".join(self.exhibits)
             raise HorkdError(f"there are no networks of that title here: choose from {known}")
         return self.exhibits[title]
+
+    def forget(self) -> None:
+        """Forget pictures and their answers, so that they outlive no file."""
+        forget()
+        for exhibit in self.exhibits.values():
+            exhibit.bench.forget()
 
     @property
     def first(self) -> Bench:
@@ -264,7 +270,13 @@ def build(
     """
     server = Server(exhibits, faces)
     folder = Path(get_upload_folder())
-    with Page(title=f"horkd: {TITLE}", analytics_enabled=False, delete_cache=cleaning) as demo:
+    with Page(
+        server.forget,
+        cleaning[0],
+        title=f"horkd: {TITLE}",
+        analytics_enabled=False,
+        delete_cache=cleaning,
+    ) as demo:
         gr.Markdown(f"# {TITLE}\n{INTRODUCTION}")
         titles = list(server.exhibits)
         models = Choice(titles, value=titles[0], label="Networks", visible=len(titles) > 1)
@@ -278,17 +290,7 @@ def build(
             with gr.Tab("About"):
                 gr.Markdown(show.about(exhibits, faces))
         demo.load(None, js=DESCRIBE)
-        threading.Thread(target=_forget, args=(server, sum(cleaning) / 2), daemon=True).start()
     return demo
-
-
-def _forget(server: Server, seconds: float) -> None:
-    """Forget pictures and their answers now and then, so that they outlive no file."""
-    while True:
-        time.sleep(seconds)
-        forget()
-        for exhibit in server.exhibits.values():
-            exhibit.bench.forget()
 
 
 def _one_picture(demo: gr.Blocks, server: Server, models: gr.Radio, folder: Path) -> None:

@@ -1,8 +1,10 @@
 """What a visitor's values become: pictures that are read by us, and errors of one line."""
 
+import asyncio
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from unittest.mock import patch
 from urllib.parse import unquote
 
@@ -112,7 +114,39 @@ with patch("gradio.component_meta.create_or_modify_pyi"):
 
 
 class Page(gr.Blocks):
-    """A page that refuses values it cannot take in one line, and without a trace in its log."""
+    """A page that refuses values it cannot take in one line, and without a trace in its log.
+
+    While it is served it forgets now and then what it was sent, and once more at the end. Nothing
+    of that outlives the server.
+
+    Args:
+        forget: what forgets.
+        every: seconds between two times.
+        options: gradio's.
+    """
+
+    def __init__(self, forget: Callable[[], None], every: float, **options) -> None:
+        super().__init__(**options)
+        self._forget, self._every = forget, every
+
+    def launch(self, *arguments, app_kwargs: dict | None = None, **options):
+        """Serve it, as gradio does."""
+        own = {"lifespan": self._served}
+        return super().launch(*arguments, app_kwargs=own | (app_kwargs or {}), **options)
+
+    @asynccontextmanager
+    async def _served(self, app: object) -> AsyncIterator[None]:
+        task = asyncio.create_task(self._forget_now_and_then())
+        try:
+            yield
+        finally:
+            task.cancel()
+            self._forget()
+
+    async def _forget_now_and_then(self) -> None:
+        while True:
+            await asyncio.sleep(self._every)
+            self._forget()
 
     async def preprocess_data(self, *arguments, **named):
         """What gradio makes of the values that were sent."""

@@ -16,6 +16,7 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 
@@ -108,8 +109,8 @@ def main() -> None:
         print(rows[-1], flush=True)
 
     one = Recipe(epochs=1)
-    with tempfile.TemporaryDirectory() as empty:
-        os.environ["HORKD_RUNS"] = empty  # nothing is finished there
+    with tempfile.TemporaryDirectory() as empty, patch.dict(os.environ, HORKD_RUNS=empty):
+        # nothing is finished there
         for model, pixels, batches in CASES:
             config = RunConfig(
                 model, Degradation(pixels), data="cifar100", validation=False, recipe=one

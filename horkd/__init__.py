@@ -29,6 +29,8 @@ fast.
 import importlib
 from typing import TYPE_CHECKING
 
+from horkd.checkout import require_own_code
+
 if TYPE_CHECKING:
     from horkd.baselines import Baselines
     from horkd.data import ImageSet, load_dataset
@@ -80,6 +82,8 @@ __all__ = [
     "run",
     "transfer",
 ]
+
+require_own_code()
 
 
 def __getattr__(name: str) -> object:

@@ -257,6 +257,12 @@ def keeps(settings: Settings, size: int, views: bool, largest: int = LARGEST) ->
     return settings.cache == "on"
 
 
+def free_bytes(folder: str | Path) -> int:
+    """What the disk of a folder has left; the folder need not be there yet."""
+    folder = Path(folder)
+    return shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.is_dir())).free
+
+
 def require_space(folder: str | Path, needed: int) -> None:
     """Refuse, in one line, what the disk has no room for.
 
@@ -269,8 +275,7 @@ def require_space(folder: str | Path, needed: int) -> None:
     """
     folder = Path(folder)
     there = sum(f.stat().st_size for f in folder.iterdir()) if folder.is_dir() else 0
-    parent = next(p for p in (folder, *folder.parents) if p.is_dir())
-    free = shutil.disk_usage(parent).free
+    free = free_bytes(folder)
     if needed - there > free:
         raise HorkdError(
             f"the frozen model's answers to fixed views take {needed / 1e9:.2f} GB in {folder}, "

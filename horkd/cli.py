@@ -4,6 +4,8 @@ import ast
 import os
 import re
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -154,17 +156,17 @@ def queue(
     """List the missing runs, most worth first, with an estimate of their time."""
     from horkd.lab import pace as pace_
     from horkd.lab.pace import answers_bytes, estimates, missing
-    from horkd.lab.store import read
+    from horkd.lab.store import damage, read
     from horkd.machine import Settings, duration
     from horkd.studies.study import choose
 
     teacher = (teacher_weights, teacher_model, teacher_statistics)
-    presets = _presets(preset, data, seeds, select, teacher)
+    presets = _presets(preset, data, seeds, select, teacher, bring=False)
     jobs = choose(presets, study or (), arm or ())
     todo = missing(jobs)
     settings = presets[0].settings(Settings(device, precision))
-    _set_threads(workers, threads)
-    pace = pace_.pace([job.config for job in todo], settings)
+    with _threads(workers, threads):
+        pace = pace_.pace([job.config for job in todo], settings)
     times = estimates(todo, pace, cached=not settings.on_cuda)
     for job in jobs:
         if job.config.key in times:
@@ -173,9 +175,9 @@ def queue(
             continue
         else:
             state = "done" if read(job.config) else "diverged"
-        typer.echo(
-            f"{state:>9s}  {job.study:11s} {job.arm:36s} seed {job.config.seed}  {job.config.name}"
-        )
+        line = f"{state:>9s}  {job.study:11s} {job.arm:36s} seed {job.config.seed}"
+        mark = "  (incomplete or damaged)" if state != "done" and damage(job.config) else ""
+        typer.echo(f"{line}  {job.config.name}{mark}")
     whole = duration(sum(times.values()) / workers)
     others = len(times) - len(todo)
     also = f" and {others} that they learn from" if others else ""
@@ -191,12 +193,18 @@ def queue(
     )
 
 
-def _set_threads(workers: int, threads: int) -> None:
+@contextmanager
+def _threads(workers: int, threads: int) -> Iterator[None]:
     """Threads of this process: as asked for, or one where several processes share the machine."""
     import torch
 
+    before = torch.get_num_threads()
     if threads or workers > 1:
         torch.set_num_threads(threads or 1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @app.command("work")
@@ -252,8 +260,7 @@ def work_(
             jobs, workers, threads or 1, minutes or None, settings, background
         )
     else:
-        _set_threads(workers, threads)
-        with Interruption() as interruption:
+        with _threads(workers, threads), Interruption() as interruption:
             control = Control(interruption=interruption)
             shift = work.work(jobs, minutes or None, settings, _echo, control)
     typer.echo(f"{len(shift.done)} runs done, {len(shift.diverged)} diverged, {shift.left} missing")
@@ -279,13 +286,18 @@ def _echo(line: str) -> None:
     print(line, flush=True)  # a log is to be read while it is written
 
 
-def _presets(name: str, data: str, seeds: int, select: str, teacher: tuple[str, str, str]):
-    """All presets that a name stands for; a teacher's file is the main one's."""
+def _presets(
+    name: str, data: str, seeds: int, select: str, teacher: tuple[str, str, str], bring: bool = True
+):
+    """All presets that a name stands for; a teacher's file is the main one's.
+
+    It is imported unless `bring` is False.
+    """
     from horkd.studies.presets import get_presets
     from horkd.studies.teacher import with_teacher
 
     main, *others = get_presets(name, data, seeds, select)
-    return [with_teacher(main, *teacher), *others]
+    return [with_teacher(main, *teacher, bring=bring), *others]
 
 
 @app.command()
@@ -311,7 +323,7 @@ def export(
 
     out = paths.typed_path(out)
     teacher = (teacher_weights, teacher_model, teacher_statistics)
-    presets = _presets(preset, data, 1, select, teacher)
+    presets = _presets(preset, data, 1, select, teacher, bring=False)
     for job in choose(presets, (), arm or usual_exports(presets[0])):
         finished = read(job.config)
         if finished is None:
@@ -332,13 +344,18 @@ def export(
 INTERRUPTED = 130
 
 
-def main() -> None:
-    """Run a command; a user's mistake ends in one line on standard error and exit code 2."""
-    warnings_as_lines()
-    printable_output()
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; a user's mistake ends in one line on standard error and exit code 2.
+
+    Args:
+        arguments: command and options; those of this process if None.
+    """
+    asked = {} if arguments is None else {"args": list(arguments), "prog_name": "horkd"}
     try:
-        paths.settle()
-        code = app(standalone_mode=False)
+        with warnings_as_lines():
+            printable_output()
+            paths.settle()
+            code = app(standalone_mode=False, **asked)
     except HorkdError as error:
         sys.exit(_say(str(error), 2))
     except (typer.Exit, typer.Abort) as stop:

@@ -4,6 +4,8 @@ import io
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class HorkdError(Exception):
@@ -13,8 +15,9 @@ class HorkdError(Exception):
     """
 
 
-def warnings_as_lines(prefix: str = "") -> None:
-    """From now on a warning is one line on standard error, without file and line number.
+@contextmanager
+def warnings_as_lines(prefix: str = "") -> Iterator[None]:
+    """Within the block a warning is one line on standard error, without file and line number.
 
     Files and sockets that some library left to the garbage collector are no user's business.
 
@@ -26,7 +29,11 @@ def warnings_as_lines(prefix: str = "") -> None:
         if not issubclass(category, ResourceWarning):
             print(f"horkd: {prefix}{message}", file=sys.stderr, flush=True)
 
-    warnings.showwarning = show
+    before, warnings.showwarning = warnings.showwarning, show
+    try:
+        yield
+    finally:
+        warnings.showwarning = before
 
 
 def printable_output() -> None:

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -234,8 +234,20 @@ def _cpu_name() -> str:
 
 
 @torch.no_grad()
-def latency(network: "Network", resolution: int, repeats: int = 30) -> float:
-    """Median milliseconds for one image (batch 1) on the network's device, in eval mode."""
+def latency(
+    network: "Network",
+    resolution: int,
+    repeats: int = 30,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
+    """Median milliseconds for one image (batch 1) on the network's device, in eval mode.
+
+    Args:
+        network: any.
+        resolution: pixels of the image's side.
+        repeats: images, after three to warm up.
+        clock: seconds.
+    """
     parameter = next(network.parameters())
     x = torch.zeros(1, 3, resolution, resolution, device=parameter.device)
     training, seconds = network.training, []
@@ -243,11 +255,11 @@ def latency(network: "Network", resolution: int, repeats: int = 30) -> float:
     for _ in range(repeats + 3):
         if x.is_cuda:
             torch.cuda.synchronize()
-        start = time.perf_counter()
+        start = clock()
         network(x)
         if x.is_cuda:
             torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
+        seconds.append(clock() - start)
     network.train(training)
     return 1e3 * sorted(seconds[3:])[repeats // 2]
 

@@ -68,9 +68,8 @@ def execute(
     notebook, partial, scratch = Path(notebook), Path(partial), Path(scratch)
     import papermill
 
-    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what fails is in our own lines
     try:
-        with _kernel(scratch) as manager:
+        with _quiet("papermill"), _kernel(scratch) as manager:  # what fails is in our own lines
             return papermill.execute_notebook(
                 notebook,
                 partial,
@@ -87,6 +86,18 @@ def execute(
         # The cell that was waited for ends with its kernel; nobody is left to hear of it.
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         raise
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """A logger that says nothing within the block."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 @contextmanager

@@ -1,12 +1,9 @@
-"""Notebooks as files: made from their source, and executed ones fit to be kept.
-
-`NN_name.py` (py:percent) is the source of `NN_name.ipynb`:
+"""Executed notebooks fit to be kept, and the command that makes notebooks from their source.
 
     python -m horkd.notebooks           # write every .ipynb anew
     python -m horkd.notebooks --check   # exit 1, naming them, if some are not what their .py gives
 
-A notebook made here holds no times or versions, and its cells are numbered by position, so the same
-source and the same results give the same bytes. Needs the `notebook` extra.
+`horkd.notebook_pairs` says what a pair is. Needs the `notebook` extra.
 """
 
 import argparse
@@ -21,108 +18,16 @@ from typing import TYPE_CHECKING, Any
 
 from horkd import paths
 from horkd.errors import HorkdError, printable_output
-from horkd.storage import write_text
+from horkd.notebook_pairs import plain, stale, write
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
-
-# papermill starts this kernel, and reads the language from here.
-KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 
 LARGE_PICTURE = 150_000  # bytes; a larger PNG is redrawn with at most 256 colours
 PICTURE_SIDE = 1200  # pixels; the longer side of a redrawn PNG
 
 _WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 _WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
-
-
-# Pairs -------------------------------------------------------------------------------------------
-
-
-def build(source: str | Path) -> "NotebookNode":
-    """The notebook that a py:percent file stands for.
-
-    Args:
-        source: a `.py` file in jupytext's percent format.
-
-    Returns:
-        An nbformat 4.5 notebook: cells with their sources and tags, and the kernel, nothing else.
-
-    Raises:
-        HorkdError: if jupytext is not installed.
-    """
-    try:
-        import jupytext
-    except ImportError as error:
-        raise HorkdError("notebooks need jupytext: pip install 'horkd[notebook]'") from error
-    notebook = jupytext.read(source, fmt="py:percent")
-    return _plain(notebook)
-
-
-def _plain(notebook: "NotebookNode") -> "NotebookNode":
-    """The notebook with nothing that differs between machines and times, changed in place."""
-    notebook.metadata = {"kernelspec": dict(KERNEL)}
-    notebook.nbformat, notebook.nbformat_minor = 4, 5
-    for position, cell in enumerate(notebook.cells):
-        cell.id = str(position)  # as nbstripout numbers them
-        tags = cell.metadata.get("tags")
-        cell.metadata = {"tags": tags} if tags else {}
-    return notebook
-
-
-def as_text(notebook: "NotebookNode") -> str:
-    """The content of its file."""
-    import nbformat
-
-    return nbformat.writes(notebook) + "\n"
-
-
-def write(folder: str | Path) -> list[Path]:
-    """Write the `.ipynb` beside each `.py` of a folder; return the files written.
-
-    Raises:
-        HorkdError: if the folder holds no notebook, jupytext is not installed or the disk is full.
-    """
-    folder = Path(folder)
-    written = []
-    for source in _sources(folder):
-        target = source.with_suffix(".ipynb")
-        write_text(target, as_text(build(source)))
-        written.append(target)
-    return written
-
-
-def stale(folder: str | Path) -> list[str]:
-    """One line for each `.ipynb` that is missing, left over or not what its `.py` gives.
-
-    Raises:
-        HorkdError: if the folder holds no notebook, or jupytext is not installed.
-    """
-    folder = Path(folder)
-    sources = _sources(folder)
-    lines = [_difference(source) for source in sources]
-    left_over = set(folder.glob("*.ipynb")) - {source.with_suffix(".ipynb") for source in sources}
-    lines += [f"{target.name} has no {target.stem}.py" for target in sorted(left_over)]
-    return [line for line in lines if line]
-
-
-def _sources(folder: Path) -> list[Path]:
-    sources = sorted(folder.glob("[0-9][0-9]_*.py"))
-    if not sources:
-        raise HorkdError(f"no notebook NN_name.py in {folder}: run this in a checkout of horkd")
-    return sources
-
-
-def _difference(source: Path) -> str:
-    """What sets the stored notebook apart from the one its source gives; empty if nothing does."""
-    fresh, target = as_text(build(source)), source.with_suffix(".ipynb")
-    if not target.exists():
-        return f"{target.name} is missing"
-    same = target.read_bytes() == fresh.encode()
-    return "" if same else f"{target.name} is not what {source.name} gives"
-
-
-# Executed notebooks ------------------------------------------------------------------------------
 
 
 def executed(notebook: "NotebookNode") -> "NotebookNode":
@@ -141,7 +46,7 @@ def executed(notebook: "NotebookNode") -> "NotebookNode":
         if cell.cell_type == "code":
             resolved = [r for o in cell.outputs for r in _without_widget(o, widgets)]
             cell.outputs = [_presentable(output) for output in resolved]
-    return _plain(notebook)
+    return plain(notebook)
 
 
 def without_paths(text: str) -> str:
@@ -244,7 +149,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     for line in lines:
-        print(f"{line}; run `make notebooks`", file=sys.stderr)
+        print(line, file=sys.stderr)
     return 1 if lines else 0
 
 

@@ -41,7 +41,8 @@ from horkd.data.retrieval import FOLDER, plain_name
 from horkd.errors import HorkdError
 from horkd.machine import commit, describe_machine, versions
 from horkd.notebook_kernel import declared, execute, question, scratch_folder
-from horkd.notebooks import as_text, executed, without_paths
+from horkd.notebook_pairs import as_text
+from horkd.notebooks import executed, without_paths
 from horkd.storage import Busy, load_json, locked, replacing, save_json, write_text
 from horkd.studies.preset import Preset
 from horkd.studies.presets import get_presets

@@ -1,11 +1,12 @@
 import os
 import signal
-import socket
-import sys
+import tempfile
 import warnings
 from pathlib import Path
 
+import leftovers
 import pytest
+import watch
 
 from horkd import paths
 
@@ -47,6 +48,23 @@ def shared_folder(tmp_path_factory) -> Path:
     return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
+@pytest.fixture(scope="session", autouse=True)
+def temporary_folder(tmp_path_factory):
+    """Temporary files of the tests, and of processes that they start, are in a folder of theirs."""
+    folder = str(tmp_path_factory.mktemp("tmp"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", folder)
+        patch.setattr(tempfile, "tempdir", folder)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_is_left(temporary_folder):
+    """No module leaves anything behind for the next one."""
+    with leftovers.nothing_is_left():
+        yield
+
+
 @pytest.fixture(autouse=True)
 def own_folders(monkeypatch, tmp_path_factory, shared_folder):
     """No test reads or writes the runs, reports and caches of whoever runs the tests."""
@@ -86,27 +104,23 @@ def passes():
 
 
 @pytest.fixture
-def horkd(monkeypatch, capsys):
+def horkd(capsys):
     """Call the command line in this process: (exit code, standard output, standard error)."""
     from horkd import cli
 
     def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["horkd", *arguments])
-        with warnings.catch_warnings():  # restores what main does to warnings
+        with warnings.catch_warnings():
             warnings.simplefilter("always")
             with pytest.raises(SystemExit) as stopped:
-                cli.main()
+                cli.main(arguments)
         return stopped.value.code or 0, *capsys.readouterr()
 
     return call
 
 
 @pytest.fixture
-def no_network(monkeypatch):
+def no_network():
     """Asking for another machine, or for any address at all, fails the test."""
-
-    def refuse(*_, **__):
-        raise AssertionError("nothing may be asked of the network here")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    error = AssertionError("nothing may be asked of the network here")
+    with watch.refused(error, "socket.connect", "socket.getaddrinfo"):
+        yield

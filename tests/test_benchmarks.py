@@ -24,8 +24,10 @@ def cells(text: str) -> list[list[str]]:
 def benchmark():
     spec = importlib.util.spec_from_file_location("benchmark", ROOT / "benchmarks" / "losses.py")
     module = importlib.util.module_from_spec(spec)
+    before = list(sys.path)  # to which a script adds what it needs
     spec.loader.exec_module(module)
-    return module
+    yield module
+    sys.path[:] = before
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda path: path.stem)

@@ -14,13 +14,16 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+import watch
 
+from app.bench import load_models
 from horkd import storage
-from horkd.errors import warnings_as_lines
+from horkd.errors import HorkdError, warnings_as_lines
 from horkd.lab import runner
 from horkd.lab.store import read
 from horkd.networks.network import load_network
 from horkd.studies.presets import get_preset, get_presets
+from horkd.studies.results import Live, live
 from horkd.studies.study import configure, queue, study
 from horkd.studies.task import registered, tasks
 
@@ -191,12 +194,9 @@ def test_ctrl_c_in_this_process(horkd, monkeypatch):
 
 
 def test_missing_data_is_one_line(horkd, monkeypatch, tmp_path):
-    def refuse(*_, **__):
-        raise OSError("no network")
-
-    monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", refuse)
     monkeypatch.setenv("HORKD_DATA", str(tmp_path))
-    code, out, err = horkd("work", "--preset", "cpu")
+    with watch.refused(OSError("no network"), "urllib.Request"):
+        code, out, err = horkd("work", "--preset", "cpu")
     assert code == 2
     assert out == ""
     assert_one_line(err, f"CIFAR-100 is not in {tmp_path} and could not be downloaded")
@@ -337,6 +337,67 @@ def test_work_then_queue_then_export(horkd, tmp_path, folder):
         torch.testing.assert_close(p, q, atol=1e-3, rtol=1e-3)
 
 
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture
+def half_copied(horkd, folder) -> Path:
+    """Runs of which some are still being copied here, and some are damaged; the teacher is not."""
+    assert horkd(*WORK, "--study", "two_stage")[0] == 0
+    runs = {arm: folder / smoke_arm(arm).name for arm in study(get_preset("smoke"), "two_stage")}
+    cut(runs["assistant"] / "model.safetensors")
+    (runs["student"] / "objective.safetensors").unlink()
+    cut(runs["student direct"] / "record.json")
+    (runs["student alone"] / "record.json").unlink()
+    (runs["student alone"] / "diverged.json").write_text('{"epoch": 1')
+    (runs["assistant alone"] / "record.json").unlink()
+    for name in ("state.safetensors", "views.json", "open_set.json"):  # left behind, and damaged
+        (runs["teacher"] / name).write_bytes(b"{")
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore:.*left as it is")
+def test_readers_change_nothing(horkd, half_copied, tmp_path):
+    """Whoever copies the folders is not disturbed, and what is damaged is told and left."""
+    before, preset = tiny.tree(half_copied), get_preset("smoke")
+    code, out, err = horkd("queue", *TWO_STAGE)
+    assert code == 0
+    marked = {"assistant", "student", "student direct"}
+    listed = [line for line in out.splitlines() if line.endswith("(incomplete or damaged)")]
+    assert {line[23:60].strip() for line in listed} == marked
+    assert states(out).keys() == study(preset, "two_stage").keys() - {"teacher"}
+    assert "Traceback" not in err
+    told = {line.split()[1] for line in err.splitlines() if "incomplete or damaged" in line}
+    assert told == {smoke_arm(arm).name for arm in marked}
+    assert "done" in states(horkd("queue", *TWO_STAGE, "--all")[1])["teacher"]
+    code, _, err = horkd("export", str(tmp_path / "out"), *SMOKE[:2], "--arm", "student")
+    assert code == 2
+    assert "student of preset smoke is not trained" in err
+    assert horkd("export", str(tmp_path / "out"), *SMOKE[:2], "--arm", "teacher")[0] == 0
+    assert list(live(preset, ("two_stage",), train_missing=False)) == ["teacher"]
+    assert Live(preset, train_missing=False).failed(smoke_arm("student alone")) is None
+    assert len(load_models(half_copied / smoke_arm("teacher").name)) == 1
+    with pytest.raises(HorkdError):
+        load_models(half_copied / smoke_arm("assistant").name)
+    assert tiny.tree(half_copied) == before
+
+
+@pytest.mark.filterwarnings("ignore:.*left as it is")
+def test_work_sets_aside_what_cannot_be_read_and_does_it_again(horkd, half_copied):
+    names = [smoke_arm(arm).name for arm in ("assistant", "student", "student direct")]
+    damaged = {f"{name}.damaged": content(half_copied / name) for name in names}
+    code, out, err = horkd(*WORK, "--study", "two_stage")
+    assert code == 0
+    assert out.splitlines()[-1] == "5 runs done, 0 diverged, 0 missing"
+    assert err.count("set aside as") == 4
+    assert {path.name: content(path) for path in half_copied.glob("*.damaged")} == damaged
+
+
 def test_an_arm_that_diverges_is_named_and_the_rest_goes_on(horkd, folder):
     """A teacher that learns, and everything compact at an impossible rate."""
     arms = ("--arm", "student alone", "--arm", "teacher")
@@ -378,12 +439,9 @@ def test_help_names_every_command(horkd):
 
 def test_what_a_library_left_open_is_not_said(capsys):
     before = warnings.showwarning
-    try:
-        warnings_as_lines("worker 1: ")
-        with warnings.catch_warnings():
-            warnings.simplefilter("always")
-            warnings.warn("a file was damaged", stacklevel=1)
-            warnings.warn("unclosed event loop", ResourceWarning, stacklevel=1)
-    finally:
-        warnings.showwarning = before
+    with warnings_as_lines("worker 1: "), warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.warn("a file was damaged", stacklevel=1)
+        warnings.warn("unclosed event loop", ResourceWarning, stacklevel=1)
+    assert warnings.showwarning is before
     assert capsys.readouterr().err == "horkd: worker 1: a file was damaged\n"

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import tiny
 import torch
+import watch
 from torchvision.datasets import CIFAR100
-from torchvision.datasets import cifar as torchvision_cifar
 
 from horkd.data import Batches, ImageSet, load_dataset, normalise, training_images
 from horkd.data.cifar import MEAN, STD, load_cifar100
@@ -197,15 +197,10 @@ def test_an_unknown_data_set():
 
 
 @pytest.fixture
-def no_network(monkeypatch):
-    calls = []
-
-    def refuse(*args, **kwargs):
-        calls.append(args)
-        raise urllib.error.URLError("no network")
-
-    monkeypatch.setattr(torchvision_cifar, "download_and_extract_archive", refuse)
-    return calls
+def no_network():
+    """What was asked of it."""
+    with watch.refused(urllib.error.URLError("no network"), "urllib.Request") as asked:
+        yield asked
 
 
 @pytest.fixture
@@ -224,7 +219,7 @@ def test_cifar_per_class_out_of_range(per_class, no_network, data_folder):
 def test_missing_data_without_network_is_one_clear_line(no_network, data_folder):
     with pytest.raises(HorkdError) as caught:
         load_cifar100()
-    assert len(no_network) == 1
+    assert no_network
     assert f"CIFAR-100 is not in {data_folder} and could not be downloaded" in tiny.one_line(caught)
     assert "set HORKD_DATA to the folder that holds cifar-100-python/" in str(caught.value)
 

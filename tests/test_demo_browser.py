@@ -17,7 +17,7 @@ pytest.importorskip("gradio")
 pytest.importorskip("pillow_heif")
 playwright = pytest.importorskip("playwright.sync_api")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright")
-from demo_server import GLYPHS, Demo, Visitor  # noqa: E402
+from demo_server import GLYPHS, ROOT, Demo, Visitor  # noqa: E402
 from PIL import Image  # noqa: E402
 from playwright.sync_api import Browser, Page, expect  # noqa: E402
 
@@ -383,6 +383,7 @@ def walk(request, browser, demo):
         expect(page.locator("#relations")).to_contain_text("rank correlation")
         note("Relations, images not at hand")
         to_glyphs(page)
+        tab(page, "Answers")  # the tab is made when it is opened for these networks
         tab(page, "Relations")
         expect(page.locator("#relations img")).to_have_count(15)
         note("Relations")
@@ -498,15 +499,19 @@ def test_tabs_open_by_keyboard(page):
     expect(page.get_by_text("What they cannot do")).to_be_visible()
 
 
-# The last test: it ends the server that the others share, and needs no browser.
-
-
-def test_nothing_is_left_when_it_is_told_to_end(demo):
-    before = len(demo.log)
-    with Visitor(demo.base) as someone:
-        assert someone.call("compare", someone.send(EXAMPLES["a pear"].read_bytes()), 8, GLYPHS)[0]
-    assert demo.uploads
-    demo.stop(signal.SIGTERM)
-    assert "Traceback" not in demo.log[before:]
-    assert not demo.uploads
-    assert not list(demo.temp.rglob("*.png"))
+def test_nothing_is_left_when_it_is_told_to_end(tmp_path, shared_folder):
+    """A server of its own, since it ends it; this needs no browser."""
+    models = ROOT / "reports" / "quick-glyphs" / "models"
+    cache = str(shared_folder / "cache")
+    own = Demo(tmp_path / "server", "--models", str(models), HORKD_CACHE=cache)
+    try:
+        with Visitor(own.ready().base) as someone:
+            file = someone.send(EXAMPLES["a pear"].read_bytes())
+            assert someone.call("compare", file, 8, GLYPHS)[0]
+        before = len(own.log)
+        assert own.uploads
+    finally:
+        own.stop(signal.SIGTERM)
+    assert "Traceback" not in own.log[before:]
+    assert not own.uploads
+    assert not list(own.temp.rglob("*.png"))

@@ -15,17 +15,16 @@ import subprocess
 import sys
 import threading
 import time
-import warnings
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
 import pytest
-import torch
 
 gradio_client = pytest.importorskip("gradio_client")
-pytest.importorskip("gradio")
+gradio = pytest.importorskip("gradio")
 pytest.importorskip("pillow_heif")
 from demo_server import (  # noqa: E402
     CIFAR,
@@ -43,7 +42,7 @@ from hostile import Case, corpus  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from app import __main__ as command  # noqa: E402
-from app import page, pictures, show  # noqa: E402
+from app import page, pictures, show, upload  # noqa: E402
 from app.examples import EXAMPLES  # noqa: E402
 from horkd.errors import HorkdError  # noqa: E402
 
@@ -68,9 +67,22 @@ def visitor(demo):
         yield someone
 
 
+@contextlib.contextmanager
+def client_of(base: str):
+    """A client whose threads end with it."""
+    client = Client(base, verbose=False, analytics_enabled=False)
+    try:
+        yield client
+    finally:
+        client.close()
+        for pool in (client.executor, client.helper_executor, client.stream_executor):
+            pool.shutdown()
+
+
 @pytest.fixture(scope="module")
 def client(demo):
-    return Client(demo.base, verbose=False, analytics_enabled=False)
+    with client_of(demo.base) as one:
+        yield one
 
 
 @pytest.fixture(scope="module")
@@ -521,10 +533,11 @@ def test_several_clients_at_once(demo, loaded):
     together = threading.Barrier(8)
 
     def visit(i: int) -> dict:
-        own = Client(demo.base, verbose=False, analytics_enabled=False)
-        together.wait(SECONDS)
-        jobs = [own.submit(handle_file(DRAWN[i]), 16, t, api_name="/compare") for t in loaded[0]]
-        return [job.result(SECONDS) for job in jobs]
+        with client_of(demo.base) as own:
+            together.wait(SECONDS)
+            file = handle_file(DRAWN[i])
+            jobs = [own.submit(file, 16, t, api_name="/compare") for t in loaded[0]]
+            return [job.result(SECONDS) for job in jobs]
 
     with ThreadPoolExecutor(8) as pool:
         for i, found in enumerate(pool.map(visit, range(8))):
@@ -533,6 +546,46 @@ def test_several_clients_at_once(demo, loaded):
 
 
 # What is left, and who hears of it
+
+
+def test_a_page_starts_nothing_that_outlives_its_server():
+    """Built twice it is two pages; what they forget is forgotten while they are served."""
+    forgotten, before = [], set(threading.enumerate())
+
+    def built() -> upload.Page:
+        forget = partial(forgotten.append, True)
+        with upload.Page(forget, 0.05, analytics_enabled=False, delete_cache=(1, 10)) as made:
+            gradio.Markdown("nothing")
+        return made
+
+    built()
+    shown = built()
+    assert set(threading.enumerate()) == before
+    assert not forgotten
+    shown.launch(server_name="127.0.0.1", server_port=free_port(), prevent_thread_lock=True,
+                 quiet=True, ssr_mode=False, share=False, inbrowser=False)  # fmt: skip
+    end = time.monotonic() + 60
+    while len(forgotten) < 3:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    shown.close(verbose=False)
+    count = len(forgotten)
+    time.sleep(0.3)
+    assert len(forgotten) == count
+    assert {thread for thread in threading.enumerate() if thread.is_alive()} <= before
+
+
+def test_the_whole_page_starts_no_thread(loaded, monkeypatch, tmp_path):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    before = set(threading.enumerate())
+    page.build(list(loaded[0].values()), loaded[1])
+    assert set(threading.enumerate()) == before
+
+
+def test_what_was_sent_is_forgotten_within_an_hour():
+    """Deleted when it is found too old, and forgotten by the look after that."""
+    every, age = page.CLEANING
+    assert age + every + every <= 3600
 
 
 @pytest.fixture(scope="module")
@@ -774,7 +827,6 @@ def test_behind_a_reverse_proxy_under_a_prefix(proxied):
 @pytest.fixture
 def start(monkeypatch, capsys, tmp_path):
     """Start the demo in this process: (exit code, standard error)."""
-    threads, ending = torch.get_num_threads(), signal.getsignal(signal.SIGTERM)
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
 
     def call(*arguments: str) -> tuple[int, str]:
@@ -784,10 +836,7 @@ def start(monkeypatch, capsys, tmp_path):
         err = capsys.readouterr().err
         return (code, err) if isinstance(code, int) else (1, f"{err}{code}\n")  # as Python prints
 
-    with warnings.catch_warnings():
-        yield call
-    torch.set_num_threads(threads)
-    signal.signal(signal.SIGTERM, ending)
+    return call
 
 
 def assert_complaint(answer: tuple[int, str], complaint: str) -> None:
@@ -834,14 +883,17 @@ def test_a_number_of_pixels(loaded):
             server.size(exhibit, wrong)
 
 
-# The last test: it ends the server that the others share.
-
-
-def test_ctrl_c_ends_it_and_nothing_is_left(demo, visitor):
-    visitor.send(DRAWN[9].read_bytes())
-    folders, before = demo.uploads, len(demo.log)
-    assert folders
-    assert demo.stop(signal.SIGINT) == 0
-    assert "Traceback" not in demo.log[before:]
+def test_ctrl_c_ends_it_and_nothing_is_left(tmp_path):
+    """A server of its own, since it ends it."""
+    own = Demo(tmp_path / "server", "--models", str(PLACES[1]))
+    try:
+        with Visitor(own.ready().base) as someone:
+            someone.send(DRAWN[9].read_bytes())
+        folders, before = own.uploads, len(own.log)
+        assert folders
+    finally:
+        ended = own.stop(signal.SIGINT)
+    assert ended == 0, own.log
+    assert "Traceback" not in own.log[before:]
     assert not [folder for folder in folders if folder.exists()]
-    assert not list(demo.temp.rglob("*.png"))
+    assert not list(own.temp.rglob("*.png"))

@@ -10,14 +10,14 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
+import watch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFile
 
 pytest.importorskip("pillow_heif")
 
@@ -172,34 +172,18 @@ def _pillow_state() -> tuple:
 
 # Programs, connections, pickles
 
-_watched: list[str] | None = None
-
-
-def _watch(event: str, arguments: tuple) -> None:
-    forbidden = ("subprocess.", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork")
-    forbidden += ("socket.connect", "pickle.", "urllib.", "os.remove", "os.mkdir", "ctypes.dlopen")
-    if _watched is not None and event.startswith(forbidden):
-        _watched.append(event)
-
 
 @pytest.fixture
 def watched() -> Iterator[list[str]]:
     """The events that reading must not cause, as Python's audit hooks report them."""
-    global _watched
-    if not hasattr(_watch, "added"):
-        sys.addaudithook(_watch)
-        _watch.added = True
-    _watched = []
-    yield _watched
-    _watched = None
+    seen = []
+    forbidden = ("subprocess.", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork")
+    forbidden += ("socket.connect", "pickle.", "urllib.", "os.remove", "os.mkdir", "ctypes.dlopen")
+    with watch.on_event(lambda event, arguments: seen.append(event), *forbidden):
+        yield seen
 
 
-def test_no_file_starts_a_program_or_a_connection(corpus, watched, monkeypatch):
-    def started(*arguments, **options):
-        raise AssertionError("a program was started")
-
-    monkeypatch.setattr(subprocess, "Popen", started)
-    monkeypatch.setattr(os, "system", started)
+def test_no_file_starts_a_program_or_a_connection(corpus, watched):
     for case in corpus:
         if not case.bomb:
             try:
@@ -408,8 +392,7 @@ def test_a_string_is_a_path_too(corpus):
 def test_a_full_memory_is_told(send):
     data = hostile.saved("PNG")
     with (
-        patch.object(Image.Image, "load", side_effect=MemoryError),
-        patch("PIL.ImageFile.ImageFile.load", side_effect=MemoryError),
+        watch.failing(MemoryError(), Image.Image.load, ImageFile.ImageFile.load),
         pytest.raises(HorkdError, match="needs too much memory: send a smaller one"),
     ):
         send(data)
@@ -418,7 +401,7 @@ def test_a_full_memory_is_told(send):
 def test_a_memory_that_is_full_later_is_told_too(send):
     data = hostile.saved("PNG", hostile.picture(mode="L"))
     with (
-        patch.object(Image.Image, "convert", side_effect=MemoryError),
+        watch.failing(MemoryError(), Image.Image.convert),
         pytest.raises(HorkdError, match="needs too much memory: send a smaller one"),
     ):
         send(data)

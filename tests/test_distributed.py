@@ -77,8 +77,10 @@ def process(rank: int, rendezvous: str, sizes: list[int], out: str) -> None:
 def results(request, tmp_path_factory) -> tuple[list[int], str]:
     """What two gloo processes left: (sizes of their batches, folder)."""
     out = str(tmp_path_factory.mktemp("processes"))
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
-    mp.spawn(process, (f"file://{out}/rendezvous", request.param, out), nprocs=2)
+    here = os.environ.get("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GLOO_SOCKET_IFNAME", here)
+        mp.spawn(process, (f"file://{out}/rendezvous", request.param, out), nprocs=2)
     return request.param, out
 
 

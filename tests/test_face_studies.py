@@ -709,15 +709,22 @@ def test_work_without_the_teacher_is_one_line(horkd, home):
     assert last.endswith("give their file with --teacher-weights")
 
 
-def test_the_queue_of_a_teachers_file(horkd, small_faces, file):
+def test_the_queue_of_a_teachers_file(horkd, small_faces, file, home):
+    """It imports nothing: that is for who trains."""
     arms = ("--arm", "teacher", "--arm", "student 8")
-    code, out, err = horkd("queue", "--preset", "faces", "--teacher-weights", str(file), *arms,
-                           "--all", "--device", "cpu")  # fmt: skip
+    asked = ("queue", "--preset", "faces", "--teacher-weights", str(file), *arms, "--all",
+             "--device", "cpu")  # fmt: skip
+    code, out, err = horkd(*asked)
     assert (code, err) == (0, "")
     first, second, last = out.splitlines()
-    assert first.split()[:3] == ["done", "faces", "teacher"]
+    assert first.split()[:4] == ["0", "s", "faces", "teacher"]
     assert "faces       student 8" in second
-    assert last.startswith("1 of 2 runs missing, about ")
+    assert last.startswith("2 of 2 runs missing, about ")
+    assert not paths.runs_dir().exists()
+    with_teacher(get_preset("faces"), file)
+    out = horkd(*asked)[1]
+    assert out.split()[:2] == ["done", "faces"]
+    assert out.splitlines()[-1].startswith("1 of 2 runs missing, about ")
 
 
 def notebooks(folder: Path, *names: str) -> Path:

@@ -1,22 +1,25 @@
 """Face data sets: crops of photos, and readers of the official layouts, on small drawn trees."""
 
 import csv
+import io
 import itertools
 import math
 import os
 import pickle
-import sys
 import warnings
+from contextlib import redirect_stderr
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny
 import torch
+import watch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import of_fold
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 from torch.utils.data import DataLoader
 
 from horkd.data.face_sets import TRAINING, load_tinyface, load_training_faces, load_uccs
@@ -231,15 +234,12 @@ def test_exif_orientation_is_applied(tmp_path):
         assert np.array_equal(face.numpy(), want), orientation
 
 
-def test_jpeg_is_decoded_whole(tmp_path, monkeypatch):
+def test_jpeg_is_decoded_whole(tmp_path):
     """Draft mode would decode a large JPEG at a fraction of its size."""
     path = write(tmp_path / "a.jpg", ramp(250, 250), quality=95)
 
-    def draft(*_):
-        raise AssertionError("draft mode")
-
-    monkeypatch.setattr("PIL.JpegImagePlugin.JpegImageFile.draft", draft)
-    small = one(path, crop=FULL_CROP, size=16)[0][0]
+    with watch.failing(AssertionError("draft mode"), JpegImageFile.draft):
+        small = one(path, crop=FULL_CROP, size=16)[0][0]
     assert np.abs(small[:2].numpy() - expected(125, 125, 250, 16)).max() <= 3
 
 
@@ -303,14 +303,19 @@ def test_select_and_load(tmp_path):
             files[i]
 
 
-def test_progress_is_shown_on_a_terminal_when_asked_for(tmp_path, capsys, monkeypatch):
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_is_shown_on_a_terminal_when_asked_for(tmp_path, capsys):
     files = coloured(tmp_path, 2)
     files.load()
     files.load(progress=True)
     assert not capsys.readouterr().err, "not into a log"
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    files.load(progress=True)
-    assert "photos" in capsys.readouterr().err
+    with redirect_stderr(Terminal()) as shown:
+        files.load(progress=True)
+    assert "photos" in shown.getvalue()
 
 
 @pytest.mark.parametrize(("workers", "start"), [(0, None), (2, None), (1, "spawn")])
@@ -691,24 +696,14 @@ def test_unknown_training_set(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["umdfaces", "vggface2"])
-def test_training_sets_open_without_decoding(tmp_path, name, monkeypatch):
+def test_training_sets_open_without_decoding(tmp_path, name):
+    """No photo is opened or looked at: what is listed need not even be there."""
     for path in sorted({"umdfaces": umd_tree, "vggface2": vgg_tree}[name](tmp_path).rglob("*.jpg")):
-        path.write_bytes(b"")
-
-    def no(*_args, **_options):
-        raise AssertionError("no photo is opened or looked at when a set is opened")
-
-    monkeypatch.setattr(Image, "open", no)
-    stat = os.stat
-
-    def no_photo(path, *args, **options):
-        assert not str(path).endswith(".jpg")
-        return stat(path, *args, **options)
-
-    monkeypatch.setattr(os, "stat", no_photo)
-    faces = load_training_faces(name, tmp_path)
-    monkeypatch.undo()
-    with pytest.raises(HorkdError, match="cannot be decoded"):
+        path.unlink()
+        path.symlink_to("nowhere")
+    with watch.refused(AssertionError("a photo is opened"), "open", ending=".jpg"):
+        faces = load_training_faces(name, tmp_path)
+    with pytest.raises(HorkdError, match="is gone: put the official file there again"):
         faces[0]
 
 

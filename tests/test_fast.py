@@ -279,18 +279,26 @@ def test_antipodes_at_the_edge_of_float32():
     torch.testing.assert_close(d[0, 1].item(), 2e19)
 
 
-def test_inexact_matrix_products_are_not_trusted(monkeypatch):
+def test_inexact_matrix_products_are_not_trusted():
     """Where a setting allows TF32 or bf16 inside of them, distances come from float64."""
     x = features(30, dtype=torch.float32)
     assert distances.geometry(x).q.dtype == torch.float32
-    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "medium")
-    assert distances.geometry(x).q.dtype == torch.float64
-
-    def mixed_settings():
-        raise RuntimeError("mix of the legacy and new APIs")
-
-    monkeypatch.setattr(torch, "get_float32_matmul_precision", mixed_settings)
-    assert distances.geometry(x).q.dtype == torch.float64
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        assert distances.geometry(x).q.dtype == torch.float64
+    finally:
+        torch.set_float32_matmul_precision(before)
+    products = torch.backends.mkldnn.matmul
+    before = products.fp32_precision
+    try:
+        products.fp32_precision = "bf16"  # the old and the new way of saying it, mixed
+        with pytest.raises(RuntimeError):
+            torch.get_float32_matmul_precision()
+        assert distances.geometry(x).q.dtype == torch.float64
+    finally:
+        products.fp32_precision = before
+    assert distances.geometry(x).q.dtype == torch.float32
 
 
 @every_loss

@@ -158,10 +158,8 @@ def test_a_teacher_of_ones_own_is_given_by_its_file(preset, trained, monkeypatch
 def test_the_command_line_writes_eight_bits(trained, monkeypatch, capsys, tmp_path):
     finished = {"teacher": trained}
     monkeypatch.setattr(store, "read", lambda config: finished.get("teacher"))
-    args = ["horkd", "export", str(tmp_path / "out"), "--arm", "teacher", "--bits", "8"]
-    monkeypatch.setattr("sys.argv", args)
     with pytest.raises(SystemExit) as ended:
-        main()
+        main(["export", str(tmp_path / "out"), "--arm", "teacher", "--bits", "8"])
     assert ended.value.code == 0
     assert "% with 8 bits" in capsys.readouterr().out
     assert load_network(tmp_path / "out" / "teacher.safetensors").spec.name == "resnet8x0.5"

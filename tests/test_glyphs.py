@@ -274,6 +274,6 @@ def test_bad_characters():
 
 
 def test_missing_fonts(tmp_path, monkeypatch):
-    monkeypatch.setattr(glyphs.matplotlib, "get_data_path", lambda: str(tmp_path))
+    monkeypatch.setattr(glyphs, "fonts", lambda: tmp_path)
     with pytest.raises(HorkdError, match="reinstall matplotlib"):
         glyphs.glyph_masks.__wrapped__()

@@ -4,12 +4,9 @@ import copy
 import gc
 import hashlib
 import http.server
-import io
 import pickle
-import socket
 import threading
 import time
-import urllib.request
 import weakref
 from dataclasses import asdict, replace
 from functools import partial
@@ -20,12 +17,12 @@ import timm
 import tiny
 import torch
 import torchvision
+import watch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torchvision.models import ResNet18_Weights
 
 from horkd.errors import HorkdError
-from horkd.networks import ModelSpec, Network, load_network, save_network
+from horkd.networks import ModelSpec, Network, imagenet, load_network, save_network
 from horkd.networks.imagenet import (
     Published,
     as_torchvision_reads,
@@ -38,7 +35,6 @@ from horkd.networks.network import spec_from_dict
 from horkd.networks.weights import digest, known_digest, load_pretrained
 from horkd.storage import save_tensors
 
-CONNECT = socket.create_connection
 TV = ModelSpec("torchvision:resnet18", 0, embedding=5)
 TIMM = ModelSpec("timm:test_resnet", 0, embedding=5)  # 0.5 million parameters
 
@@ -86,12 +82,13 @@ def tries(monkeypatch, tmp_path) -> list:
         monkeypatch.delenv(name.upper(), raising=False)
     tried = []
 
-    def refuse(address, *_args, **_options):
-        tried.append(address)
-        raise OSError("no network in this test")
+    def refuse(_event: str, arguments: tuple) -> None:
+        if arguments[0] != "127.0.0.1":
+            tried.append(arguments[0])
+            raise OSError("no network in this test")
 
-    monkeypatch.setattr(socket, "create_connection", refuse)
-    return tried
+    with watch.on_event(refuse, "socket.getaddrinfo"):
+        yield tried
 
 
 @pytest.fixture
@@ -111,8 +108,8 @@ def publish(monkeypatch, network: nn.Module, folder: Path, server: str = "https:
     torch.save(network.state_dict(), folder / "new")
     sha = hashlib.sha256((folder / "new").read_bytes()).hexdigest()[:8]
     path = (folder / "new").rename(folder / f"resnet18-{sha}.pth")
-    entry = ResNet18_Weights.IMAGENET1K_V1.value
-    monkeypatch.setattr(entry, "url", f"{server}/models/{path.name}")
+    file = Published(f"{server}/models/{path.name}", path.name)
+    monkeypatch.setattr(imagenet, "published", lambda model: [file])
     return path
 
 
@@ -213,10 +210,8 @@ def test_old_names_of_torchvision(monkeypatch):
     ):
         if name == "vit_b_16":  # a slim one: the real one is 330 MB
             slim = partial(torchvision.models.VisionTransformer, 32, 16, 1, 2, 8, 16, num_classes=3)
-            monkeypatch.setattr(
-                torchvision.models, "get_model", lambda *_a, make=slim, **_o: make()
-            )
-        whole = torchvision.models.get_model(name, weights=None).state_dict()
+            monkeypatch.setattr(imagenet, "_torchvisions", lambda architecture, make=slim: make())
+        whole = imagenet._torchvisions(name).state_dict()
         old = {n.replace(today, then): t + 1 for n, t in whole.items()}
         assert old.keys() != whole.keys()
         found = as_torchvision_reads(name, old)
@@ -279,16 +274,19 @@ def test_without_a_home_nothing_is_put_into_a_folder_called_tilde(
     assert not list(tmp_path.glob("~*"))
 
 
-def test_a_name_server_that_does_not_answer_is_not_waited_for(monkeypatch):
-    def wait(*_args, **_options):
-        time.sleep(20)
-        raise OSError("no such name")
+def test_a_name_server_that_does_not_answer_is_not_waited_for():
+    ended = threading.Event()
 
-    monkeypatch.setattr(socket, "create_connection", wait)
+    def wait(*_: object) -> None:
+        ended.wait(20)
+
     started = time.monotonic()
-    says = one_line(download, "m", Published("https://x.invalid/w.pth", "w.pth"))
-    assert "x.invalid does not answer" in says
-    assert time.monotonic() - started < 5
+    with watch.on_event(wait, "socket.getaddrinfo"):
+        says = one_line(download, "m", Published("https://y.invalid/w.pth", "w.pth"))
+        took = time.monotonic() - started
+        ended.set()
+    assert "y.invalid does not answer" in says
+    assert took < 5
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
@@ -299,7 +297,6 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 @pytest.fixture
 def server(monkeypatch, tmp_path):
     """A web server on this machine; its folder."""
-    monkeypatch.setattr(socket, "create_connection", CONNECT)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     folder = tmp_path / "site" / "models"
     folder.mkdir(parents=True)
@@ -354,9 +351,9 @@ def test_timms_weights_from_the_cache_of_the_hub(of_timm, x, tmp_path, tries):
 
 def test_timms_weights_under_the_name_of_their_release(monkeypatch, of_timm, x, hub):
     assert published("timm:resnet18")[1].begins == "d63eafa0"
-    entry = timm.models.get_pretrained_cfg("test_resnet")
+    entry = copy.copy(timm.models.get_pretrained_cfg("test_resnet"))
     entry.url = "https://x.invalid/test_resnet_0-d63eafa0.pth"
-    monkeypatch.setattr(timm, "get_pretrained_cfg", lambda _name: entry)
+    monkeypatch.setattr(imagenet, "_timm_entry", lambda model: entry)
     torch.save(of_timm.state_dict(), hub / "test_resnet_0-d63eafa0.pth")
     network = Network(TIMM)
     assert "not d63eafa0" in one_line(start_backbone, network, "imagenet")
@@ -373,13 +370,13 @@ def test_timms_weights_from_the_hub(monkeypatch, of_timm, x, tmp_path):
     def send(repository, name):
         asked.append((repository, name))
         save_file(of_timm.state_dict(), tmp_path / name)
-        return str(tmp_path / name)
+        return tmp_path / name
 
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", send)
+    monkeypatch.setattr(imagenet, "_from_hub", send)
     network = Network(TIMM)
     assert "huggingface.co does not answer" in one_line(start_backbone, network, "imagenet")
     assert asked == []  # it would try again and again
-    monkeypatch.setattr(urllib.request, "urlopen", lambda *_args, **_options: io.BytesIO())
+    monkeypatch.setattr(imagenet, "_answers", lambda url: True)
     start_backbone(network, "imagenet")
     assert asked == [("timm/test_resnet.r160_in1k", "model.safetensors")]
     assert_starts(network, of_timm, x)

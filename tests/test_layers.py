@@ -13,8 +13,8 @@ from horkd.studies.study import choose, collect
 
 #: From the ground up, as CONTRIBUTING has it.
 LAYERS = (
-    "errors paper paths",
-    "checks processes storage degradation fast notebook_kernel",
+    "errors checkout paper paths",
+    "checks processes storage degradation fast notebook_kernel notebook_pairs",
     "networks notebooks potentials",
     "machine preprocess baselines losses",
     "objectives predict",

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+import watch
 from PIL import Image
 from pytorch_metric_learning.utils import common_functions
 from safetensors.torch import save_file
@@ -193,7 +194,7 @@ def test_balanced_batches_follow_the_seed():
     assert torch.equal(first[:12], balanced_order(labels, 12, 3, 1, 7))
 
 
-def test_the_packages_own_generator_stays_as_it_was(monkeypatch):
+def test_the_packages_own_generator_stays_as_it_was():
     own, drawn = common_functions.NUMPY_RANDOM, torch.get_rng_state()
     state = own.get_state()[1].copy()
     balanced_order(torch.arange(8).repeat(5), 12, 3, 6, 7)
@@ -201,11 +202,8 @@ def test_the_packages_own_generator_stays_as_it_was(monkeypatch):
     assert np.array_equal(own.get_state()[1], state)
     assert torch.equal(torch.get_rng_state(), drawn)
 
-    def broken(*_, **__):
-        raise ValueError("no more")
-
-    monkeypatch.setattr(common_functions, "safe_random_choice", broken)
-    with pytest.raises(ValueError, match="no more"):
+    broken = watch.failing(ValueError("no more"), common_functions.safe_random_choice)
+    with broken, pytest.raises(ValueError, match="no more"):
         balanced_order(torch.arange(8).repeat(5), 12, 3, 6, 7)
     assert common_functions.NUMPY_RANDOM is own
 
@@ -1559,11 +1557,11 @@ def test_a_teacher_that_ends_in_an_embedding(birds, tmp_path):
         tiny.one_line(error)
 
 
-def test_every_method_fits_a_given_teacher(monkeypatch, tmp_path):
+def test_every_method_fits_a_given_teacher(tmp_path):
     """ResNet50's 2048 features: students take that width, for the index as for MKD absolute."""
-    monkeypatch.setattr("horkd.studies.retrieval.task.import_network", lambda *_: None)
     (tmp_path / "weights.pth").write_bytes(b"weights")
-    given = teacher_.with_teacher(get_preset("metric-paper"), tmp_path / "weights.pth")
+    file = tmp_path / "weights.pth"
+    given = teacher_.with_teacher(get_preset("metric-paper"), file, bring=False)
     for arm in ("MKD absolute 256", "student 96 for the index"):
         assert named(given, arm).embedding == 2048
 

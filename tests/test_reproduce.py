@@ -31,7 +31,8 @@ from nbformat.v4 import (  # noqa: E402
 )
 from PIL import Image  # noqa: E402
 
-from horkd.notebooks import as_text, executed, without_paths  # noqa: E402
+from horkd.notebook_pairs import as_text  # noqa: E402
+from horkd.notebooks import executed, without_paths  # noqa: E402
 
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 PARAMETERS = 'preset: str = "smoke"\ndata: str = ""\nout: str = ""\n'

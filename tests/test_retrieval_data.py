@@ -1,6 +1,5 @@
 """Sets for metric learning: readers of the official layouts on small drawn trees, and splits."""
 
-import builtins
 import os
 import pickle
 import re
@@ -10,12 +9,14 @@ import tempfile
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pillow_heif
 import pytest
 import tiny
 import torch
+import watch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -641,11 +642,10 @@ def test_what_is_left_out_is_counted(home, forgetful):
 
 
 def test_heic_without_its_decoder_is_refused_before_anything_is_trained(home, monkeypatch):
-    pillow_heif.register_heif_opener()
     folder = class_tree(home / "birds", "abcde")
-    write(folder / "b" / "9.heic")
+    # a file of that kind which no decoder knows, also if one was installed by another test
+    (folder / "b" / "9.heic").write_bytes(b"\0\0\0\x18ftypnone" + bytes(100))
     monkeypatch.setitem(sys.modules, "pillow_heif", None)  # as if it were not installed
-    monkeypatch.setattr(Image, "ID", [name for name in Image.ID if name != "HEIF"])
     message = refusal("folder:birds")
     assert f"{folder}/b/9.heic is a HEIC or AVIF file" in message
     assert "pip install -U pillow pillow-heif" in message
@@ -1059,25 +1059,16 @@ def test_the_margin_of_other_crops_is_left_out_before_decoding(noisy):
 
 
 @pytest.mark.parametrize("name", TREES)
-def test_sets_open_without_decoding(home, name, monkeypatch):
+def test_sets_open_without_decoding(home, name):
     TREES[name](home)
     for path in home.rglob("*"):
         if path.suffix.lower() in (".jpg", ".png"):
             path.write_bytes(b"damaged")
 
-    def no(*_args, **_options):
-        raise AssertionError("no photo is opened when a set is opened")
-
-    opened = builtins.open
-
-    def no_photo(file, *args, **options):
-        assert not re.search(r"\.(jpg|png)$", str(file).lower())
-        return opened(file, *args, **options)
-
-    monkeypatch.setattr(Image, "open", no)
-    monkeypatch.setattr(builtins, "open", no_photo)
-    data = load_retrieval(name)
-    monkeypatch.undo()
+    no = AssertionError("no photo is opened when a set is opened")
+    jpeg, png = (watch.refused(no, "open", ending=kind) for kind in (".jpg", ".png"))
+    with jpeg, png:
+        data = load_retrieval(name)
     check(data)
     for split in (data.train, data.validation, data.test):
         with pytest.raises(HorkdError) as error:
@@ -1202,16 +1193,13 @@ def test_without_pytorch_metric_learning(home, name, monkeypatch):
     assert "pip install 'horkd[metric]'" in refusal(name)
 
 
-def test_a_layout_that_pytorch_metric_learning_does_not_know(home, monkeypatch):
+def test_a_layout_that_pytorch_metric_learning_does_not_know(home):
     from pytorch_metric_learning.datasets.cub import CUB as Reader
 
     folder = cub_tree(home)
 
-    def other(self):
-        open(folder / "other.txt")  # noqa: SIM115
-
-    monkeypatch.setattr(Reader, "generate_split", other)
-    message = refusal("cub")
+    with watch.failing(FileNotFoundError(2, "No such file", "other.txt"), Reader.generate_split):
+        message = refusal("cub")
     assert f"pytorch-metric-learning cannot read cub in {folder.parent}" in message
     assert "other.txt" in message
 
@@ -1426,8 +1414,14 @@ def origin(images: ImageSet) -> list[tuple[int, int, int]]:
 def unchecked(monkeypatch):
     """Take files that are not the official ones."""
     names = [f"class {c:02d}" for c in range(100)]
-    monkeypatch.setattr(CIFAR100, "_check_integrity", lambda self: True)
-    monkeypatch.setattr(CIFAR100, "_load_meta", lambda self: setattr(self, "classes", names))
+
+    def opened(root: Path, train: bool) -> SimpleNamespace:
+        file = root / CIFAR100.base_folder / ("train" if train else "test")
+        content = pickle.loads(file.read_bytes())
+        pixels = content["data"].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+        return SimpleNamespace(data=pixels, targets=content["fine_labels"], classes=names)
+
+    monkeypatch.setattr(cifar, "_open", opened)
 
 
 @pytest.mark.parametrize("per_class", [None, 3])

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+import watch
 
 from horkd import predict as predict_
 from horkd import storage
@@ -277,19 +278,16 @@ def interrupted(config: RunConfig, folder: Path, step: int, **control) -> None:
 
 def interrupted_file(config: RunConfig, folder: Path, file: int, after: bool) -> None:
     """Run until Ctrl-C before or after a file is renamed, which must come."""
-    real, stop = os.replace, tiny.Stop(file)
+    stop = tiny.Stop(file)
+    # after it is renamed, the temporary file is looked for to be removed
+    event = "os.remove" if after else "os.rename"
 
-    def renamed(*args):
-        if after:
-            real(*args)
-        stop()
-        if not after:
-            real(*args)
+    def act(_event: str, arguments: tuple) -> None:
+        if str(arguments[0]).endswith(".tmp"):
+            stop()
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "replace", renamed)
-        with pytest.raises(KeyboardInterrupt):
-            tiny.run(config, folder)
+    with watch.on_event(act, event), pytest.raises(KeyboardInterrupt):
+        tiny.run(config, folder)
 
 
 @pytest.mark.parametrize("step", [1, 4, 5, 7, 12])
@@ -913,7 +911,7 @@ def test_a_compiled_run_is_the_plain_one(monkeypatch, tmp_path):
         calls.append(module)
         module._compiled_call_impl = torch.compile(module._call_impl, backend="aot_eager")
 
-    monkeypatch.setattr(torch.nn.Module, "compile", compile)
+    monkeypatch.setattr(runner, "compiled", compile)
     plain = runner.run(tiny.student(), tiny.SETTINGS, tmp_path / "plain")
     compiled = runner.run(
         tiny.student(), replace(tiny.SETTINGS, compile="on"), tmp_path / "compiled"

@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,10 +14,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from jupytext import TextFileContentsManager
+from jupytext.cli import jupytext as jupytext_command
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from horkd import notebooks
+from horkd import notebook_pairs, notebooks
+from horkd.errors import HorkdError
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -38,12 +42,13 @@ NOTEBOOK = textwrap.dedent("""\
     """)
 
 
-def make(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+def make(*arguments: str, folder: Path = ROOT, **settings: str) -> subprocess.CompletedProcess[str]:
     """Run make as a person would, even when the tests themselves were started by make."""
     if shutil.which("make") is None:
         pytest.skip("make is not installed")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
     environment.pop("PYTHON", None)
+    environment |= settings
     return subprocess.run(
         ["make", *arguments], cwd=folder, env=environment, capture_output=True, text=True
     )
@@ -122,11 +127,60 @@ def test_the_environment_is_reused_until_dependencies_change(tmp_path: Path):
     stamp = tmp_path / ".venv" / ".horkd-ready"
     stamp.parent.mkdir()
     assert make("--question", "setup", folder=tmp_path).returncode == 1
-    stamp.touch()
+    stamp.write_text(f"{tmp_path.resolve()}\n")
     assert make("--question", "setup", folder=tmp_path).returncode == 0
     later = stamp.stat().st_mtime + 10
     os.utime(tmp_path / "constraints.txt", (later, later))
     assert make("--question", "setup", folder=tmp_path).returncode == 1
+
+
+def environment(folder: Path) -> Path:
+    """A checkout's Makefile, and an environment that is ready; it holds a file to know it by."""
+    folder.mkdir(parents=True)
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, folder)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", ".venv"], cwd=folder, check=True)
+    (folder / ".venv" / "known").touch()
+    (folder / ".venv" / ".horkd-ready").write_text(f"{folder.resolve()}\n")
+    return folder
+
+
+@pytest.mark.parametrize("how", [shutil.copytree, shutil.move])
+def test_a_copied_or_moved_checkout_gets_an_environment_of_its_own(tmp_path: Path, how):
+    """It is made anew: commands in it name their interpreter by its path."""
+    old, new = environment(tmp_path / "Bob's place"), tmp_path / "new place"
+    python = tmp_path / "python"  # writes down what it is asked, and has no pip
+    python.write_text('#!/bin/sh\necho "$*" >> asked\ncase "$*" in *pip\\ *) exit 1; esac\n')
+    python.chmod(0o755)
+    (old / ".venv" / "bin" / "python").unlink()
+    shutil.copy(python, old / ".venv" / "bin")
+    anew = "-m venv --clear --without-pip .venv"
+
+    assert make("--question", "setup", folder=old).returncode == 0
+    how(old, new, **({"symlinks": True} if how is shutil.copytree else {}))
+    assert make("--question", "setup", folder=new).returncode == 1
+    assert make("setup", f"PYTHON={python}", folder=new).returncode != 0
+    assert anew in (new / "asked").read_text().splitlines()
+    assert make("--question", "setup", folder=new).returncode == 1
+    if old.exists():  # interrupted, it is gone on with
+        (old / ".venv" / ".horkd-ready").unlink()
+        assert make("setup", f"PYTHON={python}", folder=old).returncode != 0
+        assert anew not in (old / "asked").read_text().splitlines()
+
+
+def test_an_environment_that_is_linked_to_is_left_alone(tmp_path: Path):
+    old, new = environment(tmp_path / "old"), tmp_path / "new"
+    new.mkdir()
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy2(old / name, new)
+    (new / ".venv").symlink_to(old / ".venv")
+    assert make("--question", "setup", folder=new).returncode == 0
+    later = (old / ".venv" / ".horkd-ready").stat().st_mtime + 10
+    os.utime(new / "constraints.txt", (later, later))
+    told = make("setup", folder=new)
+    assert told.returncode != 0
+    assert ".venv is a link to the environment of another folder: set it up there" in told.stderr
+    assert (old / ".venv" / "known").exists()
 
 
 def test_ci_script_is_executable_and_parses():
@@ -147,7 +201,7 @@ def test_documents_name_only_existing_make_targets(document: str):
 
 
 def test_notebook_pairs_are_in_sync():
-    assert notebooks.stale(ROOT / "notebooks") == []
+    assert notebook_pairs.stale(ROOT / "notebooks") == []
 
 
 @pytest.fixture
@@ -155,22 +209,22 @@ def pair(tmp_path: Path) -> Path:
     """A folder with one notebook and its pair; returns the source."""
     source = tmp_path / "00_question.py"
     source.write_text(NOTEBOOK)
-    assert notebooks.write(tmp_path) == [tmp_path / "00_question.ipynb"]
+    assert notebook_pairs.write(tmp_path) == [tmp_path / "00_question.ipynb"]
     return source
 
 
 def test_a_pair_is_deterministic_and_free_of_outputs(pair: Path):
     target = pair.with_suffix(".ipynb")
     first = target.read_bytes()
-    notebooks.write(pair.parent)
+    notebook_pairs.write(pair.parent)
     assert target.read_bytes() == first
-    made = notebooks.build(pair)
+    made = notebook_pairs.build(pair)
     assert [cell.id for cell in made.cells] == ["0", "1", "2", "3"]
     assert [cell.cell_type for cell in made.cells] == ["markdown", "code", "code", "code"]
     assert [dict(cell.metadata) for cell in made.cells] == [{}, {"tags": ["parameters"]}, {}, {}]
     assert not any(c.outputs or c.execution_count for c in made.cells if c.cell_type == "code")
     assert set(made.metadata) == {"kernelspec"}
-    assert notebooks.stale(pair.parent) == []
+    assert notebook_pairs.stale(pair.parent) == []
 
 
 @pytest.mark.parametrize(
@@ -201,6 +255,183 @@ def test_check_names_the_stale_notebook(pair: Path, damage, complaint: str, caps
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert lines[0].startswith(complaint)
+
+
+def git(folder: Path, *arguments: str) -> None:
+    if shutil.which("git") is None:
+        pytest.skip("git is not installed")
+    who = ("-c", "user.name=A", "-c", "user.email=a@example.org")
+    subprocess.run(["git", *who, *arguments], cwd=folder, check=True, capture_output=True)
+
+
+@pytest.fixture
+def committed(pair: Path) -> Path:
+    """The same as somebody else's commit, of which nothing was made here."""
+    git(pair.parent, "init")
+    git(pair.parent, "add", "--all")
+    git(pair.parent, "commit", "--message", "A question")
+    (pair.parent / notebook_pairs.MADE).unlink()
+    return pair
+
+
+def replaced(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize("known_from", ["git", "here"])
+def test_what_was_changed_in_the_notebook_alone_is_not_lost(request, known_from, capsys):
+    source = request.getfixturevalue({"git": "committed", "here": "pair"}[known_from])
+    target = source.with_suffix(".ipynb")
+    replaced(target, "answer(1)", "answer(2)")
+    edited = target.read_bytes()
+    assert notebooks.main(["--folder", str(source.parent)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        "00_question.ipynb has changes that 00_question.py lacks. To keep them, "
+    )
+    assert target.read_bytes() == edited
+    command = shlex.split(re.search(r"run `(jupytext [^`]*)`", line)[1])
+    shutil.copy(ROOT / "jupytext.toml", source.parent)
+    jupytext_command(command[1:])
+    assert source.read_text().endswith("answer(2)\n")
+    assert notebooks.main(["--folder", str(source.parent)]) == 0
+    assert notebook_pairs.stale(source.parent) == []
+    assert "answer(2)" in target.read_text()
+
+
+def test_a_pasted_picture_is_not_lost(pair: Path):
+    """A source cannot hold it, so it is said."""
+    target, kind = pair.with_suffix(".ipynb"), '"cell_type": "markdown",'
+    replaced(target, kind, kind + '"attachments": {"a.png": {"image/png": "AAAA"}},')
+    with pytest.raises(HorkdError, match="has changes that"):
+        notebook_pairs.write(pair.parent)
+    assert "a.png" in target.read_text()
+
+
+@pytest.mark.parametrize("known_from", ["git", "here"])
+def test_what_was_changed_in_the_source_is_taken_over(request, known_from):
+    """Also where it is changed again before anything is committed."""
+    source = request.getfixturevalue({"git": "committed", "here": "pair"}[known_from])
+    for number in (1, 2):
+        replaced(source, f"answer({number})", f"answer({number + 1})")
+        notebook_pairs.write(source.parent)
+        assert f"answer({number + 1})" in source.with_suffix(".ipynb").read_text()
+
+
+def test_where_both_were_changed_neither_is_lost(committed: Path):
+    replaced(committed, "answer(1)", "answer(3)")
+    replaced(committed.with_suffix(".ipynb"), "answer(1)", "answer(2)")
+    with pytest.raises(HorkdError, match=r"00_question\.ipynb and .* were both changed: bring"):
+        notebook_pairs.write(committed.parent)
+    assert "answer(2)" in committed.with_suffix(".ipynb").read_text()
+    committed.with_suffix(".ipynb").unlink()
+    notebook_pairs.write(committed.parent)
+    assert "answer(3)" in committed.with_suffix(".ipynb").read_text()
+
+
+def test_results_are_no_changes(pair: Path):
+    target = pair.with_suffix(".ipynb")
+    before = target.read_bytes()
+    replaced(target, '"execution_count": null', '"execution_count": 7')
+    notebook_pairs.write(pair.parent)
+    assert target.read_bytes() == before
+
+
+def test_a_notebook_that_cannot_be_read_is_named(pair: Path):
+    pair.with_suffix(".ipynb").write_text("{}")
+    with pytest.raises(HorkdError, match=r"00_question\.ipynb cannot be read .*: delete it"):
+        notebook_pairs.write(pair.parent)
+
+
+def test_all_notebooks_are_written_or_none(pair: Path):
+    other = pair.with_name("01_other.py")
+    shutil.copy(pair, other)
+    notebook_pairs.write(pair.parent)
+    replaced(pair, "answer(1)", "answer(3)")
+    replaced(other.with_suffix(".ipynb"), "answer(1)", "answer(2)")
+    before = pair.with_suffix(".ipynb").read_bytes()
+    with pytest.raises(HorkdError, match=r"^01_other\.ipynb"):
+        notebook_pairs.write(pair.parent)
+    assert pair.with_suffix(".ipynb").read_bytes() == before
+
+
+#: What git leaves in a file that two have changed; put together here, so that this file has none.
+OURS, BETWEEN, THEIRS = "<" * 7 + " HEAD", "=" * 7, ">" * 7 + " theirs"
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("py", "answer(1)\n", f"{OURS}\nanswer(1)\n{BETWEEN}\nanswer(2)\n{THEIRS}\n"),
+        ("py", "answer(1)\n", f"answer(1)\n{BETWEEN}\nanswer(2)\n"),
+        ("py", "# # A question\n", f"{OURS}\n# # A question\n{THEIRS}\n"),
+        ("py", "# # A question\n", f"# {OURS}\n# # A question\n# {THEIRS}\n"),
+        ("ipynb", '    "answer(1)"\n', f'{OURS}\n    "answer(1)"\n{THEIRS}\n'),
+        ("ipynb", '    "answer(1)"\n', f'    "{OURS}\\n",\n    "answer(1)"\n'),
+    ],
+    ids=["code", "between", "words", "comment", "json", "cell"],
+)
+def test_conflict_markers_are_refused(pair: Path, name, old, new, capsys):
+    path = pair.with_suffix(f".{name}")
+    replaced(path, old, new)
+    lines = path.read_text().splitlines()
+    line = next(n for n, text in enumerate(lines, 1) if OURS in text or text == BETWEEN)
+    before = content(pair.parent)
+    for arguments, code in (("--check",), 1), ((), 2):
+        assert notebooks.main([*arguments, "--folder", str(pair.parent)]) == code
+        (said,) = capsys.readouterr().err.splitlines()
+        assert said.startswith(f"00_question.{name} has a conflict marker in line {line}: resolve ")
+    assert content(pair.parent) == before
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def test_no_file_holds_conflict_markers():
+    """Ruff sees them in Python only."""
+    kinds = ("py", "ipynb", "md", "toml", "txt", "json", "yml", "csv")
+    folders = ("horkd", "app", "benchmarks", "tests", "notebooks", "docs", "reports", ".ci")
+    paths = [p for kind in kinds for folder in folders for p in (ROOT / folder).rglob(f"*.{kind}")]
+    paths += [p for p in (*ROOT.iterdir(), *(ROOT / ".ci").iterdir()) if p.is_file()]
+    marker = re.compile(rf"^({OURS[:7]}|{THEIRS[:7]}) ".encode(), re.MULTILINE)
+    assert marker.search(f"a\n{OURS}\nb".encode())
+    assert [path for path in paths if marker.search(path.read_bytes())] == []
+
+
+@pytest.fixture
+def lab(tmp_path: Path):
+    """What opens and saves notebooks in JupyterLab, in a folder with one of ours."""
+    (tmp_path / "notebooks").mkdir()
+    for name in ("notebooks/03_table1.py", "notebooks/03_table1.ipynb", "jupytext.toml"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    return TextFileContentsManager(root_dir=str(tmp_path))
+
+
+def test_jupyterlab_saves_both_and_shows_what_is_in_one_alone(lab, tmp_path: Path):
+    """Fresh from git the notebook may be later or earlier than its source."""
+    name = "notebooks/03_table1.ipynb"
+    target, source = tmp_path / name, (tmp_path / name).with_suffix(".py")
+    text, changed = source.read_text(), source.stat().st_mtime
+    assert "Table 1" in text
+    for later in (-100, 100):
+        os.utime(target, (changed + later, changed + later))
+        model = lab.get(name)
+    lab.save(model, name)
+    assert source.read_text() == text
+    cell = model["content"]["cells"][0]
+    cell["source"] = cell["source"].replace("Table 1", "Table 9")
+    lab.save(model, name)
+    assert source.read_text() == text.replace("Table 1", "Table 9", 1)
+    assert notebook_pairs.write(source.parent) == [target]
+    assert lab.get(str(Path(name).with_suffix(".py")), type="notebook")["content"]["cells"]
+
+    replaced(target, "Table 9", "Table 8")
+    os.utime(target, (changed + 1000, changed + 1000))
+    with pytest.raises(Exception, match=r"is more recent than"):
+        lab.get(name)
 
 
 def test_a_folder_without_notebooks_is_one_clear_line(tmp_path: Path, capsys):

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import watch
 
 from horkd import storage
 from horkd.errors import HorkdError
@@ -148,36 +149,35 @@ def test_a_file_that_the_system_refuses_to_let_grow(tmp_path, write):
     ],
 )
 @pytest.mark.parametrize("at", ["writing", "renaming"])
-def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, number, reason, at):
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, number, reason, at):
     path = tmp_path / "file"
     path.write_text("old")
 
-    def refuse(*args, **kwargs):
-        raise OSError(number, os.strerror(number))
-
-    if at == "writing":
-        monkeypatch.setattr(Path, "write_text", refuse)
-    else:
-        monkeypatch.setattr(storage.os, "replace", refuse)
-    with pytest.raises(HorkdError) as caught:
+    event = {"writing": "open", "renaming": "os.rename"}[at]
+    full = watch.refused(OSError(number, os.strerror(number)), event, ending=".tmp")
+    with full, pytest.raises(HorkdError) as caught:
         save_json(path, RECORD)
     assert str(caught.value) == f"could not write {path}: {reason}; nothing was changed"
-    monkeypatch.undo()
     assert path.read_text() == "old"
     assert files(tmp_path) == {"file"}
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
 @pytest.mark.parametrize("write", [WRITERS["text"], WRITERS["json"]], ids=["text", "json"])
-def test_a_device_without_space(tmp_path, monkeypatch, write):
+def test_a_device_without_space(tmp_path, write):
     """The real errno of a full disk, out of the real writers."""
     path = tmp_path / "file"
-    monkeypatch.setattr(storage.os, "getpid", lambda: "x")
-    monkeypatch.setattr(storage.secrets, "token_hex", lambda n: "y")
-    (tmp_path / ".file.x-y.tmp").symlink_to("/dev/full")
-    with pytest.raises(HorkdError, match="the disk is full; nothing was changed"):
+
+    def full(_event: str, arguments: tuple) -> None:
+        if str(arguments[0]).endswith(".tmp"):
+            Path(arguments[0]).symlink_to("/dev/full")
+
+    with (
+        watch.on_event(full, "open"),
+        pytest.raises(HorkdError, match="the disk is full; nothing was changed"),
+    ):
         write(path)
-    assert not path.exists()
+    assert files(tmp_path) == set()
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):

@@ -1,6 +1,5 @@
 """A task is a folder and a line: one made up here goes through everything that knows tasks."""
 
-import sys
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -133,11 +132,10 @@ def test_it_is_queued_chosen_worked_off_and_collected(toy):
     assert found["toy student"][0].record["config"]["frozen"]["model"] == SMALL.teacher
 
 
-def test_the_command_line_knows_it(toy, monkeypatch, capsys, tmp_path):
+def test_the_command_line_knows_it(toy, capsys, tmp_path):
     def horkd(*arguments: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["horkd", *arguments, "--preset", "toy-small"])
         with pytest.raises(SystemExit) as stopped:
-            cli.main()
+            cli.main([*arguments, "--preset", "toy-small"])
         assert stopped.value.code == 0
         return capsys.readouterr().out
 

@@ -122,6 +122,12 @@ def copy_run(source: Path, target: Path, config: RunConfig) -> Path:
     return Path(shutil.copytree(source / config.name, target / config.name))
 
 
+def tree(folder: Path) -> dict[str, tuple[int, int]]:
+    """Every file and folder below one: size and time of its last change."""
+    paths = [folder, *folder.rglob("*")]
+    return {str(p.relative_to(folder)): (p.stat().st_size, p.stat().st_mtime_ns) for p in paths}
+
+
 @contextmanager
 def before(kind: type, act):
     """`act(module, inputs)` is called before each forward pass of a module of that kind."""

@@ -70,6 +70,11 @@ _EXTENT = 48  # longer side of a character in its mask, in pixels
 _CLUTTER = 2  # other characters at the border of every image
 
 
+def fonts() -> Path:
+    """The folder of the typefaces, which come with matplotlib."""
+    return Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+
+
 @lru_cache(maxsize=1)
 def glyph_masks() -> torch.Tensor:
     """Coverage of every known character in every face, centred, its longer side 48 pixels.
@@ -80,7 +85,7 @@ def glyph_masks() -> torch.Tensor:
     Raises:
         HorkdError: if matplotlib's fonts are not where they should be.
     """
-    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    folder = fonts()
     known = CHARACTERS + UNSEEN_CHARACTERS
     masks = torch.empty(len(FACES), len(known), _CANVAS, _CANVAS, dtype=torch.uint8)
     for i, face in enumerate(FACES):

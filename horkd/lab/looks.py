@@ -1,7 +1,8 @@
 """What a finished network is asked beyond its test: other resolutions, unseen classes."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,9 @@ from horkd.predict import predict
 from horkd.protocols import Asked
 from horkd.protocols.questions import question
 
+#: What the lock of a file of tests is called.
+LOCKS = {"views.json": "views", "open_set.json": "looks"}
+
 
 def features(finished: Run, settings: Settings | None = None) -> Tensor:
     """What a finished network says of every test image it was made for, (N, D), on the CPU.
@@ -43,7 +47,8 @@ def at_resolutions(
 ) -> list[dict]:
     """Test accuracy of a finished network on images of other resolutions or kernels.
 
-    What has been looked at before is read from the run's `views.json`.
+    What has been looked at before is read from the run's `views.json`; where that says all,
+    nothing is changed.
 
     Args:
         finished: the run.
@@ -59,23 +64,36 @@ def at_resolutions(
     """
     refuse_trial(finished)
     path = finished.folder / "views.json"
-    with storage.locked(finished.folder.parent / ".locks" / f"{finished.config.key}.views.lock"):
-        known = _known_degradations(finished, path)
-        wanted = [_key(d) for d in degradations]
-        missing = {k: d for k, d in zip(wanted, degradations, strict=True) if k not in known}
-        if missing:
-            network = finished.network()
-            settings = (settings or Settings()).resolve(network)
-            network = settings.place(network)
-            data = data_of(finished)
-            for key, degradation in missing.items():
-                known[key] = {
-                    "degradation": asdict(degradation),
-                    "test": data.protocol.test(network, data, degradation),
-                }
-            content = {"key": finished.config.key, "files": finished.record["files"]}
-            storage.save_json(path, content | {"views": [known[key] for key in sorted(known)]})
-    return [known[key]["test"] for key in wanted]
+    known = _known_degradations(_of_these_weights(finished, path))
+    if any(_key(degradation) not in known for degradation in degradations):
+        with _writing(finished, path) as content:
+            known = _known_degradations(content)
+            _test(finished, degradations, known, path, settings)
+    return [known[_key(degradation)]["test"] for degradation in degradations]
+
+
+def _test(
+    finished: Run,
+    degradations: Sequence[Degradation],
+    known: dict[str, dict],
+    path: Path,
+    settings: Settings | None,
+) -> None:
+    """Add to `known`, and to the file, what is not there yet."""
+    missing = {_key(d): d for d in degradations if _key(d) not in known}
+    if not missing:  # another process was faster
+        return
+    network = finished.network()
+    settings = (settings or Settings()).resolve(network)
+    network = settings.place(network)
+    data = data_of(finished)
+    for key, degradation in missing.items():
+        known[key] = {
+            "degradation": asdict(degradation),
+            "test": data.protocol.test(network, data, degradation),
+        }
+    content = {"key": finished.config.key, "files": finished.record["files"]}
+    storage.save_json(path, content | {"views": [known[key] for key in sorted(known)]})
 
 
 def _key(degradation: Degradation | dict) -> str:
@@ -83,9 +101,8 @@ def _key(degradation: Degradation | dict) -> str:
     return json.dumps(content, sort_keys=True)
 
 
-def _known_degradations(finished: Run, path: Path) -> dict[str, dict]:
-    """What these very weights were tested on, by `_key`."""
-    content = _of_these_weights(finished, path)
+def _known_degradations(content: dict) -> dict[str, dict]:
+    """The content of a `views.json`, by `_key`."""
     return {_key(view["degradation"]): view for view in content.get("views", ())}
 
 
@@ -117,7 +134,8 @@ class Look:
 def ask(finished: Run, looks: Sequence[Look], settings: Settings | None = None) -> list[dict]:
     """What a finished network says of images of classes that it was not trained on.
 
-    What has been looked at before is read from the run's `open_set.json`.
+    What has been looked at before is read from the run's `open_set.json`; where that says all,
+    nothing is changed.
 
     Args:
         finished: the run.
@@ -134,26 +152,38 @@ def ask(finished: Run, looks: Sequence[Look], settings: Settings | None = None) 
     for look in looks:
         question(look.question).check(look.other, look.flip)
     path = finished.folder / "open_set.json"
-    with storage.locked(finished.folder.parent / ".locks" / f"{finished.config.key}.looks.lock"):
-        known = _of_these_photos(_of_these_weights(finished, path))
-        missing = [look for look in dict.fromkeys(looks) if look not in known]
-        network, memo = None, {}
-        for look in missing:
-            data = _data(finished, look)
-            if network is None:
-                network = finished.network()
-                settings = (settings or Settings()).resolve(network)
-                network = settings.place(network)
-            teacher = partial(_teacher_says, finished, settings, data)
-            asked = Asked(network, data, look.degradation, look.other, look.flip, memo, teacher)
-            result = question(look.question)(asked)
-            known[look] = json.loads(json.dumps(result))
-            content = {"key": finished.config.key, "files": finished.record["files"]}
-            listed = [
-                {"look": k.as_json(), "result": v, **_photos(k.data)} for k, v in known.items()
-            ]
-            storage.save_json(path, content | {"looks": listed})
+    known = known_looks(_of_these_photos(_of_these_weights(finished, path)))
+    if any(look not in known for look in looks):
+        with _writing(finished, path) as content:
+            known = known_looks(_of_these_photos(content))
+            _answer(finished, looks, known, path, settings)
     return [known[look] for look in looks]
+
+
+def _answer(
+    finished: Run,
+    looks: Sequence[Look],
+    known: dict[Look, dict],
+    path: Path,
+    settings: Settings | None,
+) -> None:
+    """Add to `known`, and to the file, what is not there yet."""
+    network, memo = None, {}
+    for look in dict.fromkeys(looks):
+        if look in known:
+            continue
+        data = _data(finished, look)
+        if network is None:
+            network = finished.network()
+            settings = (settings or Settings()).resolve(network)
+            network = settings.place(network)
+        teacher = partial(_teacher_says, finished, settings, data)
+        asked = Asked(network, data, look.degradation, look.other, look.flip, memo, teacher)
+        result = question(look.question)(asked)
+        known[look] = json.loads(json.dumps(result))
+        content = {"key": finished.config.key, "files": finished.record["files"]}
+        listed = [{"look": k.as_json(), "result": v, **_photos(k.data)} for k, v in known.items()]
+        storage.save_json(path, content | {"looks": listed})
 
 
 def _data(finished: Run, look: Look) -> Dataset:
@@ -196,20 +226,36 @@ def _photos(data: str) -> dict[str, str]:
     return {"photos": listing_digest(data)} if data.startswith(FOLDER) else {}
 
 
-def _of_these_photos(content: dict) -> dict[Look, dict]:
-    """The looks of an `open_set.json` whose photos are what they were."""
+def _of_these_photos(content: dict) -> dict:
+    """The content of an `open_set.json`, of those looks whose photos are what they were."""
     listed = content.get("looks", [])
     for data in {entry["look"]["data"] for entry in listed}:
         look_again(data)
     kept = [e for e in listed if e.get("photos") == _photos(e["look"]["data"]).get("photos")]
-    return known_looks({**content, "looks": kept})
+    return {**content, "looks": kept}
+
+
+@contextmanager
+def _writing(finished: Run, path: Path) -> Iterator[dict]:
+    """One process at a time adds to a file of tests; a damaged one is set aside.
+
+    Yields:
+        What is in it by now.
+    """
+    name = f"{finished.config.key}.{LOCKS[path.name]}.lock"
+    with storage.locked(finished.folder.parent / ".locks" / name):
+        try:
+            if path.is_file():
+                storage.load_json(path)
+        except storage.DamagedFile as error:
+            storage.set_aside(path, str(error))
+        yield _of_these_weights(finished, path)
 
 
 def _of_these_weights(finished: Run, path: Path) -> dict:
-    """A file of tests of these very weights; those of other ones are of no use."""
+    """A file of tests of these very weights; those of other ones, and damaged, are of no use."""
     try:
         content = storage.load_json(path) if path.is_file() else {}
-    except storage.DamagedFile as error:
-        storage.set_aside(path, str(error))
+    except storage.DamagedFile:  # whoever adds to it says so
         content = {}
     return content if content.get("files") == finished.record["files"] else {}

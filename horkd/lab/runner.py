@@ -14,6 +14,7 @@ carry a digest; a damaged one is set aside with a warning and never reused.
 """
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,10 +30,12 @@ from horkd.lab.checkpoint import Control, Saver, TimeUp, as_before, resume, with
 from horkd.lab.config import RunConfig
 from horkd.lab.store import (
     Run,
+    claim,
     committed_file,
     finished,
+    lock,
     note_divergence,
-    refuse_diverged,
+    tidy,
     write_record,
 )
 from horkd.machine import Settings, commit
@@ -69,17 +72,19 @@ def run(
     runs, control = Path(runs or paths.runs_dir()), control or Control()
     look_again(config.data)  # its photos are a part of the key
     folder = runs / config.name
-    found = finished(config, folder)  # what is there needs no lock
-    if found is not None:
-        return found
-    with storage.locked(runs / ".locks" / f"{config.key}.lock", control.wait):
+    found = None
+    with suppress(storage.DamagedFile):  # dealt with below, if nobody else is at work on it
         found = finished(config, folder)
-        if found is None:
-            if config.weights:
-                return _import(config, committed_file(config), settings, folder)
-            refuse_diverged(config, folder)
-            found = _train(config, settings or Settings(), folder, control)
+    if found is not None:  # what is there needs no lock
+        tidy(found)
         return found
+    with lock(config, runs, control.wait):
+        found = claim(config, folder)
+        if found is not None:
+            return found
+        if config.weights:
+            return _import(config, committed_file(config), settings, folder)
+        return _train(config, settings or Settings(), folder, control)
 
 
 def import_network(
@@ -104,8 +109,8 @@ def import_network(
     found = digest(path)
     if found != config.weights:
         raise HorkdError(f"{path} has digest {found}, but the run asks for {config.weights}")
-    with storage.locked(runs / ".locks" / f"{config.key}.lock"):
-        return finished(config, folder) or _import(config, path, settings, folder)
+    with lock(config, runs):
+        return claim(config, folder) or _import(config, path, settings, folder)
 
 
 def _import(config: RunConfig, path: Path, settings: Settings | None, folder: Path) -> Run:
@@ -207,11 +212,16 @@ def _prepare(
         start_backbone(network, config.backbone)
     if settings.compile == "on":
         torch.compiler.reset()  # the networks of a queue share a limit on recompilations
-        network.backbone.compile()
+        compiled(network.backbone)
         if answers is not None:
-            answers.frozen.network.backbone.compile()
+            compiled(answers.frozen.network.backbone)
     started -= sum(state.seconds) + state.elapsed
     return _Job(config, data, settings, folder, train, state, frozen_run, answers, started)
+
+
+def compiled(module: torch.nn.Module) -> None:
+    """Let a module compute by compiled code from now on."""
+    module.compile()
 
 
 def _fit(job: _Job, control: Control) -> None:

@@ -2,8 +2,10 @@
 
 import json
 import tempfile
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -99,8 +101,28 @@ def committed_file(config: RunConfig) -> Path:
 
 
 def read(config: RunConfig, runs: str | Path | None = None) -> Run | None:
-    """The run of a configuration if it is finished, else None. Trains nothing."""
-    return finished(config, Path(runs or paths.runs_dir()) / config.name)
+    """The run of a configuration if it is finished and whole, else None.
+
+    Trains and changes nothing: a folder that is incomplete or damaged, maybe because it is still
+    being copied, is left as it is, with a warning.
+    """
+    runs = Path(runs or paths.runs_dir())
+    try:
+        return finished(config, runs / config.name)
+    except storage.DamagedFile as error:
+        warnings.warn(  # once, whoever asks
+            f"{config.name} is incomplete or damaged, and left as it is ({error})", stacklevel=1
+        )
+        return None
+
+
+def damage(config: RunConfig, runs: str | Path | None = None) -> str:
+    """What is wrong with the files of a run that has a record; empty if nothing is."""
+    try:
+        finished(config, Path(runs or paths.runs_dir()) / config.name)
+    except storage.DamagedFile as error:
+        return str(error)
+    return ""
 
 
 def data_of(done: Run) -> Dataset:
@@ -184,54 +206,91 @@ def export(
 
 
 def diverged(config: RunConfig, runs: str | Path | None = None) -> dict | None:
-    """What is known of a run whose loss was no longer finite (`epoch`, `terms`, …), else None."""
+    """What is known of a run whose loss was no longer finite (`epoch`, `terms`, …), else None.
+
+    Changes nothing; a damaged note says nothing.
+    """
     path = Path(runs or paths.runs_dir()) / config.name / "diverged.json"
     if not path.is_file():
         return None
     try:
         note = storage.load_json(path)
     except storage.DamagedFile as error:
-        storage.set_aside(path, str(error))
+        warnings.warn(f"{error}, and is left as it is", stacklevel=1)
         return None
     return note if note.get("key") == config.key else None
 
 
-def refuse_diverged(config: RunConfig, folder: str | Path) -> None:
-    """Refuse a run that is known to diverge.
+def finished(config: RunConfig, folder: str | Path) -> Run | None:
+    """The run in `folder`; None if there is no record. Changes nothing.
 
     Raises:
-        Diverged: if it is.
+        DamagedFile: if there is one, and it or a file that it names is missing, cut off, altered
+            or of another run.
     """
-    folder = Path(folder)
-    note = diverged(config, folder.parent)
-    if note is not None:
-        terms = {name: float(value) for name, value in note["terms"].items()}
-        path = folder / "diverged.json"
-        raise Diverged(note["epoch"], terms, f"known from {path}, remove it to try again")
-
-
-def finished(config: RunConfig, folder: str | Path) -> Run | None:
-    """The run in `folder` if it is whole; damaged files are set aside."""
     folder = Path(folder)
     path = folder / "record.json"
     if not path.is_file():
         return None
+    record = storage.load_json(path)
+    if record.get("key") != config.key:
+        raise storage.DamagedFile(f"{path} is the record of another configuration")
+    for name, digest_ in record["files"].items():
+        if not (folder / name).is_file():
+            raise storage.DamagedFile(f"there is no file {folder / name}")
+        tensors, _ = storage.load_tensors(folder / name)
+        if storage.tensor_digest(tensors) != digest_:
+            raise storage.DamagedFile(f"{folder / name} is not the file of its record")
+    return Run(config, folder, record)
+
+
+def lock(config: RunConfig, runs: str | Path, wait: bool = True) -> AbstractContextManager[None]:
+    """One process at a time trains a run, and only that one changes its folder.
+
+    Raises:
+        Busy: if another does and `wait` is False.
+        HorkdError: if the folder of runs cannot be written to.
+    """
+    return storage.locked(Path(runs) / ".locks" / f"{config.key}.lock", wait)
+
+
+def claim(config: RunConfig, folder: str | Path) -> Run | None:
+    """The finished run in `folder`, for one who holds its lock and is about to train it otherwise.
+
+    What is damaged is set aside.
+
+    Raises:
+        Diverged: if the run is known to diverge.
+    """
+    folder = Path(folder)
     try:
-        record = storage.load_json(path)
-        if record.get("key") != config.key:
-            raise storage.DamagedFile(f"{path} is the record of another configuration")
-        for name in record["files"]:
-            tensors, _ = storage.load_tensors(folder / name)
-            if storage.tensor_digest(tensors) != record["files"][name]:
-                raise storage.DamagedFile(f"{folder / name} is not the file of its record")
+        found = finished(config, folder)
     except storage.DamagedFile as error:
         storage.set_aside(folder, str(error))
         return None
-    except HorkdError as error:  # a checkpoint is gone: train again
-        storage.set_aside(folder, str(error))
-        return None
-    (folder / "state.safetensors").unlink(missing_ok=True)  # stopped just before it was removed
-    return Run(config, folder, record)
+    if found is None and not config.weights:
+        _refuse_diverged(config, folder)
+    return found
+
+
+def _refuse_diverged(config: RunConfig, folder: Path) -> None:
+    path = folder / "diverged.json"
+    try:
+        note = storage.load_json(path) if path.is_file() else {}
+    except storage.DamagedFile as error:
+        storage.set_aside(path, str(error))
+        return
+    if note.get("key") == config.key:
+        terms = {name: float(value) for name, value in note["terms"].items()}
+        raise Diverged(note["epoch"], terms, f"known from {path}, remove it to try again")
+
+
+def tidy(done: Run) -> None:
+    """Remove the state that a run left which was stopped between its record and the end of it."""
+    state = done.folder / "state.safetensors"
+    if state.is_file():
+        with suppress(HorkdError, OSError), lock(done.config, done.folder.parent, wait=False):
+            state.unlink(missing_ok=True)
 
 
 def note_divergence(

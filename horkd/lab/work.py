@@ -308,7 +308,6 @@ def _worker(
 ) -> None:
     """One of the processes of `work_together`."""
     prefix = f"worker {number + 1}: "
-    warnings_as_lines(prefix)
     printable_output()
     if background:
         lowest_priority()
@@ -319,7 +318,8 @@ def _worker(
         print(prefix + line, flush=True)
 
     try:
-        with Interruption((signal.SIGTERM,), patient=True) as interruption:
+        stopping = Interruption((signal.SIGTERM,), patient=True)
+        with warnings_as_lines(prefix), stopping as interruption:
             control = Control(interruption=interruption, going=parent.is_alive)
             work(jobs, minutes, settings, say, control)
     except KeyboardInterrupt:

@@ -210,14 +210,18 @@ def _as_the_library_reads(path: Path, model: str) -> dict[str, Tensor]:
         raise HorkdError(f"{path} does not fit {model}: {first}") from None
 
 
-def as_torchvision_reads(architecture: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state of torchvision's whole network: old names in the file become today's."""
+def _torchvisions(architecture: str) -> torch.nn.Module:
     from torchvision import models
 
+    return models.get_model(architecture, weights=None)
+
+
+def as_torchvision_reads(architecture: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state of torchvision's whole network: old names in the file become today's."""
     # as torchvision.models.densenet does it; other networks do it in load_state_dict
     old = re.compile(r"(.*denselayer\d+\.(?:norm|conv))\.([12]\..*)")
     tensors = {old.sub(r"\1\2", name): t for name, t in tensors.items()}
-    network = models.get_model(architecture, weights=None)
+    network = _torchvisions(architecture)
     counters = {n: t for n, t in network.state_dict().items() if n.endswith("num_batches_tracked")}
     network.load_state_dict(counters | tensors)  # files older than PyTorch 0.4.1 have no counters
     return network.state_dict()
@@ -278,9 +282,7 @@ def download(model: str, file: Published) -> Path:
         if not _answers(file.url):
             raise OSError(f"{urlparse(file.url).netloc} does not answer")
         if file.hub is not None:
-            from huggingface_hub import hf_hub_download
-
-            return Path(hf_hub_download(*file.hub))
+            return _from_hub(*file.hub)
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(file.url, str(path), file.begins or None, progress=False)
         return path
@@ -291,6 +293,12 @@ def download(model: str, file: Published) -> Path:
             f"fetch {file.url} elsewhere and save it as "
             f"{(weights_dir() or cache or Path('$HORKD_DATA/weights')) / file.name}"
         ) from None
+
+
+def _from_hub(repository: str, name: str) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    return Path(hf_hub_download(repository, name))
 
 
 def _answers(url: str, seconds: float = 3.0) -> bool:

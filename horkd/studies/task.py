@@ -57,7 +57,7 @@ def _own_data(preset: Preset, data: str) -> Preset:
     return preset
 
 
-def _no_file(preset: Preset, file: Path, model: str, statistics: str) -> Preset:
+def _no_file(preset: Preset, file: Path, model: str, statistics: str) -> tuple[Preset, RunConfig]:
     raise HorkdError(f"preset {preset.name} trains its own teacher")
 
 
@@ -77,7 +77,8 @@ class Task:
         sets: what such data sets are called, for errors; "" for the rest of all.
         meant: the preset that is meant by data (or "") alone, and whether there is a teacher's
             file; "" where it is none of this task.
-        with_teacher: a preset with a teacher from a file: path, architecture or "", statistics.
+        with_teacher: a preset with a teacher from a file (path, architecture or "", statistics),
+            and the run that this teacher is.
         notebooks_take_teacher: whether its notebooks can be given such a file.
         trials_page: writes page and records of a preset's trials into a folder, from a
             `horkd.studies.results.Source`, and gives the page's path; None without such a page.
@@ -93,7 +94,7 @@ class Task:
     adapt: Callable[[Preset, str], Preset] = _own_data
     sets: str = ""
     meant: Callable[[str, bool], str] = lambda data, given: ""
-    with_teacher: Callable[[Preset, Path, str, str], Preset] = _no_file
+    with_teacher: Callable[[Preset, Path, str, str], tuple[Preset, RunConfig]] = _no_file
     notebooks_take_teacher: bool = False
     trials_page: "Callable[[Preset, Source, Path], Path] | None" = None
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from horkd import paths
 from horkd.errors import HorkdError
+from horkd.lab.runner import import_network
 from horkd.networks.network import Statistics
 from horkd.studies.preset import Preset
 from horkd.studies.task import task_of
@@ -14,12 +15,15 @@ STATISTICS = {"imagenet": (None, None), "half": ((0.5,) * 3, (0.5,) * 3)}
 
 
 def with_teacher(
-    preset: Preset, weights: str | Path, model: str = "", statistics: str = "imagenet"
+    preset: Preset,
+    weights: str | Path,
+    model: str = "",
+    statistics: str = "imagenet",
+    bring: bool = True,
 ) -> Preset:
     """A preset with a teacher from a weights file.
 
-    It is imported and tested: on LFW, by retrieval, or on the test images. Presets that classify
-    take a file of `horkd export`, which says itself what it holds.
+    Presets that classify take a file of `horkd export`, which says itself what it holds.
 
     Args:
         preset: any; without a file and a model it is returned as it is.
@@ -29,6 +33,8 @@ def with_teacher(
             no classifier.
         statistics: what its images are normalised by: "imagenet", "half" for 0.5 and 0.5, or six
             numbers on the scale 0 to 1, "m,m,m/s,s,s".
+        bring: import it, among the runs, and test it: on LFW, by retrieval, or on the test images.
+            False changes nothing, for who only wants to know which runs are meant.
 
     Raises:
         HorkdError: if the preset has no such teacher, or the file is missing or does not fit.
@@ -37,8 +43,11 @@ def with_teacher(
         return preset
     if not weights:
         raise HorkdError("a teacher's model needs its weights file, too: --teacher-weights FILE")
-    path = paths.typed_path(weights)
-    return task_of(preset).with_teacher(preset, path, model, statistics)
+    file = paths.typed_path(weights)
+    preset, teacher = task_of(preset).with_teacher(preset, file, model, statistics)
+    if bring:
+        import_network(teacher, file)
+    return preset
 
 
 def channel_statistics(text: str) -> tuple[Statistics | None, Statistics | None]:

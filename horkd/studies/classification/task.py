@@ -8,7 +8,6 @@ from horkd.data import find
 from horkd.degradation import Degradation
 from horkd.errors import HorkdError
 from horkd.lab.config import RunConfig
-from horkd.lab.runner import import_network
 from horkd.networks.network import load_network
 from horkd.networks.weights import digest
 from horkd.storage import DamagedFile
@@ -93,8 +92,8 @@ def meant(data: str, given: bool) -> str:
 
 def with_teacher(
     preset: ClassificationPreset, file: str | Path, model: str, statistics: str
-) -> ClassificationPreset:
-    """A preset with a teacher of `horkd export`, which says itself what it is."""
+) -> tuple[ClassificationPreset, RunConfig]:
+    """A preset with a teacher of `horkd export`, which says itself what it is, and its run."""
     if model or statistics != "imagenet":
         raise HorkdError(
             f"preset {preset.name} takes a teacher of `horkd export`, which says itself what "
@@ -108,8 +107,7 @@ def with_teacher(
         raise HorkdError(
             f"preset {preset.name} takes a teacher of `horkd export`, and {file} is not one"
         ) from None
-    import_network(frozen_of(preset, "teacher"), file)
-    return preset
+    return preset, frozen_of(preset, "teacher")
 
 
 def trials_page(preset: ClassificationPreset, source: "Source", out: str | Path) -> Path:

@@ -9,7 +9,6 @@ from horkd.data.faces import FOLDS, LARGE, MARGIN, SIZE, parse
 from horkd.degradation import Degradation
 from horkd.errors import HorkdError
 from horkd.lab.config import RunConfig
-from horkd.lab.runner import import_network
 from horkd.networks.weights import digest
 from horkd.studies.arm import Arm
 from horkd.studies.faces.arms import face_arms
@@ -100,14 +99,15 @@ def meant(data: str, given: bool) -> str:
     return "faces" if data or given else ""
 
 
-def with_teacher(preset: FacesPreset, file: str | Path, model: str, statistics: str) -> FacesPreset:
-    """A preset with a teacher from any file that its architecture fits; it is tested on LFW."""
+def with_teacher(
+    preset: FacesPreset, file: str | Path, model: str, statistics: str
+) -> tuple[FacesPreset, RunConfig]:
+    """A preset with a teacher from any file that its architecture fits, and its run."""
     mean, std = channel_statistics(statistics)
     preset = replace(
         preset, teacher=model or preset.teacher, weights=digest(file), mean=mean, std=std
     )
-    import_network(_given_teacher(preset), file)
-    return preset
+    return preset, _given_teacher(preset)
 
 
 TASK = Task(

@@ -10,7 +10,6 @@ from horkd.data.retrieval import MARGIN, of_photos
 from horkd.degradation import Degradation
 from horkd.errors import HorkdError
 from horkd.lab.config import RunConfig
-from horkd.lab.runner import import_network
 from horkd.networks.network import ModelSpec, Network
 from horkd.networks.weights import digest
 from horkd.studies.arm import Arm
@@ -84,8 +83,8 @@ def meant(data: str, given: bool) -> str:
 
 def with_teacher(
     preset: RetrievalPreset, file: str | Path, model: str, statistics: str
-) -> RetrievalPreset:
-    """A preset with a teacher from any file that its architecture fits; it is tested by retrieval.
+) -> tuple[RetrievalPreset, RunConfig]:
+    """A preset with a teacher from any file that its architecture fits, and its run.
 
     Students take its width, so that they can query an index that it made.
     """
@@ -98,8 +97,7 @@ def with_teacher(
         preset, teacher=teacher, teacher_embedding=own, embedding=width, weights=known, mean=mean,
         std=std,
     )  # fmt: skip
-    import_network(_given_teacher(preset), file)
-    return preset
+    return preset, _given_teacher(preset)
 
 
 def _with_width(model: str) -> tuple[str, int | None]:
