@@ -426,3 +426,16 @@ def test_the_index_links_what_a_run_left(tmp_path):
             reproduce_._link(tmp_path, "03_table1") == f"[03_table1](notebooks/03_table1{ending})"
         )
     assert reproduce_._link(tmp_path, "04_none") == "04_none"
+
+
+def test_notebooks_mean_the_folder_of_runs_that_the_command_means(tmp_path, monkeypatch):
+    """Their kernels start in another folder than the command did."""
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    tell = "from horkd import paths; open('told.txt', 'w').write(str(paths.runs_dir()))"
+    add(folder, "05_new", tell)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HORKD_RUNS", "rel")
+    paths.settle()  # as every command does at its start
+    assert not reproduce("quick", "glyphs", out=tmp_path / "report", notebooks=folder).failed
+    assert (folder / "told.txt").read_text() == str(paths.runs_dir()) == str(tmp_path / "rel")
