@@ -703,7 +703,7 @@ def test_training_sets_open_without_decoding(tmp_path, name):
         path.symlink_to("nowhere")
     with watch.refused(AssertionError("a photo is opened"), "open", ending=".jpg"):
         faces = load_training_faces(name, tmp_path)
-    with pytest.raises(HorkdError, match="is gone: put the official file there again"):
+    with pytest.raises(HorkdError, match="is gone: put the file there again"):
         faces[0]
 
 

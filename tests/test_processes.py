@@ -175,12 +175,12 @@ import torch
 from horkd.data import FileBatches, PhotoFiles
 from horkd.errors import warnings_as_lines
 
-warnings_as_lines()
 names = tuple(f"{i}.png" for i in range(40))
 files = PhotoFiles(Path(sys.argv[1]), names, torch.zeros(40).long(), ("a",), size=112)
-for workers in (1, 0):
-    batches = FileBatches(files, 20, crop=0, workers=workers).epoch(0)
-    print(sum(int(crops.sum()) for crops, _ in batches))
+with warnings_as_lines():
+    for workers in (1, 0):
+        batches = FileBatches(files, 20, crop=0, workers=workers).epoch(0)
+        print(sum(int(crops.sum()) for crops, _ in batches))
 """
 
 
