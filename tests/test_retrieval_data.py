@@ -701,7 +701,8 @@ def test_odd_folders(home):
 def test_a_folder_that_cannot_be_listed(home, locked):
     root = class_tree(home / "birds", "abcde")
     write(root / "b" / "more" / "9.png")
-    with watch.refused(PermissionError(13, "Permission denied"), "os.scandir", ending=locked):
+    denied = PermissionError(13, "Permission denied", str(home / locked))
+    with watch.refused(denied, "os.scandir", ending=locked):
         assert f"cannot list {home / locked}: Permission denied" in refusal("folder:birds")
 
 

@@ -556,9 +556,8 @@ import os, sys
 from pathlib import Path
 from horkd.errors import warnings_as_lines
 from horkd.storage import locked
-warnings_as_lines()
 for _ in range(2):
-    with locked(Path(sys.argv[1], "run.lock")):
+    with warnings_as_lines(), locked(Path(sys.argv[1], "run.lock")):
         print(os.listdir(sys.argv[1]))
 """
 
