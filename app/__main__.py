@@ -135,8 +135,10 @@ def _surroundings() -> Iterator[None]:
         torch.set_num_threads(1)  # requests run beside each other; one image gains little from more
         stack.enter_context(warnings.catch_warnings())
         # so that the folder for what visitors send is removed
-        before = signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-        stack.callback(signal.signal, signal.SIGTERM, before)
+        for number in filter(None, (signal.SIGTERM, getattr(signal, "SIGHUP", None))):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup wants it
+                before = signal.signal(number, lambda *_: sys.exit())
+                stack.callback(signal.signal, number, before)
         yield
 
 

@@ -84,8 +84,25 @@ def require_seed(seed: object) -> None:
     Raises:
         HorkdError: if it is no whole number in 0 to 2⁶³ - 1.
     """
-    if not isinstance(seed, int | np.integer) or not 0 <= seed < SEEDS:
-        raise HorkdError(f"a seed must be a whole number in 0 to {SEEDS - 1} (2⁶³ - 1), got {seed}")
+    whole = isinstance(seed, int | np.integer) and not isinstance(seed, bool)
+    if not whole or not 0 <= seed < SEEDS:
+        raise HorkdError(
+            f"a seed must be a whole number in 0 to {SEEDS - 1} (2⁶³ - 1), got {seed!r}"
+        )
+
+
+def require_whole(**values: object) -> None:
+    """Refuse what is no whole number.
+
+    Args:
+        values: by name.
+
+    Raises:
+        HorkdError: if one is none.
+    """
+    for name, value in values.items():
+        if not isinstance(value, int | np.integer) or isinstance(value, bool):
+            raise HorkdError(f"{name} must be a whole number, got {value!r}")
 
 
 def flags(values: ArrayLike | Tensor, name: str) -> np.ndarray:

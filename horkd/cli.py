@@ -69,6 +69,7 @@ def reproduce(
     """Run the notebooks into reports/PRESET-DATA/; only what is missing or out of date."""
     from horkd.data.fingerprint import listing_digest
     from horkd.data.retrieval import FOLDER
+    from horkd.machine import Interruption
     from horkd.reproduce import reproduce
     from horkd.studies.presets import get_presets, meant_by
 
@@ -81,7 +82,8 @@ def reproduce(
     teacher = (teacher_weights, teacher_model, teacher_statistics)
     if teacher != NO_TEACHER:
         parameters |= _teacher_parameters(chosen, *teacher)
-    result = reproduce(chosen.name, chosen.data, only or (), parameters, force)
+    with Interruption():  # kernels and their folders go on SIGTERM, too
+        result = reproduce(chosen.name, chosen.data, only or (), parameters, force)
     typer.echo(f"report: {os.path.relpath(result.report)}")
     if result.failed:
         raise typer.Exit(1)
@@ -157,6 +159,7 @@ def queue(
     from horkd.lab import pace as pace_
     from horkd.lab.pace import answers_bytes, estimates, missing
     from horkd.lab.store import damage, read
+    from horkd.lab.work import as_finished, unlike_before
     from horkd.machine import Settings, duration
     from horkd.studies.study import choose
 
@@ -164,7 +167,7 @@ def queue(
     presets = _presets(preset, data, seeds, select, teacher, bring=False)
     jobs = choose(presets, study or (), arm or ())
     todo = missing(jobs)
-    settings = presets[0].settings(Settings(device, precision))
+    settings = presets[0].settings(as_finished(jobs, Settings(device, precision)))
     with _threads(workers, threads):
         pace = pace_.pace([job.config for job in todo], settings)
     times = estimates(todo, pace, cached=not settings.on_cuda)
@@ -187,6 +190,8 @@ def queue(
         more += f", {answers / 1e9:.2g} GB of frozen models' answers on disk"
     if pace.busy:
         more += f"; this machine is busy ({pace.load:.1f} processes a core), which takes longer"
+    if mixed := unlike_before(jobs, settings):
+        typer.echo(mixed)
     typer.echo(
         f"{len(todo)} of {len(jobs)} runs missing{also}, about {whole}{by}, judged by "
         f"{pace.source}{more}"
@@ -245,7 +250,8 @@ def work_(
     teacher = (teacher_weights, teacher_model, teacher_statistics)
     presets = _presets(preset, data, seeds, select, teacher)
     chosen = choose(presets, study or (), arm or ())
-    settings = presets[0].settings(Settings(device, precision, compile=compile, cache=cache))
+    asked = Settings(device, precision, compile=compile, cache=cache)
+    settings = presets[0].settings(work.as_finished(chosen, asked))
     jobs = [job for job in chosen if not job.waits]
     held = len(chosen) - len(jobs)
     if held:

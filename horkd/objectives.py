@@ -206,6 +206,10 @@ class Objective(nn.Module):
             per_class if isinstance(self.head, Triplet) and self.on_labels in self.weights else 0,
         )
 
+    def silent(self, history: Sequence[Mapping]) -> list[str]:
+        """Names of the terms that were zero in every step; `history` as of `check_learning`."""
+        return [n for n in self.weights if not any(entry["terms"][n] for entry in history)]
+
     def check_learning(self, history: Sequence[Mapping]) -> None:
         """Refuse a finished run in which a term said nothing from the first step to the last.
 
@@ -215,8 +219,7 @@ class Objective(nn.Module):
         Raises:
             HorkdError: in one line.
         """
-        silent = [n for n in self.weights if not any(entry["terms"][n] for entry in history)]
-        if silent:
+        if silent := self.silent(history):
             raise HorkdError(
                 f"{', '.join(silent)} was zero in every step of all {len(history)} epochs, so that "
                 "nothing was learnt by it: no batch had a valid tuple, or there was nothing to "

@@ -2,6 +2,7 @@
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,7 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from horkd.answers import Answers, Remembered
-from horkd.checks import SEEDS, plain_fields, require_seed
+from horkd.checks import SEEDS, plain_fields, require_seed, require_whole
 from horkd.data.batches import Batches, FileBatches, ReducedBatches
 from horkd.data.images import Dataset, ImageSet
 from horkd.data.photos import PhotoFiles
@@ -87,6 +88,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         plain_fields(self)
+        require_whole(epochs=self.epochs, batch_size=self.batch_size, crop=self.crop)
+        require_whole(views=self.views, per_class=self.per_class, batches=self.batches or 0)
         if self.optimizer not in ("sgd", "adam"):
             raise HorkdError(f"unknown optimizer {self.optimizer!r}: choose from sgd, adam")
         if self.per_class < 0 or (self.batches is not None and self.batches < 1):
@@ -364,9 +367,21 @@ def fit(
                 entry["validation"] = result
                 bar.set_postfix_str(f"validation {result[metric]:.1f} %")
             state.end_epoch(entry, time.perf_counter() - start)
+            if state.epoch < recipe.epochs:
+                _warn_of_silence(state)
             after_epoch(state)
     state.objective.check_learning(state.history)
     return state
+
+
+def _warn_of_silence(state: State) -> None:
+    """Say after the first epoch what would be refused after the last one."""
+    if len(state.history) == 1 and (silent := state.objective.silent(state.history)):
+        warnings.warn(
+            f"{', '.join(silent)} was zero in every step of the first epoch: if it stays so, the "
+            "run will not be recorded",
+            stacklevel=3,
+        )
 
 
 def _keep_best(state: State, result: Mapping[str, float], metric: str) -> None:

@@ -499,7 +499,8 @@ def test_tabs_open_by_keyboard(page):
     expect(page.get_by_text("What they cannot do")).to_be_visible()
 
 
-def test_nothing_is_left_when_it_is_told_to_end(tmp_path, shared_folder):
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP])
+def test_nothing_is_left_when_it_is_told_to_end(tmp_path, shared_folder, how):
     """A server of its own, since it ends it; this needs no browser."""
     models = ROOT / "reports" / "quick-glyphs" / "models"
     cache = str(shared_folder / "cache")
@@ -511,7 +512,7 @@ def test_nothing_is_left_when_it_is_told_to_end(tmp_path, shared_folder):
         before = len(own.log)
         assert own.uploads
     finally:
-        own.stop(signal.SIGTERM)
+        own.stop(how)
     assert "Traceback" not in own.log[before:]
     assert not own.uploads
     assert not list(own.temp.rglob("*.png"))

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -254,6 +255,33 @@ def test_ctrl_c_ends_the_kernel_and_the_next_call_goes_on(tmp_path):
 
     result = reproduce("smoke", out=out, notebooks=folder)
     assert (result.done, result.fresh, result.failed) == (("03_slow",), ("01_first",), {})
+
+
+def test_sigterm_leaves_nothing_of_a_command(tmp_path):
+    """Its kernel and the folder of that end with it."""
+    # not below pytest's folder, which is too long for the name of a socket
+    scratch = Path(tempfile.mkdtemp(prefix="t", dir="/tmp"))
+    folders = {n: str(tmp_path / n) for n in ("HORKD_RUNS", "HORKD_REPORTS", "HORKD_CACHE")}
+    command = [sys.executable, "-m", "horkd", "reproduce", "--preset", "smoke", "--only", "02"]
+    child = subprocess.Popen(
+        command, cwd=paths.root(), env={**os.environ, **folders, "TMPDIR": str(scratch)},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 120
+        while not list(scratch.glob("horkd-*/notebook.ipynb")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        child.terminate()
+        _, errors = child.communicate(timeout=60)
+        left = list(scratch.glob("horkd-*"))
+    finally:
+        child.kill()
+        shutil.rmtree(scratch)
+    assert child.returncode == 130, errors
+    assert errors.strip().splitlines()[-1] == (
+        "horkd: interrupted; the same command goes on from where it stopped"
+    )
+    assert not left
 
 
 def test_batches_at_once_do_not_disturb_each_other(tmp_path):

@@ -28,6 +28,7 @@ from horkd import storage
 from horkd.data import cifar, fingerprint, is_retrieval, load_dataset, look_again
 from horkd.data.faces import MEAN, STD
 from horkd.data.fingerprint import listing_digest
+from horkd.data.folder import split_of
 from horkd.data.glyphs import CHARACTERS, UNSEEN_CHARACTERS, load_glyphs
 from horkd.data.images import Dataset, ImageSet
 from horkd.data.photos import FULL_CROP, WHOLE_CROP, PhotoFiles
@@ -438,7 +439,6 @@ def test_the_first_half_of_the_classes_is_trained_on(home):
     names = [f"bird {c}" for c in "cabedfgihjk"]
     folder = class_tree(home / "my birds", names, 3)
     (folder / "notes.txt").write_text("stray")
-    write(folder / "stray.jpg")
     write(folder / ".hidden" / "x.jpg")
     write(folder / "bird a" / "._0.jpg")
     write(folder / "bird a" / ".ipynb_checkpoints" / "0-checkpoint.jpg")
@@ -502,6 +502,8 @@ SPLIT_TREES = {
     "all three": ["train/a", "train/b", "val/a", "val/b", "test/a", "test/b"],
     "without a test": ["train/a", "train/b", "train/c", "valid/d", "valid/e"],
     "another name": ["train/a", "train/b", "train/c", "Validation/d", "test/e", "test/f"],
+    "with years": ["train2017/a", "train2017/b", "val2017/c", "val2017/d"],
+    "among classes, with years": ["a", "b", "c", "d", "train2017", "val2017"],
     "in capitals": ["TRAIN/a", "TRAIN/b", "TRAIN/c", "VAL/d", "VAL/e"],
     "among classes": ["a", "b", "c", "test", "train"],
     "alone among classes": ["a", "b", "c", "d", "e", "Val"],
@@ -517,15 +519,41 @@ def test_splits_are_not_taken_for_classes(home, forgetful, tree):
     for name in SPLIT_TREES[tree]:
         class_tree(home / "birds", [name], 3)
     message = refusal("folder:birds@32")
-    split = next(
-        path.name
-        for path in sorted((home / "birds").iterdir())
-        if path.name.lower() in ("train", "val", "valid", "validation", "test")
-    )
+    split = next(p.name for p in sorted((home / "birds").iterdir()) if split_of(p.name))
     assert split in message
-    assert f"name one split (folder:{home}/birds/" in message
-    with pytest.raises(HorkdError, match="is no name of a class but of a split"):
+    assert "give it another name" in message
+    named = re.search(r"name one split \(folder:([^)]+)\)", message)
+    if named:  # which is of use
+        assert len([p for p in Path(named[1]).iterdir() if p.is_dir()]) > 1
+    else:
+        assert "without" in tree or "among" in tree
+    with pytest.raises(HorkdError, match="is taken for the name of a split, not of a class"):
         key_of("folder:birds@32")  # nothing is queued
+
+
+NAMES_OF = {
+    "train": ["Train", "train2017", "Training Set", "train_data", "train ", "trainval"],
+    "validation": ["VAL", "valid_images", "dev"],
+    "test": ["Testing_Set", "test-v2", "eval"],
+    "query": ["query"],
+    "gallery": ["Gallery"],
+    None: ["trains", "testudo", "data", "001", "devil", "é"],
+}
+
+
+@pytest.mark.parametrize(
+    ("split", "name"), [(s, n) for s, names in NAMES_OF.items() for n in names]
+)
+def test_names_of_splits(split, name):
+    assert split_of(name) == split
+
+
+def test_images_beside_the_classes_are_counted(home):
+    folder = class_tree(home / "birds", "abcde")
+    for name in ("loose.png", "loose too.jpg", "notes.txt"):
+        (folder / name).write_bytes(b"x")
+    with pytest.warns(UserWarning, match=r"images beside the folders of classes .* \(2\)"):
+        load_retrieval("folder:birds")
 
 
 def test_one_split_by_its_name(home):
@@ -539,7 +567,9 @@ def test_one_split_by_its_name(home):
 def test_splits_within_a_split(home):
     for half, classes in (("train", "abc"), ("test", ["x", "y", "train"])):
         class_tree(home / "birds" / half, classes)
-    assert f"{home}/birds/test/train is no class by its name" in refusal("folder:birds")
+    assert f"{home}/birds/test/train is taken for a split, not for a class" in refusal(
+        "folder:birds"
+    )
 
 
 def test_a_folder_around_the_one_of_classes(home):

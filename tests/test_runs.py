@@ -773,6 +773,7 @@ def test_the_smallest_batches_that_say_anything(change):
     assert tiny.student(**change).recipe.batch_size
 
 
+@pytest.mark.filterwarnings("ignore:.*was zero in every step of the first epoch")
 def test_what_was_zero_in_every_step_is_no_finished_run(tmp_path, count_steps):
     """One class to tell apart: neither the labels nor a softened answer say anything."""
 

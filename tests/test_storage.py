@@ -548,7 +548,7 @@ def test_a_file_system_without_locks(tmp_path, error):
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout == "['run.lock.held']\n" * 2
-    assert result.stderr.count("has no locks") == 1
+    assert result.stderr.count("horkd: the file system of ") == 1
 
 
 LOCKS_TWICE = """

@@ -83,6 +83,7 @@ def test_processes_that_share_a_batch_may_have_few_images_each():
         Objective(1.0, HybridOrderLoss({"2": 1.0})).check_batches(1)
 
 
+@pytest.mark.filterwarnings("ignore:triplet was zero in every step of the first epoch")
 @pytest.mark.parametrize("margin", [-10.0, 0.2])
 def test_triplets_that_were_never_found_taught_nothing(margin):
     """None violates a margin far below zero; without two images of a class there is none at all."""
@@ -98,6 +99,7 @@ def test_triplets_that_were_never_found_taught_nothing(margin):
     tiny.one_line(error)
 
 
+@pytest.mark.filterwarnings("ignore:triplet was zero in every step of the first epoch")
 def test_a_term_that_said_something_once_is_enough():
     """Of the four batches of an epoch one has three classes with two images each."""
     labels = torch.arange(24)
@@ -111,6 +113,29 @@ def test_a_term_that_said_something_once_is_enough():
     silent = [entry["terms"]["triplet"] == 0 for entry in state.history]
     assert any(silent)
     assert not all(silent)
+
+
+def test_a_term_that_says_nothing_is_named_after_the_first_epoch():
+    """A run of days is not to find out at its end."""
+    images = replace(first(24), labels=torch.arange(24), classes=tuple(map(str, range(24))))
+    recipe = replace(ONE_STEP, epochs=3, learning_rate=0.01, batch_size=6)
+    with pytest.warns(UserWarning, match="first epoch") as said, pytest.raises(HorkdError):
+        train(
+            tiny.network(), Objective(1.0, head=Triplet()), images, tiny.data(), Degradation(8),
+            recipe, tiny.SETTINGS,
+        )  # fmt: skip
+    assert [str(one.message).split(":")[0] for one in said] == [
+        "triplet was zero in every step of the first epoch"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("epochs", 1.5), ("epochs", "3"), ("batch_size", 2.0), ("views", True), ("crop", None)],
+)
+def test_counts_of_a_recipe_are_whole_numbers(field, value):
+    with pytest.raises(HorkdError, match=f"{field} must be a whole number, got {value!r}"):
+        Recipe(**{field: value})
 
 
 def distillation(frozen: Frozen, weights=WEIGHTS, cross_entropy: float = 1.0) -> Objective:
@@ -180,7 +205,7 @@ def test_bad_seeds_are_one_line(seed):
             HorkdError, match=r"a seed must be a whole number in 0 to 9223"
         ) as error:
             ask()
-        assert tiny.one_line(error).endswith(f"(2⁶³ - 1), got {seed}")
+        assert tiny.one_line(error).endswith(f"(2⁶³ - 1), got {seed!r}")
 
 
 def test_the_largest_seeds_are_seeds_like_others():

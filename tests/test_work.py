@@ -63,19 +63,27 @@ def steps(monkeypatch) -> list[int]:
     return taken
 
 
-def test_runs_of_another_precision_are_named_before_more_are_trained(folder):
-    """All that is compared is trained in one."""
-    done = tiny.teacher(recipe=ONE_EPOCH)
-    jobs = [Job("a study", "an arm", config) for config in (done, tiny.teacher(seed=1))]
-    exact, rough = (replace(tiny.SETTINGS, precision=p) for p in ("fp32", "bf16"))
+def test_a_study_goes_on_in_the_precision_of_its_finished_runs(folder):
+    """All that is compared is trained in one, what it learns from included."""
+    jobs = [Job("a study", "an arm", config) for config in (distilled(), alone())]
+    exact, rough, open_ = (replace(tiny.SETTINGS, precision=p) for p in ("fp32", "bf16", "auto"))
     assert work.unlike_before(jobs, rough) == ""
-    tiny.run(done, folder)
-    assert work.unlike_before(jobs, exact) == ""
-    assert work.unlike_before(jobs, replace(exact, precision="auto")) == ""  # on a CPU
-    assert work.unlike_before(jobs[:1], rough) == ""  # nothing is trained
-    said = work.unlike_before(jobs, rough)
-    assert said.startswith("1 finished runs were trained in fp32, the missing ones will be in bf16")
-    assert "--precision fp32" in said
+    assert work.as_finished(jobs, open_) == open_
+    runner.run(tiny.teacher(recipe=ONE_EPOCH), rough)  # what the first one learns from
+    assert work.as_finished(jobs, open_) == rough
+    assert work.as_finished(jobs, exact) == exact  # somebody asked
+    assert work.as_finished(jobs[1:], open_) == open_  # has nothing to do with it
+    assert work.unlike_before(jobs, rough) == ""
+    said = work.unlike_before(jobs, exact)
+    assert said.startswith("1 finished run is in bf16, and the missing ones will be in fp32: ")
+    assert "`--precision bf16` trains the missing ones alike" in said
+    runner.run(alone(), exact)
+    assert work.as_finished(jobs, open_) == open_  # mixed already, which is said
+    assert "1 finished run is in bf16" in work.unlike_before(jobs, open_)
+    runner.run(distilled(), exact)
+    assert work.unlike_before(jobs, rough) == (
+        "2 finished runs are in fp32, and not trained again in bf16"
+    )
 
 
 def jobs_of(*configs: RunConfig) -> list[Job]:

@@ -141,10 +141,11 @@ def _read(base: str) -> _Listing:
 def _contents(root: Path, files: Mapping[str, os.stat_result]) -> tuple[dict[str, str], bool]:
     """The digest of each file below `root`, and whether none is too young to be kept."""
     place = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]
-    kept = paths.cache_dir() / "photos" / f"{place}.json"
+    kept = None
     try:
+        kept = paths.cache_dir() / "photos" / f"{place}.json"
         before = storage.load_json(kept)["files"]
-    except HorkdError:  # not there yet, or damaged
+    except HorkdError:  # not there yet, or damaged, or there is no place for it
         before = {}
     now, found = time.time_ns(), {}
     settled = [file for file, stat in files.items() if max(_times(stat)[1:]) < now - YOUNG]
@@ -153,7 +154,7 @@ def _contents(root: Path, files: Mapping[str, os.stat_result]) -> tuple[dict[str
         *times, digest = before.get(file, [""])
         found[file] = digest if entries.get(file) == times else _content(root / file)
     entries = {file: [*times, found[file]] for file, times in entries.items()}
-    if entries != before:
+    if kept is not None and entries != before:
         try:
             storage.save_json(kept, {"files": entries})
         except HorkdError as error:

@@ -1,6 +1,7 @@
 """A folder of images, one folder for each class, as a set for metric learning."""
 
 import os
+import re
 import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
@@ -9,20 +10,36 @@ from pathlib import Path
 import torch
 
 from horkd import paths
-from horkd.data.listing import SUFFIXES, LeftOut, folder_names, is_litter
+from horkd.data.listing import SUFFIXES, LeftOut, folder_names, is_litter, photo_names
 from horkd.data.photos import PhotoFiles
 from horkd.errors import HorkdError
 
-#: Names of folders, in small letters, that hold a part of a data set and are no class.
+#: Names of folders that hold a part of a data set and are no class; see `split_of`.
 SPLITS = {
     "train": "train",
     "training": "train",
+    "trainval": "train",
     "val": "validation",
     "valid": "validation",
     "validation": "validation",
+    "dev": "validation",
     "test": "test",
     "testing": "test",
+    "eval": "test",
+    "evaluation": "test",
+    "holdout": "test",
+    "query": "query",
+    "gallery": "gallery",
 }
+
+
+def split_of(name: str) -> str | None:
+    """Which split a folder's name stands for, as `Train`, `val2017`, `test_images`; None: a class.
+
+    A year or a version, and "set", "data" or "images" at its end, change nothing.
+    """
+    plain = re.sub(r"v\d+|[\W\d_]+", "", name.lower())
+    return SPLITS.get(plain) or SPLITS.get(re.sub(r"(set|data|images|imgs)$", "", plain))
 
 
 def photos_of(
@@ -47,8 +64,8 @@ def halves_of(text: str) -> tuple[PhotoFiles, PhotoFiles]:
     classes = folder_names(root)
     parts = {}
     for name in classes:
-        if name.lower() in SPLITS:
-            parts[SPLITS[name.lower()]] = name
+        if split := split_of(name):
+            parts[split] = name
     if parts:
         halves = _halves_of_splits(root, classes, parts)
     else:
@@ -62,6 +79,7 @@ def halves_of(text: str) -> tuple[PhotoFiles, PhotoFiles]:
         halves = [("", classes[:middle]), ("", classes[middle:])]
     tree = _Tree(root)
     train, test = (tree.photos(names, prefix) for prefix, names in halves)
+    tree.count_loose({"", *(prefix for prefix, _ in halves)})
     tree.warn()
     return train, test
 
@@ -107,12 +125,18 @@ def _halves_of_splits(
     ]
     alone = sorted(parts) == ["test", "train"] and len(classes) == 2
     if not alone or not all(names for _, names in halves):
-        example = root / (parts.get("train") or next(iter(parts.values())))
+        whole = [root / name for name in parts.values() if len(folder_names(root / name)) > 1]
+        one = ""
+        if whole:
+            one = (
+                f" name one split (folder:{whole[0]}), whose classes are then divided into those "
+                "to train on and those to test on; or"
+            )
         raise HorkdError(
-            f"{root} holds {_listed(classes)}, and {_listed(sorted(parts.values()))} is no name of "
-            f"a class but of a split: name one split (folder:{example}), whose classes are then "
-            "divided into those to train on and those to test on; or keep only train/ and test/, "
-            "each with folders of other classes; or, if it is a class, give it another name"
+            f"{root} holds {_listed(classes)}, and {_listed(sorted(parts.values()))} is taken for "
+            "the name of a split, not of a class: if it is a class, give it another name; "
+            f"else{one} keep only train/ and test/, each with folders of other "
+            "classes"
         )
     for prefix, names in halves:
         _check_names(root / prefix, names)
@@ -143,11 +167,11 @@ def _check_names(folder: Path, classes: Sequence[str]) -> None:
     Raises:
         HorkdError: in one line.
     """
-    split = next((name for name in classes if name.lower() in SPLITS), None)
+    split = next((name for name in classes if split_of(name)), None)
     if split is not None:
         raise HorkdError(
-            f"{folder / split} is no class by its name but a split of the data: name the folder "
-            "whose folders are classes, or, if it is a class, give it another name"
+            f"{folder / split} is taken for a split, not for a class: if it is a class, give it "
+            "another name; else name the folder whose folders are classes"
         )
     seen: dict[str, str] = {}
     for name in classes:
@@ -168,7 +192,7 @@ class _Tree:
 
     def __init__(self, root: Path) -> None:
         self.root, self.left_out = root, LeftOut(SUFFIXES)
-        self.deeper = True
+        self.deeper, self.loose = True, 0
         self._class_of: dict[str, str] = {}
 
     def photos(self, classes: Sequence[str], prefix: str) -> PhotoFiles:
@@ -209,9 +233,20 @@ class _Tree:
             below = Path(os.path.relpath(place, self.root)).as_posix()
             yield from ((below, file) for file in files if self.left_out.takes(file))
 
+    def count_loose(self, places: set[str]) -> None:
+        """Count photos that lie beside the folders of classes, in these folders."""
+        for place in places:
+            names = photo_names(self.root / place, LeftOut(SUFFIXES))
+            self.loose += len(names)
+
     def warn(self) -> None:
         """Say what was left out, and if the folders of classes may be meant otherwise."""
         self.left_out.warn(self.root)
+        if self.loose:
+            warnings.warn(
+                f"{self.root}: images beside the folders of classes are left out ({self.loose})",
+                stacklevel=1,
+            )
         if self.deeper and self._class_of:
             warnings.warn(
                 f"{self.root}: no class has images of its own, all lie in folders within it; if "

@@ -88,6 +88,7 @@ def decode(path: str | Path) -> Image.Image:
         HorkdError: if it is absent, damaged or not of 8 bits per channel, or its decoder is not
             installed.
     """
+    path = Path(path)
     try:
         with _opened(path) as photo:
             photo.load()

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -112,6 +113,8 @@ class RunConfig:
         plain_fields(self)
         ModelSpec(self.model, 1).parse()
         require_seed(self.seed)
+        if not (math.isfinite(self.cross_entropy) and self.cross_entropy >= 0):
+            raise HorkdError(f"cross_entropy must be 0 or more, got {self.cross_entropy}")
         if (self.orders or self.baselines) and self.frozen is None:
             raise HorkdError(
                 "distillation needs a frozen model: set frozen=, or leave orders and baselines "

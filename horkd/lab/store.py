@@ -111,9 +111,19 @@ def read(config: RunConfig, runs: str | Path | None = None) -> Run | None:
         return finished(config, runs / config.name)
     except storage.DamagedFile as error:
         warnings.warn(  # once, whoever asks
-            f"{config.name} is incomplete or damaged, and left as it is ({error})", stacklevel=1
+            f"{config.name} is incomplete or damaged and does not count ({error})", stacklevel=1
         )
         return None
+
+
+def recorded(config: RunConfig, runs: str | Path | None = None) -> Run | None:
+    """A run by its record alone, in moments: whether its other files are whole is not looked at."""
+    folder = Path(runs or paths.runs_dir()) / config.name
+    try:
+        record = storage.load_json(folder / "record.json")
+    except HorkdError:
+        return None
+    return Run(config, folder, record) if record.get("key") == config.key else None
 
 
 def damage(config: RunConfig, runs: str | Path | None = None) -> str:

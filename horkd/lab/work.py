@@ -14,9 +14,9 @@ from horkd.data import DATASETS
 from horkd.errors import HorkdError, printable_output, warnings_as_lines
 from horkd.lab import checkpoint, runner
 from horkd.lab.checkpoint import Control
-from horkd.lab.job import Job
+from horkd.lab.job import Job, chain
 from horkd.lab.pace import missing
-from horkd.lab.store import Run, read
+from horkd.lab.store import Run, read, recorded
 from horkd.machine import Interruption, Settings, lowest_priority
 from horkd.processes import require_main_guard, without_main
 from horkd.protocols import headline
@@ -92,25 +92,51 @@ def work(
     return Shift(desk.done, desk.diverged, len(missing(jobs)))
 
 
-def unlike_before(jobs: Sequence[Job], settings: Settings) -> str:
-    """A warning if some jobs are done in another precision than the rest will be; or empty.
+def as_finished(jobs: Sequence[Job], settings: Settings) -> Settings:
+    """Settings whose precision, if it was left open, is that of the finished runs.
+
+    So a study that was begun on another machine, or with `--precision`, goes on as it was begun.
 
     Args:
-        jobs: as of `work`.
-        settings: as of `work`.
+        jobs: what belongs together; what they learn from counts, too.
+        settings: as somebody asked for.
+    """
+    used = set().union(*_precisions(jobs))
+    if settings.precision != "auto" or len(used) != 1:
+        return settings
+    return replace(settings, precision=used.pop())
+
+
+def unlike_before(jobs: Sequence[Job], settings: Settings) -> str:
+    """A warning if finished runs are in another precision than settings ask for; or empty.
+
+    Args:
+        jobs: as of `as_finished`.
+        settings: in which the missing ones would be trained.
     """
     now = settings.chosen_precision
-    runs = [run for job in jobs if (run := read(job.config)) is not None]
-    used = [{part["precision"] for part in run.trained_in if "precision" in part} for run in runs]
-    others = [precisions - {now} for precisions in used if precisions - {now}]
-    if not others or len(runs) == len(jobs):
+    others = [used - {now} for used in _precisions(jobs) if used - {now}]
+    if not others:
         return ""
     named = ", ".join(sorted(set.union(*others)))
+    count = "1 finished run is" if len(others) == 1 else f"{len(others)} finished runs are"
+    if not missing(jobs):
+        return f"{count} in {named}, and not trained again in {now}"
     return (
-        f"{len(others)} finished runs were trained in {named}, the missing ones will be in {now}: "
-        f"nothing is shown by a difference between them (--precision {named.split(', ')[0]} trains "
-        "these alike)"
+        f"{count} in {named}, and the missing ones will be in {now}: no difference between them "
+        f"shows anything. `--precision {named.split(', ')[0]}` trains the missing ones alike"
     )
+
+
+def _precisions(jobs: Sequence[Job]) -> list[set[str]]:
+    """In which precision each finished run was trained, those that are learnt from included."""
+    configs = {config.key: config for job in jobs for config in chain(job.config)}
+    found = []
+    for config in configs.values():
+        run = None if config.weights else recorded(config)  # a given network was trained elsewhere
+        if run is not None:
+            found.append({part["precision"] for part in run.trained_in if "precision" in part})
+    return [used for used in found if used]
 
 
 class _Desk:

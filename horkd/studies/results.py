@@ -20,12 +20,13 @@ from horkd.lab import looks as looks_
 from horkd.lab.config import RunConfig
 from horkd.lab.looks import Look
 from horkd.lab.store import Run, diverged
+from horkd.lab.work import as_finished
 from horkd.machine import Settings
 from horkd.protocols import headline
 from horkd.studies import report
 from horkd.studies.arm import Arm
 from horkd.studies.preset import Preset
-from horkd.studies.study import collect, configure, finished, seeds, study, trainer
+from horkd.studies.study import collect, configure, finished, queue, seeds, study, trainer
 
 
 @dataclass(frozen=True)
@@ -276,11 +277,15 @@ def live(
     settings: Settings | None = None,
     only: Sequence[str] = (),
 ) -> Results:
-    """Runs of this machine: read, and trained if missing and wanted, in the preset's precision.
+    """Runs of this machine: read, and trained if missing and wanted.
+
+    In the precision of the finished ones, else in the preset's.
 
     Raises:
         HorkdError: if nothing is there and nothing may be trained.
     """
+    there = [name for name in studies if study(preset, name)]
+    settings = as_finished(queue(preset, *there) if there else [], settings or Settings())
     return gather(preset, studies, Live(preset, train_missing, settings), only=only)
 
 
