@@ -6,7 +6,8 @@ It has a kernel of its own, which never outlives the call.
 import logging
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,41 +69,55 @@ def execute(
     notebook, partial, scratch = Path(notebook), Path(partial), Path(scratch)
     import papermill
 
-    try:
-        with _quiet("papermill"), _kernel(scratch) as manager:  # what fails is in our own lines
-            return papermill.execute_notebook(
-                notebook,
-                partial,
-                parameters=dict(parameters),
-                kernel_name="python3",
-                language="python",
-                progress_bar={"desc": notebook.stem, "leave": False, "disable": None},
-                # Not papermill's `cwd`, which changes the folder of this whole process.
-                resources={"metadata": {"path": str(notebook.parent)}},
-                kernel_manager_class=manager,
-                coalesce_streams=True,
-            )
-    except KeyboardInterrupt:
-        # The cell that was waited for ends with its kernel; nobody is left to hear of it.
-        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-        raise
+    with (
+        _quiet("papermill", "asyncio"),  # what fails is in our own lines
+        _kernel(scratch) as (manager, kill),
+        # in the main thread papermill's client would take Ctrl-C and SIGTERM for itself
+        ThreadPoolExecutor(1) as thread,
+    ):
+        running = thread.submit(
+            papermill.execute_notebook,
+            notebook,
+            partial,
+            parameters=dict(parameters),
+            kernel_name="python3",
+            language="python",
+            progress_bar={"desc": notebook.stem, "leave": False, "disable": None},
+            # Not papermill's `cwd`, which changes the folder of this whole process.
+            resources={"metadata": {"path": str(notebook.parent)}},
+            kernel_manager_class=manager,
+            coalesce_streams=True,
+        )
+        try:
+            return running.result()
+        finally:
+            while not running.done():  # interrupted: it ends when its kernel does
+                kill()
+                wait([running], 0.1)
 
 
 @contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    """A logger that says nothing within the block."""
-    logger = logging.getLogger(name)
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
+def _quiet(*names: str) -> Iterator[None]:
+    """Loggers that say nothing within the block, nor within others that end later."""
+    loggers = [logging.getLogger(name) for name in names]
+
+    def nothing(record: logging.LogRecord) -> bool:
+        return False
+
+    for logger in loggers:  # not a level: blocks in several threads would put back each other's
+        logger.addFilter(nothing)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        for logger in loggers:
+            logger.removeFilter(nothing)
 
 
 @contextmanager
-def _kernel(scratch: Path) -> Iterator[type]:
-    """A kernel manager class: this interpreter, over sockets in `scratch`; none outlives the block.
+def _kernel(scratch: Path) -> Iterator[tuple[type, Callable[[], None]]]:
+    """A kernel manager class and how to kill its kernels, none of which outlives the block.
+
+    They are of this interpreter, over sockets in `scratch`.
 
     TCP ports are chosen before they are bound, so kernels that start together can collide; sockets
     in a private folder cannot.
@@ -142,8 +157,14 @@ def _kernel(scratch: Path) -> Iterator[type]:
             )
             managers.append(self)
 
+    def kill() -> None:
+        for manager in managers:
+            process = getattr(manager.provisioner, "process", None)
+            if process is not None:
+                process.kill()
+
     try:
-        yield Kernel
+        yield Kernel, kill
     finally:  # papermill ends its kernel, but not when interrupted while starting it
         for manager in managers:
             if manager.has_kernel:

@@ -504,7 +504,11 @@ def test_nothing_is_left_when_it_is_told_to_end(tmp_path, shared_folder, how):
     """A server of its own, since it ends it; this needs no browser."""
     models = ROOT / "reports" / "quick-glyphs" / "models"
     cache = str(shared_folder / "cache")
-    own = Demo(tmp_path / "server", "--models", str(models), HORKD_CACHE=cache)
+    before = signal.signal(how, signal.SIG_DFL)  # else inherited from a nohup
+    try:
+        own = Demo(tmp_path / "server", "--models", str(models), HORKD_CACHE=cache)
+    finally:
+        signal.signal(how, before)
     try:
         with Visitor(own.ready().base) as someone:
             file = someone.send(EXAMPLES["a pear"].read_bytes())
