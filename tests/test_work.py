@@ -33,7 +33,7 @@ from horkd.lab.pace import (
     pace,
 )
 from horkd.lab.store import diverged, read
-from horkd.machine import duration
+from horkd.machine import duration, has_bf16
 from horkd.networks.network import macs_of
 from horkd.objectives import Objective
 
@@ -70,7 +70,7 @@ def test_a_study_goes_on_in_the_precision_of_its_finished_runs(folder):
     assert work.unlike_before(jobs, rough) == ""
     assert work.as_finished(jobs, open_) == open_
     runner.run(tiny.teacher(recipe=ONE_EPOCH), rough)  # what the first one learns from
-    assert work.as_finished(jobs, open_) == rough
+    assert work.as_finished(jobs, open_) == (rough if has_bf16("cpu") else open_)
     assert work.as_finished(jobs, exact) == exact  # somebody asked
     assert work.as_finished(jobs[1:], open_) == open_  # has nothing to do with it
     assert work.unlike_before(jobs, rough) == ""

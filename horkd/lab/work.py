@@ -17,7 +17,7 @@ from horkd.lab.checkpoint import Control
 from horkd.lab.job import Job, chain
 from horkd.lab.pace import missing
 from horkd.lab.store import Run, read, recorded
-from horkd.machine import Interruption, Settings, lowest_priority
+from horkd.machine import Interruption, Settings, has_bf16, lowest_priority
 from horkd.processes import require_main_guard, without_main
 from horkd.protocols import headline
 from horkd.storage import Busy
@@ -95,7 +95,8 @@ def work(
 def as_finished(jobs: Sequence[Job], settings: Settings) -> Settings:
     """Settings whose precision, if it was left open, is that of the finished runs.
 
-    So a study that was begun on another machine, or with `--precision`, goes on as it was begun.
+    So a study that was begun on another machine, or with `--precision`, goes on as it was begun;
+    not in bf16 on a device that would only emulate it, slowly: `unlike_before` says so then.
 
     Args:
         jobs: what belongs together; what they learn from counts, too.
@@ -103,6 +104,8 @@ def as_finished(jobs: Sequence[Job], settings: Settings) -> Settings:
     """
     used = set().union(*_precisions(jobs))
     if settings.precision != "auto" or len(used) != 1:
+        return settings
+    if used == {"bf16"} and not has_bf16("cuda" if settings.on_cuda else "cpu"):
         return settings
     return replace(settings, precision=used.pop())
 
