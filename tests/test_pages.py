@@ -578,7 +578,7 @@ def test_weights_are_judged_on_the_validation_split():
     preset = replace(PRESET, validation=True)
     table = tables.weight_table(pretend(("two_stage", "weights"), preset)).set_index("weights")
     assert table.loc["as they are", "validation top-1 %"] == "73.00"  # the test has 74
-    assert table.loc["order 2 × 10", "order 2"] == "250"
+    assert table.loc["order 2 × 10", "order 2"] == "1"
     assert table.loc["order 2 × 10", "change"] == "-4.00"
     assert tables.weight_table(gather(preset, TWO_STAGE, Made(), required=False)).empty
 

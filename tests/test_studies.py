@@ -105,7 +105,9 @@ def test_two_stage_is_the_papers_chain_with_its_controls(preset):
     assert {arms[a].recipe for a in names[1:]} == {preset.recipe}
     for control in ("student alone", "assistant alone"):
         assert (arms[control].frozen, arms[control].orders) == (None, ())
-    assert replace(arms["student alone"], frozen=assistant, orders=student.orders) == student
+    alone = arms["student alone"]
+    told = {"frozen": assistant, "orders": student.orders, "balance": preset.balance}
+    assert replace(alone, **told) == student
 
 
 def test_keys_of_preset_cpu_are_what_they_were():
@@ -260,7 +262,7 @@ def test_some_subsets_are_the_students_and_assistants_very_runs(preset):
     if "{2,3,C} 32" in study(preset, "orders"):
         assert named(preset, "{} 32").key == named(preset, "assistant alone").key
         same = named(preset, "{2,3,C} 32").key == named(preset, "assistant").key
-        assert same == (not preset.orders_of)
+        assert same == ("assistant" not in dict(preset.orders_of))
 
 
 # Weights, epochs
@@ -268,11 +270,15 @@ def test_some_subsets_are_the_students_and_assistants_very_runs(preset):
 
 @each_that_classifies
 def test_weights_are_the_presets_and_order_1_has_weight_1(preset):
-    assert named(preset, "{1} 16").orders == (("1", 1.0),)
-    assert dict(named(preset, "{1,2,3,C} 16").orders) == {"1": 1.0, **dict(preset.orders)}
-    assert named(preset, "student").orders == preset.orders
-    own = dict(preset.orders_of).get("assistant", preset.orders)
-    assert named(preset, "assistant").orders == own
+    weights, own = {"1": 1.0, **dict(preset.orders)}, dict(preset.orders_of)
+    everything = {name: tuple((o, weights[o]) for o in "123C") for name in ("{1,2,3,C} 16",)} | own
+    assert named(preset, "{1} 16").orders == (("1", weights["1"]),)
+    assert named(preset, "{1,2,3,C} 16").orders == everything["{1,2,3,C} 16"]
+    assert named(preset, "{1,2,3,C} 16").balance == (preset.balance and "{1,2,3,C} 16" not in own)
+    of_three = tuple((order, weights[order]) for order in "23C")
+    assert named(preset, "student").orders == of_three
+    assert named(preset, "student").balance == preset.balance
+    assert named(preset, "assistant").orders == own.get("assistant", of_three)
 
 
 def test_scale_multiplies_one_weight():
@@ -306,8 +312,9 @@ def test_long_schedules(name):
     patient = named(preset, "KD patient")
     recipe = replace(preset.recipe, epochs=preset.patience * epochs, schedule="cosine")
     assert patient == replace(
-        direct, orders=(), baselines=(("kd", 1.0),), cross_entropy=0.0, recipe=recipe
-    )
+        direct, orders=(), balance=False, baselines=(("kd", 1.0),), cross_entropy=0.0,
+        recipe=recipe,
+    )  # fmt: skip
     more = replace(preset, patience=7)
     assert named(more, "KD patient").recipe.epochs == 7 * epochs
 

@@ -161,6 +161,11 @@ PLUS = (
 )  # fmt: skip
 
 
+def plus_arms(preset: ClassificationPreset) -> list[Arm]:
+    """Our extensions; where all weights are balanced anyway that is none."""
+    return [arm for arm in PLUS if not (preset.balance and arm.fields.get("balance"))]
+
+
 def order_arms(preset: ClassificationPreset) -> list[Arm]:
     """Fig. 4 at both resolutions: stage 2 at the low one, stage 1 at the full one."""
     return [

@@ -92,8 +92,8 @@ def family(results: Results, arm: str) -> str:
     config = results.config(arm)
     if not (config.orders or config.baselines):
         return "labels only"
-    plus = config.balance or config.warmup
-    if plus or (config.orders and config.baselines):
+    balanced = config.balance and not results.preset.balance
+    if balanced or config.warmup or (config.orders and config.baselines):
         return "horkd+ and its parts"
     if config.baselines or config.reduction == "rkd":
         return "other distillation"

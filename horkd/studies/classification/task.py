@@ -29,7 +29,7 @@ def configure(preset: ClassificationPreset, arm: Arm, seed: int) -> RunConfig:
     fields: dict[str, Any] = {
         "orders": tuple((order, weights[order] * arm.scale.get(order, 1.0)) for order in arm.orders)
     }
-    if fields["orders"] and preset.balance:
+    if fields["orders"] and preset.balance and arm.name not in dict(preset.orders_of):
         fields["balance"] = True
     if arm.answers:
         weight, labels = {name: rest for name, *rest in preset.answers}[arm.answers]
@@ -160,7 +160,7 @@ STUDIES = (
     Study(
         "plus",
         "what could be added to the paper's form?",
-        lambda preset: arms_.PLUS,
+        arms_.plus_arms,
         notebook="03_table1",
     ),
     Study(
