@@ -956,7 +956,8 @@ def test_the_papers_networks_build_and_take_a_step(name, tmp_path):
     projected, _ = storage.load_tensors(assistant.folder / "objective.safetensors")
     assert projected["relational.projector.weight"].shape == (2048, 512)
     literal, _ = storage.load_tensors(student.folder / "objective.safetensors")
-    assert set(literal) == {"relational.centers"}  # equal widths: no projector
+    factors = {f"factor_{term}" for term in ("order2", "order3", "order_c") if preset.balance}
+    assert set(literal) == {"relational.centers", *factors}  # equal widths: no projector
     for run in (assistant, student):
         assert set(run.record["history"][0]["terms"]) == {
             *("loss", "cross_entropy", "order2", "order3", "order_c")
