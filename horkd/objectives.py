@@ -140,13 +140,12 @@ class Objective(nn.Module):
         head: turns features (N, D) and labels into a loss, in place of the network's own classifier
             and cross-entropy: a margin softmax, or `Triplet`. It is trained with the network and
             no part of it.
-        balance: let a weight of a distillation term mean its gradient at the features as a multiple
-            of the cross-entropy's, whatever the term's own scale: each term gets a factor that
-            follows the measured norms. Differs from the paper.
+        balance: let an order's weight mean its gradient at the features as a multiple of the
+            cross-entropy's, whatever the order's own scale: each gets a factor that follows the
+            measured norms. Weights of `baselines` stay as they are. Differs from the paper.
 
     Raises:
-        HorkdError: if terms should be balanced against a cross-entropy that is not there, or by a
-            gradient at the features that they do not have (losses on maps).
+        HorkdError: if orders should be balanced against a cross-entropy that is not there.
     """
 
     def __init__(
@@ -162,22 +161,18 @@ class Objective(nn.Module):
         #: The name of the loss on the labels.
         self.on_labels = getattr(head, "term", "cross_entropy")
         if balance and not cross_entropy:
-            raise HorkdError("balance needs a cross-entropy to measure the other terms against")
-        if balance and baselines is not None and baselines.needs_maps:
-            raise HorkdError(
-                "balance goes by gradients at the features, and fitnet and at have none there"
-            )
+            raise HorkdError("balance needs a cross-entropy to measure the orders against")
         self.relational, self.baselines = relational, baselines
         self.weights: dict[str, float] = {}
         if cross_entropy:
             self.weights[self.on_labels] = cross_entropy
         if relational is not None:
-            self.weights |= {ORDERS[order]: w for order, w in relational.weights.items()}
+            orders = {ORDERS[order]: w for order, w in relational.weights.items()}
+            self.weights |= orders
+            for name in orders if balance else ():  # buffers: a run that goes on has to know them
+                self.register_buffer(f"factor_{name}", torch.zeros(()))
         if baselines is not None:
             self.weights |= baselines.weights
-        if balance:  # buffers: a run that goes on has to know them
-            for name in self.distilled:
-                self.register_buffer(f"factor_{name}", torch.zeros(()))
 
     @property
     def distilled(self) -> list[str]:
@@ -290,7 +285,7 @@ class Objective(nn.Module):
 
         Without the ramp. A loss on maps has no gradient at the features and counts as zero. With
         `balance` the factors first move half of the way to the measured norms; the first
-        measurement sets them, and before it the distillation terms count nothing.
+        measurement sets them, and before it the orders count nothing.
 
         Args:
             terms: what `forward` returned, its graph still alive.

@@ -167,12 +167,25 @@ def test_without_balance_rebalancing_only_measures():
 # Balance
 
 
-def test_before_the_first_measurement_distillation_counts_nothing():
+#: The terms that `balance` is about; the others keep their weights.
+BALANCED = "order2", "order3"
+NOT_BALANCED = {"kd": 0.9, "kd_standardised": 2.0}
+
+
+def factors_of(made: Objective) -> dict[str, float]:
+    """What the weight of each distilled term is multiplied by."""
+    found = {name: made.get_buffer(f"factor_{name}").item() for name in BALANCED}
+    return found | dict.fromkeys(NOT_BALANCED, 1.0)
+
+
+def test_before_the_first_measurement_the_orders_count_nothing():
     made = objective(balance=True)
     learner = learner_output()
     terms = made(learner, labels(), frozen_output())
-    assert terms["kd"] > 0
-    assert terms["loss"].item() == pytest.approx(0.5 * terms["cross_entropy"].item())
+    assert terms["order2"] > 0
+    others = sum(weight * terms[name].item() for name, weight in NOT_BALANCED.items())
+    expected = 0.5 * terms["cross_entropy"].item() + others
+    assert terms["loss"].item() == pytest.approx(expected)
 
 
 def test_after_a_measurement_weights_are_multiples_of_the_cross_entropys_gradient():
@@ -181,17 +194,19 @@ def test_after_a_measurement_weights_are_multiples_of_the_cross_entropys_gradien
     norms = made.rebalance(terms, learner.features)
     own = 0.5 * oracle_norm(terms["cross_entropy"], learner.features)
     assert norms["cross_entropy"].item() == pytest.approx(own, rel=1e-5)
-    for name in made.distilled:
+    for name in BALANCED:
         assert norms[name].item() == pytest.approx(made.weights[name] * own, rel=1e-5), name
+    for name, weight in NOT_BALANCED.items():
+        expected = weight * oracle_norm(terms[name], learner.features)
+        assert norms[name].item() == pytest.approx(expected, rel=1e-5), name
     # and these are the gradients that the next loss has
     terms = made(learner, labels(), frozen_output())
-    for name in made.distilled:
-        factor = made.get_buffer(f"factor_{name}").item()
-        expected = factor * made.weights[name] * oracle_norm(terms[name], learner.features)
+    factors = factors_of(made)
+    for name in BALANCED:
+        expected = factors[name] * made.weights[name] * oracle_norm(terms[name], learner.features)
         assert expected == pytest.approx(made.weights[name] * own, rel=1e-5), name
     weighted = {
-        name: made.weights[name] * made.get_buffer(f"factor_{name}").item() * terms[name].item()
-        for name in made.distilled
+        name: made.weights[name] * factors[name] * terms[name].item() for name in made.distilled
     }
     whole = 0.5 * terms["cross_entropy"].item() + sum(weighted.values())
     assert terms["loss"].item() == pytest.approx(whole, rel=1e-5)
@@ -215,7 +230,7 @@ def test_later_measurements_move_factors_half_of_the_way():
         terms = made(learner, labels(), frozen_output())
         made.rebalance(terms, learner.features)
         own = 0.5 * oracle_norm(terms["cross_entropy"], learner.features)
-        return {n: own / oracle_norm(terms[n], learner.features) for n in made.distilled}
+        return {n: own / oracle_norm(terms[n], learner.features) for n in BALANCED}
 
     expected = measure(1.0)
     for scale in (3.0, 0.3):
@@ -240,7 +255,7 @@ def test_the_scale_of_a_balanced_term_does_not_matter():
 def test_factors_are_saved_and_are_not_trained():
     made, learner = objective(balance=True), learner_output()
     made.rebalance(made(learner, labels(), frozen_output()), learner.features)
-    assert set(made.state_dict()) == {f"factor_{name}" for name in made.distilled}
+    assert set(made.state_dict()) == {f"factor_{name}" for name in BALANCED}
     assert not list(made.parameters())
     other = objective(balance=True)
     other.load_state_dict(made.state_dict())
@@ -262,7 +277,7 @@ def test_a_balanced_step_may_still_be_taken_after_measuring():
     made.rebalance(made(learner, labels(), frozen_output()), learner.features)
     learner = learner_output(2.0)
     terms = made(learner, labels(), frozen_output())
-    before = {n: made.get_buffer(f"factor_{n}").item() for n in made.distilled}
+    before = factors_of(made)
     expected = torch.autograd.grad(
         0.5 * terms["cross_entropy"]
         + sum(made.weights[n] * before[n] * terms[n] for n in made.distilled),
@@ -274,20 +289,18 @@ def test_a_balanced_step_may_still_be_taken_after_measuring():
     torch.testing.assert_close(learner.maps[0].grad, expected)
 
 
-@pytest.mark.parametrize("name", ["at", "fitnet"])
-def test_a_loss_on_maps_cannot_be_balanced(name):
-    """It has no gradient at the features to be measured by."""
-    with pytest.raises(HorkdError, match="fitnet and at have none there"):
-        Objective(1.0, None, Baselines({name: 1.0, "kd": 1.0}), balance=True)
-
-
 def test_a_term_without_gradient_is_not_blown_up_by_balance():
-    """Equal answers, as at the first step of a learner that starts from the frozen weights."""
+    """Equal relations, as at the first step of a learner that starts from the frozen weights."""
     learner = learner_output()
     same = Output(learner.features.detach(), learner.logits.detach())
-    made = Objective(1.0, None, Baselines({"kd": 1.0}), balance=True)
+    made = Objective(1.0, HybridOrderLoss({"2": 1.0}), balance=True)
     made.rebalance(made(learner, labels(), same), learner.features)
-    assert made.get_buffer("factor_kd") < 1e6
+    assert made.get_buffer("factor_order2") < 1e6
+
+
+def test_losses_on_maps_go_with_balanced_orders():
+    made = Objective(1.0, HybridOrderLoss({"2": 1.0}), Baselines({"at": 1.0}), balance=True)
+    assert set(made.state_dict()) == {"factor_order2"}
 
 
 def test_balance_needs_a_cross_entropy():

@@ -48,7 +48,7 @@ class RunConfig:
         reduction: of the relational losses: "mean", "sum" or "rkd".
         baselines: (name, weight) pairs for `horkd.baselines.Baselines`; empty for none.
         temperature: of kd and kd_standardised, None for their usual ones.
-        balance: weights are gradients as multiples of the cross-entropy's (`Objective`).
+        balance: orders' weights are gradients as multiples of the cross-entropy's (`Objective`).
         warmup: epochs over which the distillation terms rise to their weights.
         embedding: width of the features by a linear layer, or None for those of the architecture.
         head: "linear", the network's own classifier; "cosface" or "arcface", a margin softmax that
