@@ -176,7 +176,8 @@ def test_two_workers_leave_the_records_of_one(folder, tmp_path, capfd):
     assert [run.config for run in shift.done] == [j.config for j in jobs]
     assert (shift.diverged, shift.left) == ([], 0)
     said = capfd.readouterr().out.splitlines()
-    assert len(said) == 3
+    # a run that another worker ends just as one asks for it may be said by both
+    assert {line.split()[-1] for line in said} == {j.config.name for j in jobs}
     assert {line.split(":")[0] for line in said} <= {"worker 1", "worker 2"}
     for j in jobs:
         assert read(j.config).record["machine"]["threads"] == 1
